@@ -1,0 +1,139 @@
+"""The errors of the project: each with its CamelCase reason and whether a retry can help.
+
+PostgresWriterError
+├── ConfigError                 the environment or a file names something unusable; the start ends
+├── InvalidRequest              the body is no hook request at all; answered as HTTP 400
+└── ResourceError               concerns one resource; answered as HTTP 200 with a condition
+    ├── InvalidSpec, TableNotAllowed                        refused before the database is asked
+    ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
+    ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   passes by itself
+    └── TableRecorded                                       a step on the way, not a failure
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(str, Enum):
+    """The reasons of the condition Ready, as the user sees them and the runbook explains them."""
+
+    ROW_SYNCED = "RowSynced"
+    """The row stands in spec.table with the values of the spec."""
+    ROW_DELETED = "RowDeleted"
+    """The row is gone; another finalizer keeps the resource."""
+    UNMANAGED = "Unmanaged"
+    """The controller's selector no longer matches; the row stays and is the user's."""
+    INVALID_SPEC = "InvalidSpec"
+    """A field of the spec is missing or unusable; the message names it."""
+    TABLE_NOT_ALLOWED = "TableNotAllowed"
+    """The table policy does not let this namespace write this table."""
+    TABLE_NOT_FOUND = "TableNotFound"
+    """The table does not exist (or is not visible to the role)."""
+    ROW_REJECTED = "RowRejected"
+    """PostgreSQL, a constraint, a trigger or row-level security refused the row."""
+    ACCESS_DENIED = "AccessDenied"
+    """The database role lacks a grant on the table."""
+    DATABASE_UNAVAILABLE = "DatabaseUnavailable"
+    """No connection, no answer, or a read-only server."""
+    DATABASE_BUSY = "DatabaseBusy"
+    """A lock, a deadlock or the statement time-out; the next try may succeed."""
+    REQUEST_EXPIRED = "RequestExpired"
+    """The caller gave up, or the time for this request is over; nothing was written."""
+    DELETE_FAILED = "DeleteFailed"
+    """The row could not be deleted; the finalizer stays."""
+    TABLE_RECORDED = "TableRecorded"
+    """A table that was refused before is recorded first and written at the next sync."""
+
+
+class Retry(Enum):
+    """How soon a retry can help."""
+
+    AT_ONCE = "at once"
+    PASSING = "passing"
+    PERSON = "person"
+    PERIOD = "period"
+
+
+class PostgresWriterError(Exception):
+    """Base of all errors of this project; ``str()`` of it is one sentence for the user."""
+
+
+class ConfigError(PostgresWriterError):
+    """A setting is unusable; the sentence names the variable."""
+
+
+class InvalidRequest(PostgresWriterError):
+    """The body is not a hook request; the sentence says what is missing."""
+
+
+class ResourceError(PostgresWriterError):
+    """What keeps one resource from being Ready; the text becomes the condition's message."""
+
+    reason: Reason
+    retry: Retry
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.args == getattr(other, "args", None)
+
+    __hash__ = PostgresWriterError.__hash__
+
+
+class InvalidSpec(ResourceError):
+    """A field of the spec is missing or unusable."""
+
+    reason, retry = Reason.INVALID_SPEC, Retry.PERIOD
+
+
+class TableNotAllowed(ResourceError):
+    """The table policy refuses this table to this namespace."""
+
+    reason, retry = Reason.TABLE_NOT_ALLOWED, Retry.PERIOD
+
+
+class TableNotFound(ResourceError):
+    """The table does not exist."""
+
+    reason, retry = Reason.TABLE_NOT_FOUND, Retry.PERSON
+
+
+class AccessDenied(ResourceError):
+    """The role lacks a grant."""
+
+    reason, retry = Reason.ACCESS_DENIED, Retry.PERSON
+
+
+class RowRejected(ResourceError):
+    """The database refused or swallowed the row."""
+
+    reason, retry = Reason.ROW_REJECTED, Retry.PERSON
+
+
+class DeleteFailed(ResourceError):
+    """The row could not be deleted for a reason that waits for a person."""
+
+    reason, retry = Reason.DELETE_FAILED, Retry.PERSON
+
+
+class DatabaseUnavailable(ResourceError):
+    """No connection could be had, it broke, or the server does not answer or is read-only."""
+
+    reason, retry = Reason.DATABASE_UNAVAILABLE, Retry.PASSING
+
+
+class DatabaseBusy(ResourceError):
+    """A lock, a deadlock or the statement time-out."""
+
+    reason, retry = Reason.DATABASE_BUSY, Retry.PASSING
+
+
+class RequestExpired(ResourceError):
+    """The caller hung up or the request's time is over; nothing was written."""
+
+    reason, retry = Reason.REQUEST_EXPIRED, Retry.PASSING
+
+
+class TableRecorded(ResourceError):
+    """The table is recorded in status first; the next sync writes."""
+
+    reason, retry = Reason.TABLE_RECORDED, Retry.AT_ONCE
