@@ -1,0 +1,155 @@
+"""HookRequest -> Plan: what must be true of which tables. Pure; the store makes it true and gives back an Outcome.
+
+The invariant all of this serves: the row can exist only in status.tables united with spec.table. The rule of the
+CustomResourceDefinition freezes spec.table until status.observedTable records it, so a table may be written when
+the rule still holds it (observedTable differs) or when status.tables lists it; otherwise it is recorded first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from postgres_writer.errors import InvalidSpec, ResourceError, TableNotAllowed
+from postgres_writer.resource import HookRequest, Spec, is_table
+
+Permits = Callable[[str, str], bool]
+"""(namespace, table) -> whether the table policy lets this namespace write this table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """The row stands in spec.table and in none of ``leave``; all of it or nothing."""
+
+    id: str
+    spec: Spec
+    leave: tuple[str, ...]
+    listed: bool
+    """Whether status.tables has listed spec.table before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Nothing is written; ``table``, refused until now, is listed if the role may write it by now."""
+
+    id: str
+    table: str
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Nothing is written; of ``others`` those proven not to hold the row are dropped. ``keep`` stays listed."""
+
+    id: str
+    keep: tuple[str, ...]
+    others: tuple[str, ...]
+    verdict: ResourceError
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """The row stands in none of ``tables``; ``listed`` are those that may really have held it."""
+
+    id: str
+    tables: tuple[str, ...]
+    listed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The database is not asked."""
+
+    tables: tuple[str, ...]
+    verdict: ResourceError | None = None
+
+
+Plan = Write | Record | Look | Remove | Leave
+
+
+class Operation(str, Enum):
+    """What the database says was done."""
+
+    INSERTED = "inserted"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    MOVED = "moved"
+    DELETED = "deleted"
+    ABSENT = "absent"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is true after a plan: ``tables`` hold the row or may hold it; ``error`` is why the plan is not fulfilled."""
+
+    tables: tuple[str, ...]
+    operation: Operation = Operation.NONE
+    error: ResourceError | None = None
+
+
+def make_plan(request: HookRequest, permits: Permits) -> Plan:
+    """Decide what must be true of which tables; ``permits`` is the table policy."""
+    table = request.table
+    permitted = table if table is not None and is_table(table) and permits(request.namespace, table) else None
+    if request.finalizing:
+        return _plan_finalize(request, permitted)
+    if request.paused:
+        return Leave(_may_hold(request, permitted))
+    if request.spec is None:
+        return _plan_refused(request, permitted, InvalidSpec(request.problem))
+    if permitted is None:
+        return _plan_refused(request, None, _not_allowed(request))
+    listed = request.status.tables
+    others = tuple(other for other in listed if other != permitted)
+    if request.status.observed_table == permitted and permitted not in listed:
+        return Record(request.id, permitted, others)
+    return Write(request.id, request.spec, others, permitted in listed)
+
+
+def is_drift(request: HookRequest, outcome: Outcome) -> bool:
+    """Say whether the write put right what somebody did behind our back: this very state was Ready before."""
+    ready = request.status.ready
+    return (
+        outcome.operation in (Operation.INSERTED, Operation.UPDATED)
+        and ready is not None
+        and ready.status == "True"
+        and ready.observed_generation == request.generation
+    )
+
+
+def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
+    if not request.deleting or request.retain:
+        return Leave(_may_hold(request, permitted))
+    listed = request.status.tables
+    tables = _united(listed, permitted)
+    return Remove(request.id, tables, listed) if tables else Leave(())
+
+
+def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:
+    keep = tuple(table for table in _may_hold(request, permitted) if table == permitted)
+    others = tuple(table for table in request.status.tables if table not in keep)
+    return Look(request.id, keep, others, verdict) if others else Leave(keep, verdict)
+
+
+def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:
+    """Give the tables to list when nothing is written.
+
+    A table that was observed without being listed was refused before (policy, grant) and is written by nobody before
+    it is recorded; to list it now would let a mistyped table without a grant block the deletion.
+    """
+    listed = request.status.tables
+    refused_before = permitted == request.status.observed_table
+    return listed if refused_before else _united(listed, permitted)
+
+
+def _united(listed: tuple[str, ...], table: str | None) -> tuple[str, ...]:
+    return listed if table is None or table in listed else (*listed, table)
+
+
+def _not_allowed(request: HookRequest) -> TableNotAllowed:
+    return TableNotAllowed(
+        f"The table policy does not let namespace {request.namespace} write table {request.table}; "
+        "choose an allowed table or ask whoever runs PostgresWriter to allow it."
+    )

@@ -1,0 +1,295 @@
+"""Wire -> value: the body of a hook request becomes one frozen HookRequest. No I/O.
+
+The two shapes of Metacontroller (CompositeController sends ``parent``, DecoratorController ``object``) become one here.
+Identity is demanded, everything else is taken as it comes: an unusable spec is a ``problem`` of the value, never an
+exception, because a broken spec must neither crash a sync nor block a deletion.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
+
+from postgres_writer.errors import InvalidRequest
+
+PAUSED_ANNOTATION = "demo.yash.com/paused"
+MAX_TABLES = 16
+"""What status.tables may list at the most; the CustomResourceDefinition says the same."""
+
+_PART = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
+TABLE_PATTERN = re.compile(rf"(?!(?:pg_[^.]*|information_schema)\.){_PART}(?:\.{_PART})?")
+"""``table`` or ``schema.table``; PostgreSQL truncates a longer identifier than 63 bytes, so it is refused."""
+
+_TIMESTAMP = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ")
+_REASON = re.compile(r"[A-Za-z](?:[A-Za-z0-9_,:]{0,1022}[A-Za-z0-9_])?")
+_FINALIZER = {
+    "composite": "metacontroller.io/compositecontroller-",
+    "decorator": "metacontroller.io/decoratorcontroller-",
+}
+
+Controller = Literal["composite", "decorator"]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A valid spec: the row's values and the table they belong to."""
+
+    table: str
+    name: str
+    age: int
+    country: str
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition of the status as it was given; every field has the shape the API server accepts."""
+
+    status: str
+    reason: str
+    message: str
+    last_transition_time: str
+    observed_generation: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class PriorStatus:
+    """What the status that came with the request says; what has a foreign shape counts as not said."""
+
+    tables: tuple[str, ...] = ()
+    observed_table: str | None = None
+    ready: Condition | None = None
+    paused: Condition | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HookRequest:
+    """One resource as Metacontroller handed it over, and what it wants done.
+
+    ``table`` is spec.table as written, also when it cannot be a table name; ``spec`` is None exactly when ``problem``
+    has a text (one sentence per field).
+    """
+
+    controller: Controller
+    finalizing: bool
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+    deleting: bool
+    last_finalizer: bool
+    paused: bool
+    retain: bool
+    table: str | None
+    spec: Spec | None
+    problem: str
+    status: PriorStatus
+    raw_status: dict[str, Any] | None
+
+    @property
+    def id(self) -> str:
+        """The primary key of the row."""
+        return f"{self.namespace}/{self.name}"
+
+
+def is_table(value: object) -> bool:
+    """Say whether the value can be the name of a table that this product writes."""
+    return isinstance(value, str) and TABLE_PATTERN.fullmatch(value) is not None
+
+
+def is_text(value: str) -> bool:
+    """Say whether PostgreSQL can store the text: no NUL, no lone surrogate (it is not Unicode text)."""
+    if value.isascii():
+        return "\0" not in value
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _text_field(field: str) -> fields.String:
+    sentence = f"spec.{field} must be a text of 1 to 1024 characters without NUL or lone surrogates."
+    return fields.String(
+        required=True,
+        validate=[validate.Length(1, 1024, error=sentence), _must(is_text, sentence)],
+        error_messages=_messages(field, sentence),
+    )
+
+
+def _must(check: Any, sentence: str) -> Any:
+    def validator(value: Any) -> None:
+        if not check(value):
+            raise ValidationError(sentence)
+
+    return validator
+
+
+def _messages(field: str, sentence: str) -> dict[str, Any]:
+    kinds = ("null", "invalid", "invalid_utf8", "too_large")
+    return {"required": f"spec.{field} is required.", **dict.fromkeys(kinds, sentence)}
+
+
+_TABLE = (
+    "spec.table must be a table or schema.table, each at most 63 letters, digits, '_' or '$', "
+    "not starting with a digit or '$', and not in a system schema."
+)
+_AGE = "spec.age must be a whole number from 0 to 2147483647."
+_POLICY = "spec.deletionPolicy must be Delete or Retain."
+
+
+class SpecSchema(Schema):
+    """The spec; the CustomResourceDefinition accepts and refuses the same."""
+
+    class Meta:
+        """Unknown fields are accepted and ignored."""
+
+        unknown = EXCLUDE
+
+    table = fields.String(required=True, validate=_must(is_table, _TABLE), error_messages=_messages("table", _TABLE))
+    name = _text_field("name")
+    age = fields.Integer(
+        required=True,
+        strict=True,
+        validate=validate.Range(0, 2**31 - 1, error=_AGE),
+        error_messages=_messages("age", _AGE),
+    )
+    country = _text_field("country")
+    deletionPolicy = fields.String(  # noqa: N815 - the name of the field on the wire
+        load_default="Delete",
+        validate=validate.OneOf(("Delete", "Retain"), error=_POLICY),
+        error_messages=_messages("deletionPolicy", _POLICY),
+    )
+
+
+_SPEC = SpecSchema()
+
+
+def load_request(payload: object) -> HookRequest:
+    """Turn the decoded body of a hook request into a value.
+
+    A resource that is being deleted is finalized whichever hook was called: without a finalize hook Metacontroller
+    calls sync for it, which must not write the row anew.
+
+    Raises InvalidRequest with one sentence when the body is no hook request or the resource has no identity.
+    """
+    if not isinstance(payload, dict):
+        raise InvalidRequest("The body must be a JSON object as Metacontroller sends it.")
+    controller, resource = _resource(payload)
+    metadata = resource.get("metadata")
+    if not isinstance(metadata, dict):
+        raise InvalidRequest("The resource must have metadata with a namespace and a name.")
+    spec, problem = _load_spec(resource.get("spec"))
+    raw_spec = resource.get("spec")
+    wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
+    table = wire_spec.get("table")
+    raw_status = resource.get("status")
+    deleting = metadata.get("deletionTimestamp") is not None
+    annotations = metadata.get("annotations")
+    uid = metadata.get("uid")
+    return HookRequest(
+        controller=controller,
+        finalizing=deleting or payload.get("finalizing") is True,
+        namespace=_identity(metadata, "namespace"),
+        name=_identity(metadata, "name"),
+        uid=uid if isinstance(uid, str) and is_text(uid) else "",
+        generation=_whole(metadata.get("generation")) or 0,
+        deleting=deleting,
+        last_finalizer=_is_last_finalizer(controller, metadata.get("finalizers"), payload.get("controller")),
+        paused=isinstance(annotations, dict) and annotations.get(PAUSED_ANNOTATION) == "true",
+        retain=wire_spec.get("deletionPolicy") == "Retain",
+        table=table if isinstance(table, str) and is_text(table) else None,
+        spec=spec,
+        problem=problem,
+        status=_load_status(raw_status),
+        raw_status=raw_status if isinstance(raw_status, dict) else None,
+    )
+
+
+def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
+    parent, decorated = payload.get("parent"), payload.get("object")
+    if (parent is None) == (decorated is None):
+        raise InvalidRequest(
+            "The body must have either 'parent' (CompositeController) or 'object' (DecoratorController)."
+        )
+    resource = decorated if parent is None else parent
+    if not isinstance(resource, dict):
+        raise InvalidRequest("The resource in the body must be a JSON object.")
+    return ("decorator" if parent is None else "composite"), resource
+
+
+def _identity(metadata: dict[str, Any], field: str) -> str:
+    value = metadata.get(field)
+    if not isinstance(value, str) or not value or not is_text(value):
+        raise InvalidRequest(f"metadata.{field} must be a text that is not empty: it is half of the row's id.")
+    return value
+
+
+def _is_last_finalizer(controller: Controller, finalizers: object, definition: object) -> bool:
+    """Say whether nothing but the calling controller's own finalizer keeps the resource.
+
+    https://metacontroller.github.io/metacontroller/api/compositecontroller.html#finalize-hook
+    """
+    if not isinstance(finalizers, list):
+        return True
+    metadata = definition.get("metadata") if isinstance(definition, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    own = f"{_FINALIZER[controller]}{name}"
+    return all(finalizer == own for finalizer in finalizers)
+
+
+def _load_spec(spec: object) -> tuple[Spec | None, str]:
+    if not isinstance(spec, dict):
+        return None, "spec is required: give table, name, age and country."
+    try:
+        values = _SPEC.load(spec)
+    except ValidationError as exc:
+        found = exc.messages_dict
+        return None, " ".join(found[field][0] for field in _SPEC.fields if field in found)
+    return Spec(values["table"], values["name"], values["age"], values["country"]), ""
+
+
+def _whole(value: object) -> int | None:
+    """Give the value when it is an int64 that is not negative, as the API server's counters are."""
+    return value if type(value) is int and 0 <= value < 2**63 else None
+
+
+def _load_status(status: object) -> PriorStatus:
+    if not isinstance(status, dict):
+        return PriorStatus()
+    tables = status.get("tables")
+    named = tables if isinstance(tables, list) else []
+    observed = status.get("observedTable")
+    conditions = status.get("conditions")
+    by_type = {
+        condition.get("type"): condition
+        for condition in (conditions if isinstance(conditions, list) else [])
+        if isinstance(condition, dict) and isinstance(condition.get("type"), str)
+    }
+    return PriorStatus(
+        tables=tuple(dict.fromkeys(table for table in named if is_table(table))),
+        observed_table=observed if isinstance(observed, str) else None,
+        ready=_load_condition(by_type.get("Ready")),
+        paused=_load_condition(by_type.get("Paused")),
+    )
+
+
+def _load_condition(condition: dict[str, Any] | None) -> Condition | None:
+    if condition is None:
+        return None
+    reason, message = condition.get("reason"), condition.get("message")
+    since = condition.get("lastTransitionTime")
+    sound = (
+        condition.get("status") in ("True", "False", "Unknown")
+        and isinstance(reason, str)
+        and _REASON.fullmatch(reason) is not None
+        and isinstance(message, str)
+        and is_text(message)
+        and isinstance(since, str)
+        and _TIMESTAMP.fullmatch(since) is not None
+    )
+    if not sound:
+        return None
+    generation = _whole(condition.get("observedGeneration"))
+    return Condition(condition["status"], condition["reason"], condition["message"], since or "", generation)
