@@ -1,0 +1,49 @@
+"""Fixtures that tests of all folders share: the environment without leftovers, and a database per test."""
+
+import os
+from collections.abc import Iterator
+
+import psycopg2.extensions
+import pytest
+
+from support.postgres import Database, private_instance, scrubbed_environment
+
+
+def pytest_configure() -> None:
+    """Remove what the developer's shell would let into servers and libpq."""
+    kept = scrubbed_environment(os.environ)
+    for name in list(os.environ):
+        if name not in kept:
+            del os.environ[name]
+
+
+def pytest_report_header() -> str:
+    """Say which PostgreSQL the tests use."""
+    return f"postgresql: {'the one of TEST_PSQL_DSN' if 'TEST_PSQL_DSN' in os.environ else 'embedded'}"
+
+
+@pytest.fixture(scope="session")
+def maintenance() -> Iterator[Database]:
+    """Reach the maintenance database of the server that TEST_PSQL_DSN names, or of an embedded one."""
+    dsn = os.environ.get("TEST_PSQL_DSN")
+    if dsn is not None:
+        yield Database({"host": "localhost", **psycopg2.extensions.parse_dsn(dsn)})
+        return
+    with private_instance() as instance:
+        yield instance.maintenance
+
+
+@pytest.fixture(scope="session")
+def template(maintenance: Database) -> Iterator[Database]:
+    """Make a database with an empty table students, to be copied for every test."""
+    database = maintenance.create_sibling()
+    yield database
+    maintenance.drop_sibling(database)
+
+
+@pytest.fixture
+def database(maintenance: Database, template: Database) -> Iterator[Database]:
+    """Make a database of the test's own with an empty table students."""
+    database = maintenance.create_sibling(template)
+    yield database
+    maintenance.drop_sibling(database)

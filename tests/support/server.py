@@ -1,0 +1,150 @@
+"""The real server for tests: `postgres-writer serve` as a child process on a free port of the loopback."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from support.postgres import Database, free_port, scrubbed_environment
+
+PROGRAM = Path(sys.executable).with_name("postgres-writer")
+_START_SECONDS = 30.0
+
+
+@dataclass
+class ServerProcess:
+    """A running `postgres-writer serve`: its address, its processes and what it logged."""
+
+    environ: Mapping[str, str]
+    arguments: tuple[str, ...] = ()
+    scheme: str = "http"
+    verify: bool | str = True
+    port: int = field(default_factory=free_port)
+    log: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="pgw-server-")) / "server.log")
+    process: "subprocess.Popen[bytes] | None" = None
+    session: requests.Session = field(default_factory=requests.Session)
+
+    @property
+    def url(self) -> str:
+        """The server's base address."""
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the master."""
+        assert self.process is not None, "the server was never started"
+        return self.process.pid
+
+    @property
+    def logs(self) -> str:
+        """Everything that the server logged up to now."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the server and wait until it serves (unless told not to)."""
+        environ = {
+            **scrubbed_environment(os.environ),
+            "HOOK_HOST": "127.0.0.1",
+            "HOOK_PORT": str(self.port),
+            "HOOK_WORKERS": "2",
+            **self.environ,
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(PROGRAM), "serve", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environ,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_until_serving()
+
+    def wait_until_serving(self, timeout: float = _START_SECONDS) -> None:
+        """Wait until /healthz answers 200; fails with the log when the server ends before."""
+        deadline = time.monotonic() + timeout
+        while True:
+            assert self.process is not None
+            if self.process.poll() is not None:
+                raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.logs}")
+            try:
+                if self.get("/healthz", timeout=1).status_code == 200:
+                    return
+            except requests.ConnectionError:
+                pass
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the server does not serve:\n{self.logs}")
+            time.sleep(0.02)
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        """GET a path."""
+        options = {"timeout": 15, "verify": self.verify, **options}
+        return self.session.get(self.url + path, **options)
+
+    def post(self, hook: str, payload: Any, **options: Any) -> requests.Response:
+        """POST a hook request ("sync" or "finalize") as JSON."""
+        options = {"timeout": 15, "verify": self.verify, **options}
+        return self.session.post(f"{self.url}/{hook}", json=payload, **options)
+
+    def workers(self) -> list[int]:
+        """Return the process ids of the workers."""
+        return children(self.pid)
+
+    def stop(self, number: int = signal.SIGTERM, *, timeout: float = 30.0) -> int:
+        """Stop the server, check that it and its workers are gone, and return its exit code."""
+        assert self.process is not None
+        self.session.close()
+        if self.process.poll() is not None:
+            return self.process.returncode
+        family = [self.pid, *self.workers()]
+        for pid in family:  # a worker that a test stopped could not obey
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self.process.send_signal(number)
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            for pid in family:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(10)
+            raise
+        left = [pid for pid in family if Path(f"/proc/{pid}").exists()]
+        assert not left, f"processes left behind: {left}"
+        return code
+
+
+def children(pid: int) -> list[int]:
+    """Return the process ids of a process's children."""
+    try:
+        listed = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return []
+    return [int(child) for child in listed.split()]
+
+
+@contextlib.contextmanager
+def running_server(
+    database: Database | None = None, *, arguments: tuple[str, ...] = (), **environ: str
+) -> Iterator[ServerProcess]:
+    """Run a server for the length of a with-block, on the database given and with more variables."""
+    known = database.environ if database is not None else {}
+    server = ServerProcess({**known, **environ}, arguments)
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None:
+            server.stop()
+        server.log.unlink(missing_ok=True)
+        server.log.parent.rmdir()
