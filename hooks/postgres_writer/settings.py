@@ -167,9 +167,7 @@ DATABASE_SETTINGS = (
         "Host of PostgreSQL, or the folder of its Unix socket; several hosts as a,b for a fail-over. "
         "Required unless --embedded is given.",
     ),
-    Setting(
-        "PSQL_PORT", "5432", "Port of PostgreSQL; with several hosts one for all, or a list as long.", ports
-    ),
+    Setting("PSQL_PORT", "5432", "Port of PostgreSQL; with several hosts one for all, or a list as long.", ports),
     Setting("PSQL_DBNAME", "postgres", "Database that holds the tables."),
     Setting("PSQL_USER", "postgres", "Role to log in as."),
     Setting("PSQL_PASSWORD", None, "Password of the role. Prefer PSQL_PASSWORD_FILE."),
@@ -179,9 +177,7 @@ DATABASE_SETTINGS = (
         "File with the password, read anew for every connection, so that a rotated one needs no restart.",
         readable_file,
     ),
-    Setting(
-        "PSQL_SSLMODE", None, f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.", one_of(*SSL_MODES), "prefer"
-    ),
+    Setting("PSQL_SSLMODE", None, f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.", one_of(*SSL_MODES), "prefer"),
     Setting(
         "PSQL_SSLROOTCERT",
         None,
@@ -266,8 +262,7 @@ SERVER_SETTINGS = (
     Setting(
         "HOOK_TABLE_POLICY_FILE",
         None,
-        "YAML file that says which namespaces may write which tables; without it, all. Read anew when it "
-        "changes.",
+        "YAML file that says which namespaces may write which tables; without it, all. Read anew when it changes.",
         readable_file,
     ),
     Setting("HOOK_METRICS_TOKEN_REQUIRED", "false", "Ask for a bearer token on /metrics too.", boolean),

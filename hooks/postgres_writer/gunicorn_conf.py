@@ -1,0 +1,92 @@
+"""gunicorn with the packaged settings, and its hooks."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gunicorn.app.base import BaseApplication
+from gunicorn.glogging import Logger
+
+from postgres_writer.config import Config
+from postgres_writer.tls import ReloadingContext
+
+WsgiApplication = Callable[..., Any]
+
+
+class RootLogger(Logger):
+    """Hands gunicorn's own messages to the root logger, so that they get the format of all others."""
+
+    def setup(self, cfg: Any) -> None:
+        """Leave level and handlers to the root logger; there is no access log."""
+        self.cfg = cfg
+        self._access_log_enabled = False
+        for logger in (self.error_log, self.access_log):
+            logger.handlers.clear()
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
+
+
+class HookApplication(BaseApplication):
+    """The WSGI application under gunicorn."""
+
+    def __init__(self, config: Config, load: Callable[[], WsgiApplication]) -> None:
+        self._config = config
+        self._load = load
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Set gunicorn's settings; nothing is read from its own files, variables and arguments."""
+        for name, value in settings(self._config).items():
+            self.cfg.set(name, value)
+
+    def load(self) -> WsgiApplication:
+        """Return the WSGI application."""
+        return self._load()
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Return gunicorn's settings, each one that differs from its default for a reason."""
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    chosen: dict[str, Any] = {
+        "bind": f"{host}:{config.port}",
+        "worker_class": "postgres_writer.worker.HookWorker",
+        "workers": config.workers,
+        "threads": config.threads,
+        # Go's HTTP client drops idle connections after 90 s: ours must live longer, or a request races the close
+        "keepalive": 120,
+        # above the 10 s after which the webhook's caller gives up, below Kubernetes' 30 s of grace
+        "graceful_timeout": 15,
+        # imported once and shared by the workers; the store connects lazily, so nothing is shared that must not be
+        "preload_app": True,
+        # the workers' heartbeat files: the root file system may be read-only, and a slow disk would stop them
+        "worker_tmp_dir": shared_memory_folder(),
+        "control_socket_disable": True,
+        "accesslog": None,
+        "logger_class": RootLogger,
+        "limit_request_line": 2048,
+        "limit_request_fields": 50,
+        "limit_request_field_size": 8190,
+        "child_exit": forget_worker,
+    }
+    if config.tls_cert_file and config.tls_key_file:
+        context = ReloadingContext(config.tls_cert_file, config.tls_key_file)
+        chosen["certfile"] = str(config.tls_cert_file)
+        chosen["keyfile"] = str(config.tls_key_file)
+        # gunicorn asks for every new connection
+        chosen["ssl_context"] = lambda _config, _default_factory: context.current()
+    return chosen
+
+
+def shared_memory_folder() -> str | None:
+    """Return a folder in memory if there is a writable one; None lets tempfile decide."""
+    folder = Path("/dev/shm")  # noqa: S108 # files there get random names from tempfile
+    return str(folder) if folder.is_dir() and os.access(folder, os.W_OK) else None
+
+
+def forget_worker(_arbiter: Any, worker: Any) -> None:
+    """Remove a dead worker's live gauges from the metrics."""
+    from prometheus_client import multiprocess  # noqa: PLC0415 # it reads its folder's name at import
+
+    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]

@@ -1,0 +1,112 @@
+"""`postgres-writer serve`: the hook server."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+from postgres_writer import logs
+from postgres_writer.config import Config
+from postgres_writer.errors import ConfigError
+from postgres_writer.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
+
+DEFAULT_DATA_FOLDER = ".postgres-writer"
+
+EXAMPLES = """\
+examples:
+  postgres-writer serve --embedded
+      Try it out with a PostgreSQL of its own.
+  PSQL_HOST=db.example.com PSQL_PASSWORD_FILE=/run/secrets/password postgres-writer serve
+      Serve an existing database.
+
+exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed while running, 2 wrong arguments or configuration
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = "Serve Metacontroller's sync and finalize hooks. The configuration comes from the environment."
+    parser.epilog = f"{_help_of(DATABASE_SETTINGS, 'database')}\n{_help_of(SERVER_SETTINGS, 'server')}\n{EXAMPLES}"
+    parser.add_argument(
+        "--embedded", action="store_true", help="run a PostgreSQL for trying out, with a table students"
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(DEFAULT_DATA_FOLDER),
+        metavar="DIR",
+        help="where the embedded PostgreSQL keeps its data (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal ends it; returns the exit code.
+
+    Raises ConfigError when the configuration is unusable.
+    """
+    environ = dict(os.environ)
+    if not arguments.embedded:
+        return _serve(Config.from_env(environ))
+    if environ.get("PSQL_HOST"):
+        raise ConfigError("PSQL_HOST is set and --embedded given: leave out one of them.")
+    # everything else is checked before a database is started for it
+    config = Config.from_env({**environ, "PSQL_HOST": "embedded"})
+    logs.configure(config.log_level, config.log_format)
+
+    from postgres_writer.embedded import embedded_database  # noqa: PLC0415 # only --embedded pays for it
+
+    with embedded_database(arguments.data_dir) as variables:
+        return _serve(Config.from_env({**environ, **variables}))
+
+
+def _serve(config: Config) -> int:
+    logs.configure(config.log_level, config.log_format)
+
+    from postgres_writer.gunicorn_conf import HookApplication, WsgiApplication  # noqa: PLC0415 # spares `--help`
+
+    def load() -> WsgiApplication:
+        from postgres_writer.app import create_app  # noqa: PLC0415 # the metrics' folder must be known before
+        from postgres_writer.store import Store  # noqa: PLC0415
+
+        return create_app(config, Store(config.database))
+
+    master = os.getpid()
+    with metrics_folder():
+        try:
+            HookApplication(config, load).run()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if os.getpid() == master:
+                return code
+            # a worker: it must not unwind into the master's clean-up above
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    return 0
+
+
+@contextlib.contextmanager
+def metrics_folder() -> Iterator[None]:
+    """Give the workers a folder in which they share their metrics, and remove it at the end."""
+    from postgres_writer.gunicorn_conf import shared_memory_folder  # noqa: PLC0415
+
+    folder = tempfile.mkdtemp(prefix="postgres-writer-", dir=shared_memory_folder())
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _help_of(settings: tuple[Setting, ...], title: str) -> str:
+    lines = [f"environment ({title}):"]
+    for setting in settings:
+        lines.append(f"  {setting.name} (default: {setting.default_text})")
+        lines += textwrap.wrap(setting.meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines) + "\n"

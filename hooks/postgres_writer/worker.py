@@ -1,0 +1,51 @@
+"""gunicorn's threaded worker with a limit on how long one client may hold a thread.
+
+gunicorn reads headers and body without a deadline, and lingers up to two seconds on a closed connection in
+the loop that accepts new ones. Both let a few slow clients stop the server.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from typing import Any
+
+from gunicorn.workers.gthread import ThreadWorker
+
+REQUEST_SECONDS = 15.0
+"""Longest life of one request from its first byte on. Metacontroller gives up after 10 s, so nobody waits
+for a later answer."""
+
+
+class HookWorker(ThreadWorker):
+    """A threaded worker that cuts off a request which is still not done after REQUEST_SECONDS."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._busy: dict[Any, float] = {}
+        self._busy_lock = threading.Lock()
+
+    def handle(self, conn: Any) -> Any:
+        """Serve one request on a connection, in a thread of the pool."""
+        with self._busy_lock:
+            self._busy[conn] = time.monotonic() + REQUEST_SECONDS
+        try:
+            kept = super().handle(conn)
+        finally:
+            with self._busy_lock:
+                del self._busy[conn]
+        if not kept:
+            # here, where it costs one thread and not the accepting loop; closing twice does no harm
+            conn.close(graceful=True)
+        return kept
+
+    def murder_pending(self) -> None:
+        """Close what is overdue; gunicorn calls this about once a second."""
+        super().murder_pending()
+        now = time.monotonic()
+        with self._busy_lock:
+            for conn, deadline in self._busy.items():
+                if now > deadline:
+                    # past TLS, whose own shutdown must not be called from a second thread
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
