@@ -1,0 +1,65 @@
+"""Fixtures of the tests that need a real API server.
+
+`new_cluster` starts servers with nothing of ours in them; `cluster` is the one of the session, with the CRD.
+Tests share it: each works in a namespace of its own (`namespace`) or undoes what it did to the whole cluster.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.apiserver import ApiServer
+from support.kube_tools import Tools, ToolsMissing, find_tools
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CRD = Path(__file__).parents[2] / "crds" / "postgreswriters.yaml"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="session")
+def kube_tools() -> Tools:
+    """Find or build the API server's programs; without them skip, but fail in CI, where a skip would hide it."""
+    try:
+        return find_tools()
+    except ToolsMissing as problem:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(problem))
+        pytest.skip(str(problem))
+
+
+@pytest.fixture(scope="session")
+def new_cluster(kube_tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], ApiServer]]:
+    """Give a function that starts one more API server, empty; all are stopped at the end of the session."""
+    with ExitStack() as running:
+        yield lambda: running.enter_context(ApiServer(tmp_path_factory.mktemp("apiserver"), kube_tools))
+
+
+@pytest.fixture(scope="session")
+def cluster(new_cluster: Callable[[], ApiServer]) -> ApiServer:
+    """Start the session's API server with our CRD and with controllers, so that deleted namespaces go."""
+    server = new_cluster()
+    server.start_controllers()
+    apply_crd(server)
+    return server
+
+
+@pytest.fixture
+def namespace(cluster: ApiServer) -> str:
+    """Make a new namespace; it is left behind, because the whole server goes at the end."""
+    name = f"test-{next(_numbers)}"
+    cluster.kubectl("create", "namespace", name)
+    return name
+
+
+def apply_crd(server: ApiServer) -> None:
+    """Apply the CRD as the documentation says, and wait until its resources are served."""
+    server.kubectl("apply", "--server-side", "--validate=strict", "--filename", str(CRD))
+    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/postgreswriters.demo.yash.com")

@@ -1,0 +1,141 @@
+"""The programs of a real API server: found in KUBEBUILDER_ASSETS, or built once and cached.
+
+`find_tools()` gives etcd, kube-apiserver, kubectl and kube-controller-manager, all of one Kubernetes version except
+etcd, which is taken from PATH (Debian's etcd-server). The build is an ordinary one of Go modules: a go.mod that
+requires k8s.io/kubernetes and replaces every staging module (required there at v0.0.0) by its published version.
+It takes about 5 minutes on 2 cores, once; the result lies in
+${XDG_CACHE_HOME:-$HOME/.cache}/postgres-writer/kube-v<version>/.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KUBERNETES: Final = "1.36.3"
+PROGRAMS: Final = ("kube-apiserver", "kubectl", "kube-controller-manager")
+HOW_TO_GET_THEM: Final = (
+    "Install go (1.26 or newer) and etcd (Debian: etcd-server), or point KUBEBUILDER_ASSETS to a folder with etcd, "
+    "kube-apiserver and kubectl (setup-envtest makes one)."
+)
+
+
+class ToolsMissing(Exception):
+    """There is no API server to be had here; the text says how to get one."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """Where the programs are; `controller_manager` is None when KUBEBUILDER_ASSETS has none."""
+
+    etcd: Path
+    apiserver: Path
+    kubectl: Path
+    controller_manager: Path | None
+
+
+def find_tools() -> Tools:
+    """Return the programs, building them when there is no other way.
+
+    Raises `ToolsMissing` when they are neither here nor can be built, and `subprocess.CalledProcessError` when the
+    build fails.
+    """
+    assets = os.environ.get("KUBEBUILDER_ASSETS")
+    folder = Path(assets) if assets else _cached()
+    missing = [name for name in PROGRAMS[:2] if not (folder / name).is_file()]
+    if missing:
+        raise ToolsMissing(f"KUBEBUILDER_ASSETS={folder} lacks {' and '.join(missing)}. {HOW_TO_GET_THEM}")
+    manager = folder / "kube-controller-manager"
+    return Tools(
+        etcd=_etcd(folder),
+        apiserver=folder / "kube-apiserver",
+        kubectl=folder / "kubectl",
+        controller_manager=manager if manager.is_file() else None,
+    )
+
+
+def _etcd(assets: Path) -> Path:
+    if (assets / "etcd").is_file():
+        return assets / "etcd"
+    found = shutil.which("etcd")
+    if found is None:
+        raise ToolsMissing(f"etcd is not on PATH. {HOW_TO_GET_THEM}")
+    return Path(found)
+
+
+def _cached() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "postgres-writer"
+    folder = cache / f"kube-v{KUBERNETES}"
+    if _complete(folder):
+        return folder
+    if shutil.which("go") is None:
+        raise ToolsMissing(f"kube-apiserver is not here, and go is not on PATH to build it. {HOW_TO_GET_THEM}")
+    cache.mkdir(parents=True, exist_ok=True)
+    with _lock(cache / f"{folder.name}.lock"):
+        if not _complete(folder):  # another run may have built it while this one waited
+            _build_into(folder)
+    return folder
+
+
+def _complete(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in PROGRAMS)
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _build_into(folder: Path) -> None:
+    """Build in a folder beside and rename, so that a build that was cut off leaves nothing that looks ready."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.build.") as temporary:
+        work = Path(temporary)
+        result = work / "bin"
+        result.mkdir()
+        _write_go_mod(work)
+        packages = [f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS]
+        _go(work, "build", "-mod=mod", "-trimpath", "-ldflags", _ldflags(), "-o", f"{result}/", *packages)
+        shutil.copy(work / "go.mod", result)
+        shutil.copy(work / "go.sum", result)
+        shutil.rmtree(folder, ignore_errors=True)
+        result.rename(folder)
+
+
+def _write_go_mod(work: Path) -> None:
+    _go(work, "mod", "init", "kube-tools")
+    main = f"k8s.io/kubernetes@v{KUBERNETES}"
+    upstream = json.loads(_go(work, "mod", "download", "-json", main))["GoMod"]
+    staging = f"v0.{KUBERNETES.split('.', 1)[1]}"
+    replaces = [
+        f"-replace={needed['Path']}={needed['Path']}@{staging}"
+        for needed in json.loads(_go(work, "mod", "edit", "-json", upstream))["Require"]
+        if needed["Version"] == "v0.0.0"
+    ]
+    _go(work, "mod", "edit", f"-require={main}", *replaces)
+
+
+def _ldflags() -> str:
+    """Strip the programs and make them say their version, which a plain `go build` leaves at v0.0.0-master."""
+    major, minor, _ = KUBERNETES.split(".")
+    values = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
+    packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
+    return " ".join(["-s -w", *(f"-X {p}.{key}={value}" for p in packages for key, value in values.items())])
+
+
+def _go(work: Path, *arguments: str) -> str:
+    environment = {**os.environ, "CGO_ENABLED": "0"}
+    done = subprocess.run(["go", *arguments], cwd=work, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
