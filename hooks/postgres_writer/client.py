@@ -1,0 +1,262 @@
+"""`postgres-writer sync` and `finalize`: call the hooks with manifests, as Metacontroller would.
+
+For development: in a cluster only Metacontroller may call the hooks, because it serialises the calls for one
+object and writes back the status on which the next one relies.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import requests
+import yaml
+
+from postgres_writer.errors import PostgresWriterError
+
+KIND = "PostgresWriter"
+DEFAULT_URL = "http://127.0.0.1:8080"
+TIMEOUT_SECONDS = 15
+FINALIZER = "metacontroller.io/compositecontroller-postgreswriter"
+
+EXAMPLES = """\
+examples:
+  postgres-writer {command} k8s/samples/sample-student.yaml
+  kubectl get pgw sample-student -o yaml | postgres-writer {command} - --force
+  postgres-writer {command} request.json -o json --url https://localhost:8443 --token-file token --ca-file ca.crt
+
+exit codes: 0 all {goal}, 1 not all, 2 wrong arguments or input
+"""
+
+
+class UsageError(PostgresWriterError):
+    """What was given cannot be sent; the text is one sentence that says what to do."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the hook said about one object."""
+
+    namespace: str
+    name: str
+    table: str
+    done: bool
+    ready: str
+    reason: str
+    message: str
+    body: dict[str, Any]
+
+
+class HookClient:
+    """Speaks to a hook server over one kept-alive connection."""
+
+    def __init__(self, url: str, token: str | None = None, ca_file: str | None = None) -> None:
+        self._url = url.rstrip("/")
+        self._session = requests.Session()
+        # the variables of the shell (proxies, .netrc) are for other servers
+        self._session.trust_env = False
+        self._session.verify = ca_file or True
+        if token is not None:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def call(self, hook: str, request: dict[str, Any]) -> Answer:
+        """Send a hook request; what is no 200 becomes an Answer that says so.
+
+        Raises PostgresWriterError when the server cannot be reached.
+        """
+        try:
+            response = self._session.post(f"{self._url}/{hook}", json=request, timeout=TIMEOUT_SECONDS)
+        except requests.RequestException as error:
+            raise PostgresWriterError(f"No answer from {self._url} ({type(error).__name__}): is it serving?") from error
+        body = _json_object(response)
+        if response.status_code != requests.codes.ok:
+            detail = str(body.get("detail") or body.get("title") or response.reason)
+            return _answer(hook, request, {}, ("False", f"HTTP{response.status_code}", detail), body)
+        condition = ready_condition(body.get("status") or {})
+        return _answer(hook, request, body, condition, body)
+
+
+def _json_object(response: requests.Response) -> dict[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _answer(
+    hook: str, request: dict[str, Any], said: dict[str, Any], condition: tuple[str, str, str], body: dict[str, Any]
+) -> Answer:
+    resource = the_object(request)
+    metadata = resource.get("metadata") or {}
+    spec = resource.get("spec") or {}
+    done = said.get("finalized") is True if hook == "finalize" else condition[0] == "True"
+    return Answer(
+        str(metadata.get("namespace", "")),
+        str(metadata.get("name", "")),
+        str(spec.get("table", "")),
+        done,
+        *condition,
+        body,
+    )
+
+
+def ready_condition(status: dict[str, Any]) -> tuple[str, str, str]:
+    """Return (status, reason, message) of the condition Ready; blanks when there is none."""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "Ready":
+            return str(condition.get("status")), str(condition.get("reason")), str(condition.get("message"))
+    return "", "", ""
+
+
+def the_object(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the object that a hook request is about, of either kind of controller."""
+    found = request.get("parent") or request.get("object")
+    return found if isinstance(found, dict) else {}
+
+
+def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
+    """Yield a hook request for each document: manifests are wrapped, whole requests sent as they are.
+
+    Raises UsageError for what is neither, and for objects from a cluster unless forced.
+    """
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document is not None]
+    except yaml.YAMLError as error:
+        raise UsageError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
+    if not documents:
+        raise UsageError("The input holds no manifest.")
+    for document in _flattened(documents):
+        request = _as_request(document)
+        metadata = the_object(request).get("metadata") or {}
+        if isinstance(metadata, dict) and metadata.get("uid") and not force:
+            raise UsageError(
+                f"{metadata.get('namespace')}/{metadata.get('name')} has a uid, so it lives in a cluster, where only "
+                "Metacontroller may call the hooks: use kubectl, or --force if no controller serves it."
+            )
+        yield request
+
+
+def _flattened(documents: list[Any]) -> Iterator[Any]:
+    for document in documents:
+        if isinstance(document, dict) and document.get("kind") == "List":
+            yield from document.get("items") or []
+        else:
+            yield document
+
+
+def _as_request(document: Any) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise UsageError(f"A document is no object but {type(document).__name__}.")
+    if "parent" in document or "object" in document:
+        return document
+    if document.get("kind") != KIND:
+        raise UsageError(f"A document is of kind {document.get('kind')}, not {KIND}.")
+    given = document.get("metadata")
+    metadata = given if isinstance(given, dict) else {}
+    # the API server would fill these in
+    filled = {"namespace": "default", "generation": 1, **metadata}
+    parent = {**document, "metadata": filled}
+    return {"controller": {}, "parent": parent, "children": {}, "related": {}, "finalizing": False}
+
+
+def finalizing(request: dict[str, Any]) -> dict[str, Any]:
+    """Return the request as it would be after a `kubectl delete`."""
+    key = "parent" if "parent" in request else "object"
+    resource = the_object(request)
+    metadata = resource.get("metadata") or {}
+    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    deleted = {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0, "finalizers": [FINALIZER], **metadata}
+    return {**request, key: {**resource, "metadata": deleted}, "finalizing": True}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of sync or finalize."""
+    command = parser.prog.rsplit(" ", 1)[-1]
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        f"Call the {command} hook with manifests. For development: in a cluster only Metacontroller calls the\n"
+        "hooks. A manifest without a status counts as never seen before; the status that the server answers (-o yaml)\n"
+        "is what remembers the table, and belongs into the manifest of the next call."
+    )
+    if command == "finalize":
+        parser.description += "\nThe deletionTimestamp is added here; the row is deleted."
+    goal = "finalized" if command == "finalize" else "Ready"
+    parser.epilog = EXAMPLES.format(command=command, goal=goal)
+    parser.add_argument(
+        "file", metavar="FILE", help="manifests in YAML or JSON, or a whole hook request; - for standard input"
+    )
+    parser.add_argument("--url", default=DEFAULT_URL, help="where the server listens (default: %(default)s)")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="file whose first token goes along as bearer token"
+    )
+    parser.add_argument("--ca-file", metavar="FILE", help="certificates that may have signed the server's")
+    parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="what to print")
+    parser.add_argument("--force", action="store_true", help="send also objects that live in a cluster")
+    parser.set_defaults(hook=command)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Call the hook for each manifest and print the answers; returns the exit code.
+
+    Raises UsageError for input that cannot be sent.
+    """
+    requests_ = list(requests_of(_read(arguments.file), force=arguments.force))
+    if arguments.hook == "finalize":
+        requests_ = [finalizing(request) for request in requests_]
+    client = HookClient(arguments.url, _token(arguments.token_file), arguments.ca_file)
+    try:
+        answers = [client.call(arguments.hook, request) for request in requests_]
+    except UsageError:
+        raise
+    except PostgresWriterError as error:
+        sys.stderr.write(f"postgres-writer: {error}\n")
+        return 1
+    sys.stdout.write(render(answers, arguments.output))
+    return int(not all(answer.done for answer in answers))
+
+
+def render(answers: list[Answer], output: str) -> str:
+    """Return the answers as kubectl would print them."""
+    bodies: list[dict[str, Any]] = [answer.body for answer in answers]
+    if output == "json":
+        return json.dumps(bodies[0] if len(bodies) == 1 else bodies, indent=2, ensure_ascii=False) + "\n"
+    if output == "yaml":
+        return yaml.safe_dump_all(bodies, sort_keys=False, allow_unicode=True)
+    header = ("NAMESPACE", "NAME", "TABLE", "READY", "REASON", "MESSAGE")
+    rows = [header, *((a.namespace, a.name, a.table, a.ready, a.reason, a.message) for a in answers)]
+    return table(rows)
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Return rows in columns three blanks apart, like kubectl's; the last column is not padded."""
+    printable = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*printable, strict=True)]
+    lines = (
+        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in printable
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The manifest cannot be read: {file} ({getattr(error, 'strerror', 'not UTF-8')}).") from error
+
+
+def _token(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--token-file cannot be read: {file}.") from error
+    tokens = [line for line in lines if line and not line.startswith("#")]
+    if not tokens:
+        raise UsageError(f"--token-file holds no token: {file}.")
+    return tokens[0]
