@@ -1,0 +1,108 @@
+#!/bin/sh
+# Frees PostgresWriters of finalizers whose controller is gone. It changes metadata.finalizers and nothing else: no row
+# is touched, no resource deleted (one that already waits for its deletion goes once its last finalizer is off).
+#
+#   finalizers.sh list FINALIZER       name the resources that carry it
+#   finalizers.sh remove FINALIZER     take it off all of them; their rows stay in the database
+#   finalizers.sh handover OLD NEW     take OLD off those whose row is in the care of NEW's controller: they carry NEW,
+#                                      or wait for their deletion and their status says that the row is done with
+#
+# The exit code is 1 while resources are left that carry the finalizer: look at them, and run it again.
+# KUBECTL is the command to use, for example KUBECTL="kubectl --context production".
+set -eu
+
+die() {
+    echo "finalizers.sh: $*" >&2
+    exit 1
+}
+
+usage() {
+    die "say one of: list FINALIZER, remove FINALIZER, handover OLD NEW"
+}
+
+kube() {
+    # unquoted on purpose: KUBECTL may carry options
+    # shellcheck disable=SC2086
+    ${KUBECTL:-kubectl} "$@"
+}
+
+check_name() {
+    case $1 in
+    '' | *[!A-Za-z0-9./_-]*) die "'$1' is not the name of a finalizer" ;;
+    esac
+}
+
+# A controller at work would put its finalizer back, or write beside the one that takes over.
+check_controller_is_gone() {
+    case $1 in
+    metacontroller.io/compositecontroller-*) kind=compositecontroller ;;
+    metacontroller.io/decoratorcontroller-*) kind=decoratorcontroller ;;
+    *) return 0 ;;
+    esac
+    found=$(kube get crd "${kind}s.metacontroller.k8s.io" --ignore-not-found -o name)
+    [ -n "$found" ] || return 0
+    found=$(kube get "$kind.metacontroller.k8s.io" "${1#*controller-}" --ignore-not-found -o name)
+    [ -z "$found" ] || die "$found is still installed and owns $1: delete it first (kubectl delete $found)"
+}
+
+# Prints "INDEX NAMESPACE NAME" for each resource that carries $1, the index being its place in the list of finalizers.
+# With $2, only of those that may be handed over to $2.
+carriers() {
+    free=true
+    [ -z "${2:-}" ] || free=false
+    kube get postgreswriters.demo.yash.com --all-namespaces -o go-template="
+{{- range \$object := .items}}
+  {{- \$free := $free}}
+  {{- range .metadata.finalizers}}{{if eq . \"${2:-}\"}}{{\$free = true}}{{end}}{{end}}
+  {{- if and .metadata.deletionTimestamp .status}}{{range .status.conditions}}
+    {{- if and (eq .type \"Ready\") (or (eq .reason \"RowDeleted\") (eq .reason \"Unmanaged\"))}}{{\$free = true}}{{end}}
+  {{- end}}{{end}}
+  {{- range \$index, \$finalizer := .metadata.finalizers}}{{if and \$free (eq \$finalizer \"$1\")}}
+    {{- \$index}} {{\$object.metadata.namespace}} {{\$object.metadata.name}}{{\"\n\"}}
+  {{- end}}{{end}}
+{{- end}}"
+}
+
+# Takes the finalizer $1 off the resources that stdin names as "INDEX NAMESPACE NAME". All of one index go in one call,
+# and each patch tests that the finalizer still stands there, so that no other one is ever removed in its place.
+take_off() {
+    list=$(cat)
+    for index in $(printf '%s\n' "$list" | cut -d ' ' -f 1 | sort -u); do
+        printf '%s\n' "$list" | while read -r place namespace name; do
+            [ "$place" = "$index" ] || continue
+            printf -- '---\napiVersion: demo.yash.com/v1\nkind: PostgresWriter\n'
+            printf 'metadata: {namespace: "%s", name: "%s"}\n' "$namespace" "$name"
+        done | kube patch -f - --type=json -p "[
+            {\"op\": \"test\", \"path\": \"/metadata/finalizers/$index\", \"value\": \"$1\"},
+            {\"op\": \"remove\", \"path\": \"/metadata/finalizers/$index\"}]" || true
+    done
+}
+
+show_rest() {
+    rest=$(carriers "$1")
+    [ -n "$rest" ] || return 0
+    echo "These still carry $1:" >&2
+    printf '%s\n' "$rest" | while read -r _ namespace name; do echo "  $namespace/$name" >&2; done
+    return 1
+}
+
+[ $# -ge 2 ] || usage
+check_name "$2"
+case $1:$# in
+list:2)
+    carriers "$2" | while read -r _ namespace name; do echo "$namespace/$name"; done
+    ;;
+remove:2)
+    check_controller_is_gone "$2"
+    carriers "$2" | take_off "$2"
+    show_rest "$2"
+    ;;
+handover:3)
+    check_name "$3"
+    [ "$2" != "$3" ] || die "OLD and NEW are the same finalizer"
+    check_controller_is_gone "$2"
+    carriers "$2" "$3" | take_off "$2"
+    show_rest "$2"
+    ;;
+*) usage ;;
+esac
