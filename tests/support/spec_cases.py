@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 TABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_$]{0,62}(\.[A-Za-z_][A-Za-z0-9_$]{0,62})?$"
-SYSTEM_TABLE_PATTERN: Final = r"^(pg_|information_schema\.)"
+SYSTEM_TABLE_PATTERN: Final = r"^(pg_|information_schema[.])"
 TEXT_LIMIT: Final = 1024
 AGE_LIMIT: Final = 2**31 - 1
 
