@@ -24,6 +24,9 @@ FIELDS = (
     "request_id",
     "hook",
     "status",
+    "id",
+    "cause",
+    "sqlstate",
 )
 
 

@@ -166,8 +166,8 @@ class SpecSchema(Schema):
 _SPEC = SpecSchema()
 
 
-def load_request(payload: object) -> HookRequest:
-    """Turn the decoded body of a hook request into a value.
+def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
+    """Turn the decoded body of a hook request into a value; ``finalizing``: it came to the finalize hook.
 
     A resource that is being deleted is finalized whichever hook was called: without a finalize hook Metacontroller
     calls sync for it, which must not write the row anew.
@@ -190,7 +190,7 @@ def load_request(payload: object) -> HookRequest:
     uid = metadata.get("uid")
     return HookRequest(
         controller=controller,
-        finalizing=deleting or payload.get("finalizing") is True,
+        finalizing=finalizing or deleting or payload.get("finalizing") is True,
         namespace=_identity(metadata, "namespace"),
         name=_identity(metadata, "name"),
         uid=uid if isinstance(uid, str) and is_text(uid) else "",

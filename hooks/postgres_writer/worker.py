@@ -17,6 +17,10 @@ REQUEST_SECONDS = 15.0
 for a later answer."""
 
 
+def _already_closed(*, graceful: bool = False) -> None:  # noqa: ARG001
+    """Stand in for the close() of a connection that is closed: a second one would raise and be counted twice."""
+
+
 class HookWorker(ThreadWorker):
     """A threaded worker that cuts off a request which is still not done after REQUEST_SECONDS."""
 
@@ -35,8 +39,9 @@ class HookWorker(ThreadWorker):
             with self._busy_lock:
                 del self._busy[conn]
         if not kept:
-            # here, where it costs one thread and not the accepting loop; closing twice does no harm
+            # here, where it costs one thread; gunicorn would do it in the loop that accepts
             conn.close(graceful=True)
+            conn.close = _already_closed
         return kept
 
     def murder_pending(self) -> None:

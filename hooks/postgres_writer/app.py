@@ -1,0 +1,199 @@
+"""The HTTP shell: routes, authorization, error answers. What concerns a resource is decided elsewhere.
+
+Any answer but 200 makes Metacontroller drop the status, post a Warning event with the body and back off up to a
+thousand seconds, so those are kept for what is no hook request at all.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import logging
+import secrets
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, Unauthorized, UnsupportedMediaType
+
+from postgres_writer import metrics
+from postgres_writer.caller import call_of
+from postgres_writer.config import Config
+from postgres_writer.errors import ConfigError, InvalidRequest
+from postgres_writer.logs import fields
+from postgres_writer.plan import Operation, Outcome, is_drift, make_plan
+from postgres_writer.policy import ALLOW_ALL, load_policy
+from postgres_writer.resource import HookRequest, load_request
+from postgres_writer.response import build_response, verdict
+from postgres_writer.store import Store
+from postgres_writer.watched import Watched
+
+logger = logging.getLogger(__name__)
+
+_CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
+_DETAILS = {
+    401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
+    413: "The body is larger than HOOK_MAX_BODY_BYTES allows.",
+    415: "Send the body as application/json.",
+    500: "The server failed; its log says where.",
+}
+
+
+def create_app(config: Config, store: Store) -> Flask:
+    """Make the WSGI application. Raises ConfigError when the files of tokens or policy are unusable."""
+    app = Flask("postgres_writer", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    server = HookServer(config, store)
+    for hook in ("sync", "finalize"):
+        app.add_url_rule(f"/{hook}", hook, server.view(hook), methods=["POST"])
+    for probe in ("healthz", "readyz"):
+        # readyz does not ask the database: with every pod unready Metacontroller would fall into its long back-off
+        app.add_url_rule(f"/{probe}", probe, lambda: Response("ok\n", mimetype="text/plain"))
+    app.add_url_rule("/metrics", "metrics", server.metrics)
+    app.register_error_handler(HTTPException, _problem)
+    app.register_error_handler(Exception, _unexpected)
+    return app
+
+
+class HookServer:
+    """The views of the hooks and what they need: the store, the table policy and the tokens."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        self._store = store
+        self._period = config.resync_seconds
+        self._metrics_token_required = config.metrics_token_required
+        policy, tokens = config.table_policy_file, config.tokens_file
+        self._policy = Watched("table policy", (policy,), lambda: load_policy(policy)) if policy else None
+        self._tokens = Watched("list of tokens", (tokens,), lambda: load_tokens(tokens)) if tokens else None
+
+    def view(self, hook: str) -> Any:
+        """Make the view function of a hook."""
+
+        def answer() -> Response:
+            call = call_of(request.environ.get("gunicorn.socket"))
+            g.request_id = secrets.token_hex(8)
+            self._authorize()
+            hook_request = load_request(_decoded_body(), finalizing=hook == "finalize")
+            plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
+            outcome = self._store.apply(plan, call)
+            body = build_response(hook_request, outcome, time.time(), self._period)
+            _report(hook, hook_request, outcome, time.monotonic() - call.arrival)
+            return _json_response(body, 200, "application/json")
+
+        return answer
+
+    def metrics(self) -> Response:
+        """Answer a scrape for all workers."""
+        if self._metrics_token_required:
+            self._authorize()
+        return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+
+    def _authorize(self) -> None:
+        if self._tokens is None:
+            return
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        given = token.strip().encode()
+        # every token is compared, in constant time: neither which one nor how much of it matched can be measured
+        matches = [hmac.compare_digest(given, known) for known in self._tokens.current()]
+        if scheme.lower() != "bearer" or not any(matches):
+            raise Unauthorized
+
+
+def load_tokens(path: Path) -> tuple[bytes, ...]:
+    """Read the bearer tokens, one a line; blank lines and lines that begin with # do not count.
+
+    Raises ConfigError with one sentence when there is none: nobody could call the hooks.
+    """
+    try:
+        lines = [line.strip() for line in path.read_bytes().splitlines()]
+    except OSError as exc:
+        raise ConfigError(f"HOOK_TOKENS_FILE: {path} cannot be read ({exc.strerror}).") from exc
+    tokens = tuple(line for line in lines if line and not line.startswith(b"#"))
+    if not tokens:
+        raise ConfigError(f"HOOK_TOKENS_FILE: {path} holds no token; put one on a line of its own.")
+    return tokens
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def _decoded_body() -> object:
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaType
+    try:
+        return _DECODER.decode(request.get_data(cache=False).decode())
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest("The body is not JSON.") from exc
+
+
+def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float) -> None:
+    """Count and log what came of a hook request: a line per change or new failure, no-ops only at DEBUG."""
+    status, reason, message = verdict(hook_request, outcome)
+    operation = outcome.operation
+    metrics.HOOK_REQUESTS.labels(hook, hook_request.controller, reason.value).inc()
+    metrics.HOOK_SECONDS.labels(hook).observe(seconds)
+    if operation is not Operation.NONE:
+        metrics.ROWS.labels(operation.value).inc()
+    drift = is_drift(hook_request, outcome)
+    if drift:
+        metrics.DRIFT.inc()
+    ready = hook_request.status.ready
+    failed = outcome.error is not None and (ready is None or ready.reason != reason.value)
+    level = logging.WARNING if failed else logging.INFO if operation in _CHANGES else logging.DEBUG
+    if not logger.isEnabledFor(level):
+        return
+    logger.log(
+        level,
+        "drift repaired" if drift else message,
+        extra=fields(
+            hook=hook,
+            namespace=hook_request.namespace,
+            name=hook_request.name,
+            uid=hook_request.uid,
+            generation=hook_request.generation,
+            operation=operation.value,
+            table=hook_request.table,
+            reason=reason.value,
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
+            request_id=g.request_id,
+        ),
+    )
+
+
+def _json_response(body: dict[str, Any], status: int, mimetype: str) -> Response:
+    response = Response(_ENCODER.encode(body), status, mimetype=mimetype)
+    request_id = g.get("request_id")
+    if request_id:
+        response.headers["X-Request-Id"] = request_id
+    return response
+
+
+def _problem(error: HTTPException) -> Response:
+    """Answer what is no hook request; https://www.rfc-editor.org/rfc/rfc9457."""
+    status = error.code or 500
+    detail = _DETAILS.get(status) or (error.description if isinstance(error, BadRequest) else None)
+    problem = {"type": "about:blank", "title": error.name, "status": status, **({"detail": detail} if detail else {})}
+    response = _json_response(problem, status, "application/problem+json")
+    if status == 401:  # noqa: PLR2004
+        response.headers["WWW-Authenticate"] = "Bearer"
+    for header, value in error.get_headers():
+        if header == "Allow":
+            response.headers[header] = value
+    if request.endpoint in ("sync", "finalize"):
+        metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
+        logger.warning("The request was refused.", extra=fields(hook=request.endpoint, status=status))
+    return response
+
+
+def _unexpected(error: Exception) -> Response:
+    if isinstance(error, InvalidRequest):
+        return _problem(BadRequest(str(error)))
+    logger.error("The server failed.", exc_info=error, extra=fields(request_id=g.get("request_id")))
+    return _problem(InternalServerError())

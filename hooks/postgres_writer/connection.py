@@ -1,0 +1,267 @@
+"""One connection of one thread: opened lazily, replaced when it died, never waited for longer than its deadline.
+
+psycopg2 is used asynchronously because a stopped PostgreSQL enforces no statement_timeout while its kernel still
+acknowledges TCP: only the client's own clock ends such a wait. Driver errors become ours here, at this one boundary.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from postgres_writer import metrics, sql
+from postgres_writer.circuit import Circuit
+from postgres_writer.config import DatabaseConfig
+from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
+from postgres_writer.hosts import targets
+from postgres_writer.logs import fields
+from postgres_writer.refusals import Refused
+
+logger = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 8.5
+"""All that is written for a request is written within this after its arrival; the webhook gives up after 10 s."""
+_GRACE_SECONDS = 0.5
+"""How much longer than the server's statement_timeout the client waits, so that the server's error comes first."""
+_LOCK_SHARE = 0.75
+"""lock_timeout as a share of statement_timeout, so that waiting for a lock is told apart from a slow statement."""
+_MAX_PREPARED = 256
+
+UNAVAILABLE = "PostgreSQL cannot be reached or does not answer; this is tried again by itself."
+READ_ONLY = "PostgreSQL is read-only, as a standby is; this is tried again by itself until a primary answers."
+BUSY = "PostgreSQL is busy with the row or the table (a lock, a deadlock or a time-out); this is tried again by itself."
+EXPIRED = "The time for this request was over before anything was written; it is tried again by itself."
+
+_BUSY_CODES = {"40001", "40P01", "55P03", "57014"}
+_READ_ONLY_CODE = "25006"
+_LOST_PREPARED_CODES = {"26000", "42P05"}
+# connection, resources, operator intervention, system error, internal error
+_UNAVAILABLE_CLASSES = {"08", "53", "57", "58", "XX", "28", "3D"}
+
+Parameters = Mapping[str, Any]
+Result = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The request on whose behalf the database is asked.
+
+    ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone.
+    """
+
+    arrival: float
+    hung_up: Callable[[], bool]
+
+
+class _Lost(Exception):
+    """The connection broke, or is of no use any more."""
+
+    def __init__(self, message: str = UNAVAILABLE) -> None:
+        super().__init__(message)
+
+
+class _TimedOut(Exception):
+    """The server did not answer in time."""
+
+
+class Session:
+    """A connection and what is learnt of it: the server's clock and the prepared statements."""
+
+    def __init__(self, config: DatabaseConfig, circuit: Circuit) -> None:
+        self._config = config
+        self._circuit = circuit
+        self._connection: Any = None
+        self._cursor: Any = None
+        self._offset = 0.0
+        self._texts: dict[sql.Statement, str] = {}
+        self._prepared: dict[sql.Statement, str] = {}
+        milliseconds = int(config.statement_timeout * 1000)
+        timeouts = f"statement_timeout = {milliseconds}", f"lock_timeout = {int(milliseconds * _LOCK_SHARE)}"
+        self._prepares = config.prepared_statements
+        if self._prepares:
+            # planning is most of a short statement's cost, and the plan never depends on the values
+            self._greeting = "; ".join(f"SET {item}" for item in (*timeouts, "plan_cache_mode = force_generic_plan"))
+            self._prefix = ""
+        else:
+            # a pooler may give every transaction another server connection, so settings travel with each message
+            self._greeting = ""
+            self._prefix = "".join(f"SET LOCAL {item}; " for item in timeouts)
+
+    def execute(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+        """Run one message (statements with their commit) and give the only row of its last statement.
+
+        ``until`` is added to the parameters: the deadline by the server's clock. Repeated once when the connection
+        turns out to be dead or read-only.
+
+        Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
+        """
+        reused = self._connection is not None
+        try:
+            try:
+                return self._attempt(call, statement, parameters)
+            except _Lost:
+                self.close()
+                if not reused:
+                    raise
+                metrics.CONNECTIONS_REPLACED.inc()
+                return self._attempt(call, statement, parameters)
+        except _Lost as exc:
+            self.close()
+            raise DatabaseUnavailable(str(exc)) from exc
+        except _TimedOut as exc:
+            self._fail(hanging=True, why="no answer in time")
+            raise DatabaseUnavailable(UNAVAILABLE) from exc
+
+    def late(self, call: Call) -> bool:
+        """Say, after the server refused a statement as late, whether it really was.
+
+        The server's clock may have been set, or it may be another server: it is learnt anew.
+        """
+        if time.monotonic() < self._start_by(call):
+            self.close()
+            return False
+        return True
+
+    def close(self) -> None:
+        """Close the connection; the next statement opens a new one."""
+        if self._connection is None:
+            return
+        self._connection.close()
+        self._connection = self._cursor = None
+        self._texts.clear()
+        self._prepared.clear()
+        metrics.CONNECTIONS_OPEN.dec()
+
+    def _start_by(self, call: Call) -> float:
+        return call.arrival + REQUEST_SECONDS - self._config.statement_timeout
+
+    def _attempt(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+        start_by = self._start_by(call)
+        if not self._circuit.admits(time.monotonic(), self._connection is not None):
+            raise DatabaseUnavailable(UNAVAILABLE)
+        if self._connection is None:
+            self._connect(start_by)
+        text = self._execute_text(statement) if self._prepares and statement.parameters else self._text(statement)
+        if time.monotonic() >= start_by or call.hung_up():
+            raise RequestExpired(EXPIRED)
+        began = time.perf_counter()
+        result = self._run(self._prefix + text, {**parameters, "until": start_by + self._offset})
+        metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
+        if self._circuit.succeeded():
+            logger.info("PostgreSQL answers again")
+        return result
+
+    def _text(self, statement: sql.Statement) -> str:
+        text = self._texts.get(statement)
+        if text is None:
+            if len(self._texts) >= _MAX_PREPARED:
+                self._texts.clear()
+            text = self._texts[statement] = statement.text.as_string(self._connection)
+        return text
+
+    def _execute_text(self, statement: sql.Statement) -> str:
+        text = self._prepared.get(statement)
+        if text is None:
+            if len(self._prepared) >= _MAX_PREPARED:
+                self._run("DEALLOCATE ALL", None, rows=False)
+                self._prepared.clear()
+            prepare, text = sql.prepared(self._text(statement), statement.parameters, f"pgw_{len(self._prepared)}")
+            self._run(prepare, None, rows=False)
+            self._prepared[statement] = text
+        return text
+
+    def _run(self, text: str, parameters: Parameters | None, rows: bool = True) -> Result:
+        """Send one message and wait for its end."""
+        try:
+            self._cursor.execute(text, parameters)
+            _wait(self._connection, time.monotonic() + self._config.statement_timeout + _GRACE_SECONDS)
+            return self._cursor.fetchone() if rows else ()
+        except psycopg2.Error as exc:
+            raise _translated(exc) from exc
+
+    def _connect(self, start_by: float) -> None:
+        """Open a connection to the first host that takes one, and learn its clock."""
+        until = min(time.monotonic() + self._config.connect_timeout, start_by)
+        try:
+            arguments = self._config.connect_arguments()
+            hosts = targets(arguments, max(0.0, until - time.monotonic()))
+        except (ConfigError, OSError) as exc:
+            self._fail(hanging=False, why=str(exc))
+            raise DatabaseUnavailable(UNAVAILABLE) from exc
+        for number, host in enumerate(hosts):
+            share = (until - time.monotonic()) / (len(hosts) - number)
+            try:
+                self._open({**arguments, **host}, time.monotonic() + share)
+            except psycopg2.Error as exc:
+                why = str(exc).strip()
+            except _TimedOut:
+                why = f"no answer from {host.get('host', 'the server')} in time"
+            else:
+                return
+        self._fail(hanging=False, why=why)
+        raise DatabaseUnavailable(UNAVAILABLE)
+
+    def _open(self, arguments: dict[str, str], until: float) -> None:
+        connection = psycopg2.connect(**arguments, async_=True)  # type: ignore[call-overload]
+        try:
+            _wait(connection, until)
+            cursor = connection.cursor()
+            cursor.execute(f"{self._greeting}; {sql.CLOCK}" if self._greeting else sql.CLOCK)
+            _wait(connection, until)
+            # measured against the end of the round trip: the deadline may come early by that much, never late
+            self._offset = cursor.fetchone()[0] - time.monotonic()
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._cursor = connection, cursor
+        metrics.CONNECTIONS_OPENED.inc()
+        metrics.CONNECTIONS_OPEN.inc()
+        self._circuit.succeeded()
+        metrics.CIRCUIT_OPEN.set(0)
+
+    def _fail(self, hanging: bool, why: str) -> None:
+        self.close()
+        metrics.CONNECTIONS_FAILED.inc()
+        metrics.CIRCUIT_OPEN.set(1)
+        if self._circuit.failed(time.monotonic(), hanging):
+            logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why))
+
+
+def _wait(connection: Any, until: float) -> None:
+    """Let libpq go on until the answer is whole.
+
+    https://www.psycopg.org/docs/advanced.html#asynchronous-support
+    """
+    while (state := connection.poll()) != extensions.POLL_OK:
+        remaining = until - time.monotonic()
+        if remaining <= 0:
+            raise _TimedOut
+        poller = select.poll()
+        poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+        poller.poll(remaining * 1000)
+
+
+def _translated(exc: psycopg2.Error) -> Exception:
+    """Give our error for the driver's; its text is left behind, because it may hold values."""
+    code = exc.pgcode
+    if code is None or code in _LOST_PREPARED_CODES:
+        if code is not None:
+            logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
+        return _Lost()
+    if code == _READ_ONLY_CODE:
+        return _Lost(READ_ONLY)
+    if code in _BUSY_CODES:
+        return DatabaseBusy(BUSY)
+    if code[:2] in _UNAVAILABLE_CLASSES:
+        logger.warning("PostgreSQL is not ready for work", extra=fields(sqlstate=code))
+        return _Lost()
+    primary = exc.diag.message_primary or ""
+    _, found, guard = primary.partition(sql.GUARD)
+    return Refused(code, exc.diag.constraint_name or "", guard.split()[0] if found else "")

@@ -1,0 +1,61 @@
+"""Which servers to try, one after the other, with their addresses looked up within a deadline.
+
+libpq looks a name up without any time limit, and asynchronously it gives the first host all the time there is: with
+a dead resolver or a dead first host no deadline could be kept.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import threading
+
+
+def targets(arguments: dict[str, str], seconds: float) -> list[dict[str, str]]:
+    """Split libpq's lists of hosts and ports into one set of keywords per address.
+
+    Raises OSError when no host has an address within ``seconds``.
+    """
+    hosts = [host for host in arguments.get("host", "").split(",") if host]
+    ports = arguments.get("port", "5432").split(",")
+    pairs = zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=False)
+    found: list[dict[str, str]] = []
+    failure = OSError("PSQL_HOST names no host.")
+    for host, port in pairs:
+        try:
+            found += [{"host": host, "port": port, **address} for address in _addresses(host, seconds / len(hosts))]
+        except OSError as exc:
+            failure = exc
+    if not found:
+        raise failure
+    return found
+
+
+def _addresses(host: str, seconds: float) -> list[dict[str, str]]:
+    if host.startswith(("/", "@")):
+        return [{}]
+    try:
+        return [{"hostaddr": str(ipaddress.ip_address(host))}]
+    except ValueError:
+        return [{"hostaddr": address} for address in _look_up(host, seconds)]
+
+
+def _look_up(host: str, seconds: float) -> list[str]:
+    answers: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put([info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])  # type: ignore[misc]
+        except OSError as exc:
+            answers.put(exc)
+
+    # a daemon: a resolver that hangs must hold up neither the request nor the end of the process
+    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise OSError(f"The name {host} could not be looked up in time.") from None
+    if isinstance(answer, OSError):
+        raise answer
+    return list(dict.fromkeys(answer))

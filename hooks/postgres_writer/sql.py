@@ -1,0 +1,137 @@
+"""The statements as values: text with named parameters. Table names are quoted by Identifier, values never stand in it.
+
+Every statement that writes carries its own deadline, compared with the database's clock, and is sent together with
+its commit in one message: an abandoned request can then not write later, wherever its process was stopped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from psycopg2.sql import SQL, Composed, Identifier
+
+
+@dataclass(frozen=True, eq=False)
+class Statement:
+    """One message for the server. ``parameters`` in their order, when it is worth keeping it prepared.
+
+    The same statement for the same table is the same object, so that a session can remember what it made of it.
+    """
+
+    text: Composed
+    parameters: tuple[str, ...] = ()
+
+
+SAME = SQL('(name::text COLLATE "C" = {name} AND age = {age} AND country::text COLLATE "C" = {country}) IS TRUE')
+"""Byte-wise, so that a collation or a citext column which takes two spellings for one hides no difference."""
+
+_WRITE = SQL(
+    "WITH cur AS MATERIALIZED (SELECT {same} AS same FROM {table} WHERE id = {id}), "
+    "put AS (INSERT INTO {table} (id, name, age, country) SELECT {id}, {name}, {age}, {country} "
+    # compared before the insert: ON CONFLICT DO UPDATE ... WHERE would lock the row and write WAL for nothing
+    "WHERE NOT EXISTS (SELECT 1 FROM cur WHERE same) AND clock_timestamp() < to_timestamp({until}) "
+    "ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, age = EXCLUDED.age, country = EXCLUDED.country "
+    "RETURNING {same} AS same) "
+    "SELECT (SELECT same FROM cur), (SELECT same FROM put), clock_timestamp() < to_timestamp({until})"
+)
+_REMOVE = SQL(
+    "WITH gone AS (DELETE FROM {table} WHERE id = {id} AND clock_timestamp() < to_timestamp({until}) RETURNING 1) "
+    "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM {table} WHERE id = {id}), "
+    "clock_timestamp() < to_timestamp({until})"
+)
+
+_PRESENT = SQL("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = {id})")
+
+GUARD = "postgres-writer:"
+"""A guard makes the server fail with this word in its message, which rolls the whole message back.
+
+The cast hangs on a value of the row or the clock: a constant would be folded, and so fail, when it is planned.
+"""
+_UNDELETED = SQL("SELECT ('postgres-writer:undeleted ' || id::text)::integer FROM {table} WHERE id = {id}")
+_LATE = SQL(
+    "SELECT ('postgres-writer:late ' || clock_timestamp()::text)::integer "
+    "WHERE clock_timestamp() >= to_timestamp({until})"
+)
+_UNWRITTEN = SQL(
+    "SELECT ('postgres-writer:unwritten ' || clock_timestamp()::text)::integer "
+    "WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE id = {id} AND {same})"
+)
+
+_TYPES = {"id": "text", "name": "text", "age": "integer", "country": "text", "until": "double precision"}
+
+_SURVEY = SQL(
+    "SELECT c.oid IS NOT NULL,"
+    " coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT'), false),"
+    " coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_any_column_privilege(c.oid, 'INSERT')"
+    " AND has_any_column_privilege(c.oid, 'UPDATE'), false),"
+    " coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'DELETE'), false)"
+    " FROM (SELECT %(schema)s::text AS schema, %(name)s::text AS name, %(quoted)s::text AS quoted) w"
+    " LEFT JOIN pg_catalog.pg_class c ON c.oid = CASE WHEN w.schema IS NULL THEN coalesce("
+    " to_regclass(w.quoted)::oid,"
+    # A schema of the search path without USAGE is skipped silently: its table looks dropped, but is not.
+    " (SELECT h.oid FROM pg_catalog.pg_class h JOIN pg_catalog.pg_namespace n ON n.oid = h.relnamespace"
+    "  WHERE h.relname = w.name AND NOT has_schema_privilege(n.oid, 'USAGE')"
+    "  AND n.nspname = ANY (string_to_array(replace(replace(current_setting('search_path'), '\"', ''), ' ', ''), ','))"
+    "  LIMIT 1))"
+    " ELSE (SELECT q.oid FROM pg_catalog.pg_class q JOIN pg_catalog.pg_namespace n ON n.oid = q.relnamespace"
+    "  WHERE q.relname = w.name AND n.nspname = w.schema LIMIT 1) END"
+)
+"""The privileges of columns count: a grant may be given by column."""
+
+CLOCK = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+
+
+def identifier(table: str) -> Identifier:
+    """Quote ``table`` or ``schema.table``, in exact case."""
+    return Identifier(*table.split("."))
+
+
+@lru_cache(maxsize=4096)
+def write(table: str) -> Statement:
+    """Make the row stand in ``table``: gives (was the same before, is the same after a write, was in time)."""
+    return Statement(_typed(_WRITE, table), ("id", "name", "age", "country", "until"))
+
+
+@lru_cache(maxsize=4096)
+def remove(table: str) -> Statement:
+    """Delete the row from ``table``: gives (deleted, was there, was in time)."""
+    return Statement(_typed(_REMOVE, table), ("id", "until"))
+
+
+def present(table: str) -> Statement:
+    """Ask whether the row stands in ``table``: gives (present,)."""
+    return Statement(_typed(_PRESENT, table))
+
+
+def survey() -> Statement:
+    """Ask whether a table exists and may be read, written and deleted from: gives these four, as booleans."""
+    return Statement(Composed([_SURVEY]))
+
+
+def move(table: str, leave: tuple[str, ...]) -> Statement:
+    """Delete the row from every table of ``leave``, then write it to ``table``; all in one message or nothing.
+
+    In this order, because two spellings (``students``, ``public.students``) may be one table. The guards fail, and so
+    roll back, when a delete or the write was swallowed or the deadline has passed on the way.
+    """
+    deletes = [_typed(part, old) for old in leave for part in (_REMOVE, _UNDELETED)]
+    writes = [_typed(part, table) for part in (_WRITE, _LATE, _UNWRITTEN)]
+    return Statement(SQL("; ").join([*deletes, *writes, SQL("SELECT true")]))
+
+
+def _typed(text: SQL, table: str) -> Composed:
+    parameters = {name: _parameter(name) for name in _TYPES}
+    return text.format(table=identifier(table), same=SAME.format(**parameters), **parameters)
+
+
+def _parameter(name: str) -> SQL:
+    return SQL(f"%({name})s::{_TYPES[name]}")
+
+
+def prepared(text: str, parameters: tuple[str, ...], name: str) -> tuple[str, str]:
+    """Turn a statement with named parameters into its PREPARE and its EXECUTE (with the same named parameters)."""
+    body = text % {parameter: f"${number}" for number, parameter in enumerate(parameters, 1)}
+    types = ", ".join(_TYPES[parameter] for parameter in parameters)
+    values = ", ".join(f"%({parameter})s" for parameter in parameters)
+    return f"PREPARE {name} ({types}) AS {body}", f"EXECUTE {name} ({values})"

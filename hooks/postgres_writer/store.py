@@ -1,0 +1,221 @@
+"""Plan -> Outcome: make true in PostgreSQL what a plan says, and tell what PostgreSQL says is true."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from enum import Enum
+
+from postgres_writer import refusals, sql
+from postgres_writer.circuit import Circuit
+from postgres_writer.config import DatabaseConfig
+from postgres_writer.connection import EXPIRED, Call, Parameters, Result, Session
+from postgres_writer.errors import (
+    AccessDenied,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    DeleteFailed,
+    RequestExpired,
+    TableRecorded,
+)
+from postgres_writer.logs import fields
+from postgres_writer.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
+from postgres_writer.refusals import Access, Own, Refused
+
+logger = logging.getLogger(__name__)
+
+PASSING = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
+"""What says nothing about the tables: every one of them may still hold the row."""
+
+
+class Presence(Enum):
+    """Whether a table holds the row."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    IMPOSSIBLE = "impossible"
+    """The table is gone, or no id in it can be this one."""
+    UNKNOWN = "unknown"
+
+
+class Store:
+    """The database. One lazily opened connection per thread; nothing is kept but connections."""
+
+    def __init__(self, config: DatabaseConfig) -> None:
+        self._config = config
+        self._circuit = Circuit()
+        self._local = threading.local()
+
+    def apply(self, plan: Plan, call: Call) -> Outcome:
+        """Make the plan true; never raises for what concerns the resource, the table or the database."""
+        match plan:
+            case Write():
+                return self._write(plan, call)
+            case Remove():
+                return self._remove(plan, call)
+            case Record():
+                return self._record(plan, call)
+            case Look():
+                return self._look(plan, call)
+            case Leave():
+                return Outcome(plan.tables, error=plan.verdict)
+
+    def close(self) -> None:
+        """Close this thread's connection."""
+        self._session().close()
+
+    def _session(self) -> Session:
+        try:
+            session: Session = self._local.session
+        except AttributeError:
+            session = self._local.session = Session(self._config, self._circuit)
+        return session
+
+    def _ask(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+        return self._session().execute(call, statement, parameters)
+
+    def _in_time(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+        """Run a statement whose last column says whether its deadline held; repeat it if only the clock was off."""
+        result = self._ask(call, statement, parameters)
+        if not result[-1] and not self._session().late(call):
+            result = self._ask(call, statement, parameters)
+        return result
+
+    def _write(self, plan: Write, call: Call) -> Outcome:
+        table = plan.spec.table
+        try:
+            operation = self._move(plan, call) if plan.leave else self._put(plan, call)
+        except PASSING as exc:
+            return Outcome((*plan.leave, table), error=exc)
+        except Refused as exc:
+            return self._explain(plan, call, exc)
+        return Outcome((table,), operation)
+
+    def _put(self, plan: Write, call: Call) -> Operation:
+        parameters = _values(plan)
+        before, after, in_time = self._in_time(call, sql.write(plan.spec.table), parameters)
+        if before:
+            return Operation.UNCHANGED
+        if after:
+            return Operation.INSERTED if before is None else Operation.UPDATED
+        if after is None and not in_time:
+            raise RequestExpired(EXPIRED)
+        raise Refused(Own.SWALLOWED if after is None else Own.ALTERED)
+
+    def _move(self, plan: Write, call: Call) -> Operation:
+        parameters = _values(plan)
+        statement = sql.move(plan.spec.table, plan.leave)
+        try:
+            self._ask(call, statement, parameters)
+        except Refused as exc:
+            if exc.guard == "late" and not self._session().late(call):
+                self._ask(call, statement, parameters)
+                return Operation.MOVED
+            if exc.guard == "late":
+                raise RequestExpired(EXPIRED) from exc
+            raise
+        return Operation.MOVED
+
+    def _explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:
+        """Find out which table a refused write was about, and which tables hold the row; nothing was changed."""
+        table = plan.spec.table
+        try:
+            access = self._survey(table, call)
+            found = {other: self._presence(plan.id, other, call) for other in plan.leave}
+            leave = tuple(other for other in plan.leave if found[other] is not Presence.IMPOSSIBLE)
+            undeletable = next((other for other in leave if not self._survey(other, call).deletable), None)
+        except PASSING as exc:
+            return Outcome((*plan.leave, table), error=exc)
+        if access.found and leave != plan.leave:
+            # A table that is gone, or never could hold the row, must not hold up the move.
+            return self._write(replace(plan, leave=leave), call)
+        error = refusals.of_write(table, access, refused, undeletable)
+        holders = tuple(other for other in leave if found[other] is not Presence.ABSENT)
+        denied = isinstance(error, AccessDenied) and not access.writable and not plan.listed
+        return Outcome(holders if denied else (*holders, table), error=error)
+
+    def _remove(self, plan: Remove, call: Call) -> Outcome:
+        """Delete table by table: each delete is idempotent, and what is done stays done."""
+        left = list(plan.tables)
+        operation, error = Operation.ABSENT, None
+        for table in plan.tables:
+            try:
+                if self._delete(plan, table, call):
+                    operation = Operation.DELETED
+                left.remove(table)
+            except PASSING as exc:
+                return Outcome(tuple(left), operation, exc)
+            except DeleteFailed as exc:
+                error = error or exc
+        return Outcome(tuple(left), operation, error)
+
+    def _delete(self, plan: Remove, table: str, call: Call) -> bool:
+        """Delete the row from one table; True when there was one."""
+        statement, parameters = sql.remove(table), {"id": plan.id}
+        try:
+            deleted, present, in_time = self._in_time(call, statement, parameters)
+            if present and not deleted and in_time:
+                # Either somebody else deleted it at the same moment, or something swallows the delete.
+                deleted, present, in_time = self._in_time(call, statement, parameters)
+        except Refused as exc:
+            return self._explain_delete(plan, table, call, exc)
+        if present and not deleted:
+            raise RequestExpired(EXPIRED) if not in_time else refusals.of_delete(table, Refused(Own.SWALLOWED))
+        return bool(deleted)
+
+    def _explain_delete(self, plan: Remove, table: str, call: Call, refused: Refused) -> bool:
+        access = self._survey(table, call)
+        if not access.found:
+            logger.warning("A table that may have held the row does not exist", extra=fields(id=plan.id, table=table))
+            return False
+        if not (access.readable and access.deletable):
+            if table not in plan.listed:
+                return False
+            raise refusals.denied_delete(table)
+        if self._presence(plan.id, table, call) is Presence.IMPOSSIBLE:
+            return False
+        raise refusals.of_delete(table, refused)
+
+    def _record(self, plan: Record, call: Call) -> Outcome:
+        try:
+            access = self._survey(plan.table, call)
+            others = self._holders(plan.id, plan.others, call)
+        except PASSING as exc:
+            return Outcome(plan.others, error=exc)
+        if not access.found:
+            return Outcome((*others, plan.table), error=refusals.not_found(plan.table))
+        if not access.writable:
+            return Outcome(others, error=refusals.denied_write(plan.table))
+        text = f"Table {plan.table}, refused before, may be written now; it is recorded first and written in a moment."
+        return Outcome((*others, plan.table), error=TableRecorded(text))
+
+    def _look(self, plan: Look, call: Call) -> Outcome:
+        try:
+            others = self._holders(plan.id, plan.others, call)
+        except PASSING:
+            others = plan.others
+        return Outcome((*others, *plan.keep), error=plan.verdict)
+
+    def _holders(self, row: str, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
+        """Give those tables that hold the row, or of which it cannot be told."""
+        absent = (Presence.ABSENT, Presence.IMPOSSIBLE)
+        return tuple(table for table in tables if self._presence(row, table, call) not in absent)
+
+    def _presence(self, row: str, table: str, call: Call) -> Presence:
+        try:
+            present = self._ask(call, sql.present(table), {"id": row})[0]
+        except Refused as exc:
+            gone = exc.code in refusals.MISSING_CODES and not self._survey(table, call).found
+            return Presence.IMPOSSIBLE if gone or refusals.cannot_hold(exc) else Presence.UNKNOWN
+        return Presence.PRESENT if present else Presence.ABSENT
+
+    def _survey(self, table: str, call: Call) -> Access:
+        schema, _, name = table.rpartition(".")
+        quoted = ".".join(f'"{part}"' for part in table.split("."))
+        return Access(*self._ask(call, sql.survey(), {"schema": schema or None, "name": name, "quoted": quoted}))
+
+
+def _values(plan: Write) -> dict[str, str | int]:
+    spec = plan.spec
+    return {"id": plan.id, "name": spec.name, "age": spec.age, "country": spec.country}

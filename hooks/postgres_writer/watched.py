@@ -1,0 +1,75 @@
+"""Values read from files and read anew when the files change: what is rotated needs no restart."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from postgres_writer.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHECK_SECONDS = 1.0
+"""How often the files are looked at, at the most; Kubernetes itself takes up to a minute to update a mounted Secret."""
+
+
+class Watched(Generic[T]):
+    """The value of ``load()``, made again when one of ``paths`` has changed.
+
+    A change that cannot be loaded (the moment between the writing of two files, a mistake) leaves the last good
+    value in force and is logged once. Raises what ``load`` raises when the first load fails.
+    """
+
+    def __init__(self, what: str, paths: tuple[Path, ...], load: Callable[[], T]) -> None:
+        self._what = what
+        self._paths = paths
+        self._load = load
+        self._lock = threading.Lock()
+        self._version = self._files_version()
+        self._next_check = time.monotonic() + CHECK_SECONDS
+        self._value = load()
+
+    def current(self) -> T:
+        """Give the value of the files as they were a second ago or later."""
+        now = time.monotonic()
+        if now >= self._next_check and self._lock.acquire(blocking=False):
+            try:
+                self._next_check = now + CHECK_SECONDS
+                self._refresh()
+            finally:
+                self._lock.release()
+        return self._value
+
+    def _refresh(self) -> None:
+        version = self._files_version()
+        if version == self._version:
+            return
+        self._version = version
+        try:
+            self._value = self._load()
+        except (OSError, ValueError, ConfigError) as error:
+            log.warning("The changed %s cannot be used, the last one stays in force: %s", self._what, _cause(error))
+        else:
+            log.info("The changed %s is in force.", self._what)
+
+    def _files_version(self) -> tuple[object, ...]:
+        return tuple(_version(path) for path in self._paths)
+
+
+def _version(path: Path) -> tuple[int, int, int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+def _cause(error: Exception) -> str:
+    # The texts of other errors may quote the file.
+    return str(error) if isinstance(error, ConfigError) else type(error).__name__
