@@ -136,7 +136,8 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
     """Count and log what came of a hook request: a line per change or new failure, no-ops only at DEBUG."""
     status, reason, message = verdict(hook_request, outcome)
     operation = outcome.operation
-    metrics.HOOK_REQUESTS.labels(hook, hook_request.controller, reason.value).inc()
+    left_alone = hook_request.paused and not hook_request.finalizing
+    metrics.HOOK_REQUESTS.labels(hook, hook_request.controller, "Paused" if left_alone else reason.value).inc()
     metrics.HOOK_SECONDS.labels(hook).observe(seconds)
     if operation is not Operation.NONE:
         metrics.ROWS.labels(operation.value).inc()

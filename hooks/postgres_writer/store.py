@@ -104,17 +104,17 @@ class Store:
         raise Refused(Own.SWALLOWED if after is None else Own.ALTERED)
 
     def _move(self, plan: Write, call: Call) -> Operation:
-        parameters = _values(plan)
         statement = sql.move(plan.spec.table, plan.leave)
-        try:
-            self._ask(call, statement, parameters)
-        except Refused as exc:
-            if exc.guard == "late" and not self._session().late(call):
-                self._ask(call, statement, parameters)
-                return Operation.MOVED
-            if exc.guard == "late":
-                raise RequestExpired(EXPIRED) from exc
-            raise
+        for last in (False, True):
+            try:
+                self._ask(call, statement, _values(plan))
+            except Refused as exc:
+                if exc.guard != "late":
+                    raise
+                if last or self._session().late(call):
+                    raise RequestExpired(EXPIRED) from exc
+            else:
+                break
         return Operation.MOVED
 
     def _explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:
