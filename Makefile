@@ -6,11 +6,13 @@ PYTHON ?= python3
 KUBECTL ?= kubectl
 CONTROLLER ?= composite
 BIN := .venv/bin
+# the Python of the Dockerfile; --upgrade, because the lock is made to be renewed
+LOCK := --quiet --upgrade --python-version 3.13 --generate-hashes
 CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e soak bench check format install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e soak bench check format lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +57,11 @@ check: .venv/.dev ## Check style, types, import rules and lengths
 format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock: | .venv/bin/python ## Pin anew, with hashes, what the container image installs
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) --python-platform linux -o requirements.lock setup.cfg
+	echo 'setuptools>=77' | UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) -o requirements-build.lock -
 
 # Install it on the cluster of the current kubectl context
 
