@@ -1,0 +1,88 @@
+"""Fixtures of the tests that need the real Metacontroller: one stack for the session, a variant, a namespace.
+
+What the stack needs beside the binary is built or found by the fixtures of tests/cluster.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.kube_tools import ToolsMissing, find_tools
+from support.metacontroller import SKIP_REASON, find_binary
+from support.stack import Stack, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VARIANTS = [
+    Variant(kind, version, secure)
+    for kind in ("composite", "decorator")
+    for version in ("v2", "v1")
+    for secure in (True, False)
+]
+_numbers = count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the mark of the selection that CI runs."""
+    config.addinivalue_line("markers", "short: in the selection for every change (make e2e TESTS='tests/e2e -m short')")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cells of the matrix that between them show every kind, version and transport."""
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        variant = parameters.params.get("installed") if parameters else None
+        if variant in (Variant("composite", "v2", True), Variant("decorator", "v1", False)):
+            item.add_marker(pytest.mark.short)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Start everything but hook servers and controller; skip where it cannot be had."""
+    binary = find_binary()
+    if binary is None:
+        pytest.skip(SKIP_REASON)
+    try:
+        tools = find_tools()
+    except ToolsMissing as problem:
+        pytest.skip(str(problem))
+    running = Stack(tmp_path_factory.mktemp("stack"), tools, binary)
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()
+        _keep_logs(running.folder)
+
+
+@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def installed(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Stack]:
+    """Install one variant after the other and take it away again."""
+    stack.client.clear_events()
+    stack.install(request.param)
+    stack.wait_for_controller()
+    yield stack
+    stack.uninstall()
+
+
+@pytest.fixture
+def namespace(installed: Stack) -> Iterator[str]:
+    """Make a namespace of the test's own, and leave neither resources nor rows of it behind."""
+    name = f"case-{next(_numbers)}"
+    installed.client.create_namespace(name)
+    yield name
+    installed.api.kubectl("delete", "postgreswriters", "--all", f"--namespace={name}", "--timeout=60s")
+    installed.forget_rows(name)
+
+
+def _keep_logs(folder: Path) -> None:
+    """Copy the logs to where E2E_LOGS says, for whoever has to find out why a run failed."""
+    kept = os.environ.get("E2E_LOGS")
+    for log in folder.rglob("*.log") if kept else ():
+        (type(folder)(kept or "") / log.name).write_bytes(log.read_bytes())

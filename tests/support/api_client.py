@@ -1,0 +1,248 @@
+"""A client of the API server as light as a test under load needs it: what kubectl does, without a process per call."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+GROUP_PATH = "/apis/demo.yash.com/v1"
+RESOURCES = f"{GROUP_PATH}/postgreswriters"
+_HISTORY_LENGTH = 60
+
+Object = dict[str, Any]
+
+
+class ApiError(Exception):
+    """The API server refused a request; `code` is its HTTP status."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"{code}: {text[:500]}")
+        self.code = code
+
+
+def resource(namespace: str, name: str, /, **spec: Any) -> Object:
+    """Return a PostgresWriter; fields of the spec that are not given take the sample's values."""
+    return {
+        "apiVersion": "demo.yash.com/v1",
+        "kind": "PostgresWriter",
+        "metadata": {"namespace": namespace, "name": name},
+        "spec": {"table": "students", "name": "alex", "age": 23, "country": "canada", **spec},
+    }
+
+
+def path_of(namespace: str, name: str = "") -> str:
+    """Return the path of a resource, or of the collection of a namespace."""
+    collection = f"{GROUP_PATH}/namespaces/{namespace}/postgreswriters"
+    return f"{collection}/{name}" if name else collection
+
+
+@dataclass
+class ApiClient:
+    """HTTP calls with a bearer token; a session per thread, because sessions are not to be shared."""
+
+    url: str
+    token: str
+    verify: str | bool
+    _local: threading.local = field(default_factory=threading.local)
+
+    def request(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """Send one request and return the decoded answer; ApiError from HTTP 400 on, OSError when unreachable."""
+        content = options.pop("content_type", "application/json")
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content}
+        data = None if body is None else json.dumps(body)
+        response = self._session().request(
+            method, self.url + path, data=data, headers=headers, verify=self.verify, timeout=(5, 30), **options
+        )
+        if response.status_code >= 400:
+            raise ApiError(response.status_code, response.text)
+        return response.json() if "json" in response.headers.get("Content-Type", "") else response.text
+
+    def create(self, manifest: Object) -> Object:
+        """Create a PostgresWriter."""
+        created: Object = self.request("POST", path_of(manifest["metadata"]["namespace"]), manifest)
+        return created
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        """Return a PostgresWriter, or None."""
+        try:
+            found: Object = self.request("GET", path_of(namespace, name))
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+        return found
+
+    def resources(self, namespace: str | None = None) -> list[Object]:
+        """Return all PostgresWriters, of one namespace or of all."""
+        items: list[Object] = self.request("GET", path_of(namespace) if namespace else RESOURCES)["items"]
+        return items
+
+    def merge(self, namespace: str, name: str, patch: Object) -> Object:
+        """Apply a JSON merge patch to a PostgresWriter."""
+        changed: Object = self.request(
+            "PATCH", path_of(namespace, name), patch, content_type="application/merge-patch+json"
+        )
+        return changed
+
+    def edit(self, namespace: str, name: str, /, **spec: Any) -> Object:
+        """Change fields of the spec of a PostgresWriter."""
+        return self.merge(namespace, name, {"spec": spec})
+
+    def delete(self, namespace: str, name: str) -> None:
+        """Delete a PostgresWriter; one that is gone is all right."""
+        self._ignoring(404, "DELETE", path_of(namespace, name))
+
+    def create_namespace(self, name: str) -> None:
+        """Create a namespace; one that exists is all right."""
+        manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        self._ignoring(409, "POST", "/api/v1/namespaces", manifest)
+
+    def warnings(self) -> list[str]:
+        """Return every Warning event in the cluster as one line each."""
+        events = self.request("GET", "/api/v1/events?fieldSelector=type%3DWarning")["items"]
+        return [
+            f"{event['involvedObject'].get('kind')} {event['involvedObject'].get('namespace', '')}/"
+            f"{event['involvedObject'].get('name')}: {event.get('reason')}: {event.get('message')}"
+            for event in events
+        ]
+
+    def clear_events(self) -> None:
+        """Delete every event in the cluster, so that the next look sees only newer ones."""
+        for namespace in self.request("GET", "/api/v1/namespaces")["items"]:
+            self.request("DELETE", f"/api/v1/namespaces/{namespace['metadata']['name']}/events")
+
+    def writes(self) -> dict[str, int]:
+        """Return how many requests of each kind the API server has answered for PostgresWriters since its start.
+
+        The keys are POST, PUT, PUT/status, PATCH and DELETE: the verbs of its own metrics.
+        """
+        counts: dict[str, int] = defaultdict(int)
+        for family in text_string_to_metric_families(self.request("GET", "/metrics")):
+            for sample in family.samples:
+                labels = sample.labels
+                if sample.name != "apiserver_request_total" or labels.get("resource") != "postgreswriters":
+                    continue
+                subresource = f"/{labels['subresource']}" if labels.get("subresource") else ""
+                counts[labels["verb"] + subresource] += int(sample.value)
+        return counts
+
+    def watch(self, since: str, stop: threading.Event) -> Iterator[tuple[str, Object]]:
+        """Yield (event type, PostgresWriter) from a resourceVersion on until the connection ends."""
+        query = f"?watch=1&resourceVersion={since}&allowWatchBookmarks=true&timeoutSeconds=300"
+        headers = {"Authorization": f"Bearer {self.token}"}
+        with requests.get(
+            self.url + RESOURCES + query, headers=headers, verify=self.verify, stream=True, timeout=(5, 310)
+        ) as response:
+            if response.status_code != 200:
+                raise ApiError(response.status_code, response.text)
+            for line in response.iter_lines(chunk_size=None):
+                if stop.is_set():
+                    return
+                if line:
+                    event = json.loads(line)
+                    yield event["type"], event["object"]
+
+    def _ignoring(self, code: int, method: str, path: str, body: Any = None) -> None:
+        try:
+            self.request(method, path, body)
+        except ApiError as error:
+            if error.code != code:
+                raise
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = requests.Session()
+            session.trust_env = False
+        return session
+
+
+def _new_history() -> deque[str]:
+    return deque(maxlen=_HISTORY_LENGTH)
+
+
+@dataclass
+class Recorder:
+    """Watches all PostgresWriters and keeps what the API server stored: counts, and the latest history of each.
+
+    Every stored version is one event, so `versions()` counts writes that changed something.
+    """
+
+    client: ApiClient
+    clock: Callable[[], float] = time.monotonic
+    _histories: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(_new_history))
+    _counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _start: float = 0.0
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._start = self.clock()
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop watching; the thread ends with its next event, or with the process."""
+        self._stop.set()
+
+    def versions(self, namespace: str, name: str) -> int:
+        """Return how many versions of an object (or of all that had its name) were stored."""
+        return self._counts[f"{namespace}/{name}"]
+
+    def history(self, key: str) -> list[str]:
+        """Return the latest versions of an object, a line each."""
+        return list(self._histories[key])
+
+    def note(self, key: str, text: str) -> None:
+        """Add a line of the test's own to an object's history."""
+        self._histories[key].append(f"{self.clock() - self._start:9.3f} {text}")
+
+    def _run(self) -> None:
+        since = ""
+        while not self._stop.is_set():
+            try:
+                if not since:
+                    since = self.client.request("GET", RESOURCES)["metadata"]["resourceVersion"]
+                for kind, found in self.client.watch(since, self._stop):
+                    if kind == "ERROR":
+                        since = ""  # the version is too old: take up from now
+                        break
+                    since = found["metadata"]["resourceVersion"]
+                    if kind != "BOOKMARK":
+                        self._keep(kind, found)
+            except (OSError, ApiError, ValueError):  # the API server is away for a while
+                time.sleep(0.2)
+
+    def _keep(self, kind: str, found: Object) -> None:
+        key = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+        self._counts[key] += 1
+        self.note(key, f"{kind:8} {summary(found)}")
+
+
+def ready_of(found: Object) -> Object:
+    """Return the Ready condition of a resource, or an empty one."""
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((condition for condition in conditions if condition["type"] == "Ready"), {})
+
+
+def summary(found: Object) -> str:
+    """Return one line about a resource: what is wanted, what its status says, whether it is going."""
+    metadata, status, ready = found["metadata"], found.get("status", {}), ready_of(found)
+    return (
+        f"rv={metadata['resourceVersion']} uid={metadata['uid'][:8]} generation={metadata['generation']} "
+        f"spec={json.dumps(found.get('spec'), sort_keys=True)} tables={status.get('tables')} "
+        f"observedTable={status.get('observedTable')} Ready={ready.get('status')}/{ready.get('reason')}"
+        f"@{ready.get('observedGeneration')} finalizers={metadata.get('finalizers', [])}"
+        f"{' deleting' if metadata.get('deletionTimestamp') else ''}"
+    )

@@ -1,0 +1,270 @@
+"""Everything that runs in production, on one machine: API server, Metacontroller, hook servers, PostgreSQL."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from psycopg2 import sql
+
+from support.api_client import ApiClient, ApiError, Recorder, ready_of, resource
+from support.apiserver import ApiServer
+from support.balancer import Balancer
+from support.metacontroller import Metacontroller, crd_manifests
+from support.postgres import Database, PostgresInstance, prepare_programs, private_instance
+from support.server import ServerProcess
+from support.world import Row, World
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.kube_tools import Tools
+
+TOP = Path(__file__).parents[2]
+CONTROLLERS_PATH = "/apis/metacontroller.k8s.io/v1alpha1/{}controllers"
+TABLES = ("students", "teachers", "archive.students")
+_SECRET = "postgres-writer-token"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to install: the kind of controller, the hook version, and whether TLS and a token guard the hooks."""
+
+    kind: str = "composite"
+    version: str = "v2"
+    secure: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.version}-{'tls' if self.secure else 'plain'}"
+
+
+@dataclass
+class Stack:
+    """The running parts. `start()` brings up all but hook servers and controller; `install()` adds these."""
+
+    folder: Path
+    tools: Tools
+    binary: Path
+    api: ApiServer = field(init=False)
+    client: ApiClient = field(init=False)
+    postgres: PostgresInstance = field(init=False)
+    database: Database = field(init=False)
+    metacontroller: Metacontroller = field(init=False)
+    recorder: Recorder = field(init=False)
+    world: World = field(init=False)
+    balancer: Balancer = field(init=False)
+    hooks: list[ServerProcess] = field(default_factory=list)
+    variant: Variant = field(default_factory=Variant)
+    _running: ExitStack = field(default_factory=ExitStack)
+
+    @property
+    def password_file(self) -> Path:
+        """The file from which the hook servers read the password of their role."""
+        return self.folder / "password"
+
+    @property
+    def address(self) -> str:
+        """The hooks' address, as the controller has to know it."""
+        return f"{'https' if self.variant.secure else 'http'}://127.0.0.1:{self.balancer.port}"
+
+    def start(self) -> None:
+        """Start API server, controllers of Kubernetes, PostgreSQL and Metacontroller."""
+        self.api = self._running.enter_context(ApiServer(self.folder / "api", self.tools))
+        self.api.start_controllers()
+        self.client = ApiClient(self.api.url, self.api.token, str(self.api.certificate))
+        for manifest in crd_manifests():
+            self.apply(manifest)
+        self.api.kubectl("apply", "--server-side", "--filename", str(TOP / "crds" / "postgreswriters.yaml"))
+        self.api.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        self._start_database()
+        self.recorder = Recorder(self.client)
+        self.recorder.start()
+        self._running.callback(self.recorder.stop)
+        self.world = World(self.client, self.database, set(TABLES), self.recorder)
+        self.metacontroller = Metacontroller(self.binary, self.api.kubeconfig, self.folder / "metacontroller.log")
+        self.metacontroller.start()
+        self._running.callback(self.metacontroller.stop)
+
+    def stop(self) -> None:
+        """Stop everything."""
+        self._stop_hooks()
+        self._running.close()
+
+    def install(self, variant: Variant, *, servers: int = 1, **environ: str) -> None:
+        """Start hook servers behind one address and apply the shipped controller, led to that address."""
+        self.variant = variant
+        scheme, material = ("https", self._tls()) if variant.secure else ("http", {})
+        settings = self.hook_environment() | material | environ
+        for _ in range(servers):
+            server = ServerProcess(settings, scheme=scheme, verify=str(self.folder / "tls.crt"))
+            server.start()
+            self.hooks.append(server)
+        self.balancer = Balancer([server.port for server in self.hooks])
+        self.balancer.start()
+        self.apply(self.controller(self.address))
+
+    def uninstall(self) -> None:
+        """Delete every resource, wait until they are gone, then take controller and hook servers away."""
+        self.api.kubectl("delete", "postgreswriters", "--all", "--all-namespaces", "--timeout=60s")
+        self.remove_controller(self.variant.kind)
+        self._stop_hooks()
+
+    def remove_controller(self, kind: str) -> None:
+        """Delete the controller of a kind and give Metacontroller the moment it takes to stop it."""
+        name = self.controller("http://unused", kind)["metadata"]["name"]
+        self.client.request("DELETE", f"{CONTROLLERS_PATH.format(kind)}/{name}")
+        time.sleep(0.5)
+
+    def controller(self, url: str, kind: str | None = None) -> dict[str, Any]:
+        """Return the shipped controller with the hooks' address, version and credentials put in."""
+        kind = kind or self.variant.kind
+        documents = list(yaml.safe_load_all((TOP / "metacontroller" / f"{kind}.yaml").read_text()))
+        manifest: dict[str, Any] = next(d for d in documents if d and d["kind"].endswith("Controller"))
+        for name, hook in manifest["spec"]["hooks"].items():
+            hook["version"] = self.variant.version
+            hook["webhook"] = self._webhook(f"{url}/{name}", hook["webhook"])
+        return manifest
+
+    def apply(self, manifest: dict[str, Any]) -> None:
+        """Apply one manifest as a user does."""
+        command = ("apply", "--server-side", "--force-conflicts", "--filename", "-")
+        self.api.kubectl(*command, input=yaml.safe_dump(manifest))
+
+    def hook_environment(self) -> dict[str, str]:
+        """Return the variables of a hook server: the least privileged role, its password in a file."""
+        connect = self.database.connect
+        return {
+            "PSQL_HOST": connect["host"],
+            "PSQL_PORT": connect["port"],
+            "PSQL_DBNAME": connect["dbname"],
+            "PSQL_USER": "hook",
+            "PSQL_PASSWORD_FILE": str(self.password_file),
+            "LOG_FORMAT": "text",
+        }
+
+    def set_password(self, password: str) -> None:
+        """Give the hooks' role a new password, in the database and then in the file."""
+        self.database.query("ALTER ROLE hook PASSWORD %s", password)
+        self.password_file.write_text(password)
+
+    def make_table(self, table: str) -> None:
+        """Create a table with the hooks' grants."""
+        self.database.create_table(table)
+        statement = sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON {} TO hook")
+        self.database.query(statement.format(sql.Identifier(*table.split("."))))
+
+    def drop_table(self, table: str) -> None:
+        """Drop a table."""
+        self.database.query(sql.SQL("DROP TABLE {}").format(sql.Identifier(*table.split("."))))
+
+    def forget_rows(self, namespace: str) -> None:
+        """Delete the rows that outlived their resources in a namespace, as Retain and an opt-out let them."""
+        for table in self.world.rows():
+            statement = sql.SQL("DELETE FROM {} WHERE id LIKE %s").format(sql.Identifier(*table.split(".")))
+            self.database.query(statement, f"{namespace}/%")
+
+    def row(self, table: str, namespace: str, name: str) -> Row | None:
+        """Return the row of a resource in a table, or None."""
+        return self.world.rows().get(table, {}).get(f"{namespace}/{name}")
+
+    def ready(self, namespace: str, name: str) -> str:
+        """Return "status/reason@generation" of the condition Ready, or an empty text."""
+        found = self.client.get(namespace, name)
+        ready = ready_of(found) if found else {}
+        return f"{ready['status']}/{ready['reason']}@{ready['observedGeneration']}" if ready else ""
+
+    def wait_ready(self, namespace: str, name: str, wanted: str, timeout: float = 20) -> None:
+        """Wait until `ready()` gives `wanted`."""
+        key = f"{namespace}/{name}"
+        wait_until(
+            lambda: self.ready(namespace, name) == wanted,
+            lambda: "\n".join([f"{key} is {self.ready(namespace, name)}, not {wanted}", *self.recorder.history(key)]),
+            timeout,
+        )
+
+    def wait_for_controller(self, timeout: float = 30) -> None:
+        """Wait until a new resource becomes Ready, so that a case does not pay for the controller's start."""
+        probe = f"probe-{secrets.token_hex(3)}"
+        self.client.create(resource("default", probe))
+        ready = f"--timeout={timeout:.0f}s"
+        self.api.kubectl("wait", "--for=condition=Ready", ready, f"postgreswriter/{probe}", "--namespace=default")
+        self.api.kubectl("delete", "--timeout=30s", f"postgreswriter/{probe}", "--namespace=default")
+
+    def sample(self) -> dict[str, Any]:
+        """Return the shipped sample."""
+        found: dict[str, Any] = yaml.safe_load((TOP / "k8s" / "samples" / "sample-student.yaml").read_text())
+        return found
+
+    def _webhook(self, url: str, shipped: dict[str, Any]) -> dict[str, Any]:
+        led = {key: value for key, value in shipped.items() if key in ("timeout", "responseUnMarshallMode")}
+        led["url"] = url
+        if self.variant.secure:
+            led["caBundle"] = {"inline": (self.folder / "tls.crt").read_text()}
+            reference = {"name": _SECRET, "namespace": "default", "key": "token"}
+            led["authorization"] = {"type": "Bearer", "secretRef": reference}
+        return led
+
+    def _tls(self) -> dict[str, str]:
+        certificate, key, tokens = (self.folder / name for name in ("tls.crt", "tls.key", "tokens"))
+        if not certificate.exists():
+            make_certificate(certificate, key)
+            token = secrets.token_urlsafe(24)
+            tokens.write_text(f"# the one in use\n{token}\n")
+            secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": _SECRET, "namespace": "default"}}
+            self.apply(secret | {"stringData": {"token": token}})
+        return {
+            "HOOK_TLS_CERT_FILE": str(certificate),
+            "HOOK_TLS_KEY_FILE": str(key),
+            "HOOK_TOKENS_FILE": str(tokens),
+        }
+
+    def _start_database(self) -> None:
+        prepare_programs()
+        # One that a test can shut out: few connections, a password, a port.
+        settings = {"max_connections": "60", "superuser_reserved_connections": "10"}
+        self.postgres = self._running.enter_context(private_instance(password=secrets.token_hex(8), settings=settings))
+        self.database = self.postgres.maintenance.create_sibling()
+        self.database.query("CREATE ROLE hook LOGIN")
+        self.database.query("CREATE SCHEMA archive")
+        self.database.query("GRANT USAGE ON SCHEMA archive TO hook")
+        self.database.query("GRANT ALL ON students TO hook")
+        for table in TABLES[1:]:
+            self.make_table(table)
+        self.set_password(secrets.token_hex(8))
+
+    def _stop_hooks(self) -> None:
+        for server in self.hooks:
+            server.stop()
+        if self.hooks:
+            self.balancer.stop()
+        self.hooks.clear()
+
+
+def make_certificate(certificate: Path, key: Path) -> None:
+    """Write a certificate for 127.0.0.1 that signs itself, and its key."""
+    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-subj", "/CN=hook"]
+    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+
+
+def gone(client: ApiClient, namespace: str, name: str) -> bool:
+    """Say whether a resource does not exist any more."""
+    try:
+        return client.get(namespace, name) is None
+    except (ApiError, OSError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], timeout: float = 20) -> None:
+    """Wait until a condition holds; AssertionError with `what` when it does not in time."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout:.0f} s: {what if isinstance(what, str) else what()}")
+        time.sleep(0.05)
