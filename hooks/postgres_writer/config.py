@@ -4,7 +4,6 @@ Nothing reads the environment at import. Every error is a ConfigError whose text
 the variable and says what to do.
 """
 
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from postgres_writer.errors import ConfigError
 from postgres_writer.settings import DATABASE_SETTINGS, SETTINGS, default_workers
+from postgres_writer.tls import server_context
 
 # The webhook's caller gives up after 10 s; what is left above this sum is for reading the request, for the
 # circuit's bookkeeping and for writing the answer.
@@ -205,16 +205,9 @@ def _check_tls(config: Config) -> None:
     if config.tls_cert_file is None or config.tls_key_file is None:
         return
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            config.tls_cert_file, config.tls_key_file, password=_no_passphrase
-        )
-    except (ssl.SSLError, ValueError) as error:
+        server_context(config.tls_cert_file, config.tls_key_file)
+    except (OSError, ValueError) as error:
         raise ConfigError(
             "HOOK_TLS_CERT_FILE and HOOK_TLS_KEY_FILE are not a PEM certificate and its unencrypted key "
             f"({config.tls_cert_file}, {config.tls_key_file})."
         ) from error
-
-
-def _no_passphrase() -> str:
-    # without this OpenSSL would ask on the terminal and the start would hang
-    raise ValueError("the key is encrypted")

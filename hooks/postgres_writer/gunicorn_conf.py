@@ -10,7 +10,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from postgres_writer.config import Config
-from postgres_writer.tls import ReloadingContext
+from postgres_writer.tls import watched_context
 
 WsgiApplication = Callable[..., Any]
 
@@ -71,7 +71,7 @@ def settings(config: Config) -> dict[str, Any]:
         "child_exit": forget_worker,
     }
     if config.tls_cert_file and config.tls_key_file:
-        context = ReloadingContext(config.tls_cert_file, config.tls_key_file)
+        context = watched_context(config.tls_cert_file, config.tls_key_file)
         chosen["certfile"] = str(config.tls_cert_file)
         chosen["keyfile"] = str(config.tls_key_file)
         # gunicorn asks for every new connection

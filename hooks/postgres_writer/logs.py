@@ -96,7 +96,7 @@ def _time(record: logging.LogRecord) -> str:
 
 def _known_fields(record: logging.LogRecord) -> dict[str, object]:
     given = getattr(record, "fields", {})
-    return {key: given[key] for key in FIELDS if given.get(key) is not None}
+    return {key: given[key] for key in FIELDS if given.get(key) not in (None, "")}
 
 
 def _quoted(value: object) -> str:

@@ -17,7 +17,7 @@ REQUEST_SECONDS = 15.0
 for a later answer."""
 
 
-def _already_closed(*, graceful: bool = False) -> None:  # noqa: ARG001
+def _already_closed(*, graceful: bool = False) -> None:
     """Stand in for the close() of a connection that is closed: a second one would raise and be counted twice."""
 
 

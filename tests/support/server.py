@@ -78,7 +78,7 @@ class ServerProcess:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.logs}")
             try:
-                if self.get("/healthz", timeout=1).status_code == 200:
+                if self.get("/healthz", timeout=1, headers={"Connection": "close"}).status_code == 200:
                     return
             except requests.ConnectionError:
                 pass
