@@ -18,6 +18,8 @@ from postgres_writer.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+# initdb wants a folder of its own, so the lock is beside it
+_CLUSTER = "postgresql"
 _STUDENTS = """
     SET client_min_messages = warning;
     CREATE TABLE IF NOT EXISTS students (id text PRIMARY KEY, name text, age int, country text);
@@ -35,19 +37,20 @@ def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
     if any(character.isspace() for character in str(folder)):
         raise ConfigError(f"--data-dir must be a path without blanks: {folder}.")
     with _exclusive(folder), _deferred_signals() as received:
-        server = _start(folder / "postgresql")
+        server = _start(folder / _CLUSTER)
         try:
             server.psql(_STUDENTS)
-            info = server.get_postmaster_info()
             received.release()
-            yield {
-                "PSQL_HOST": str(info.socket_dir),
-                "PSQL_PORT": str(info.port),
-                "PSQL_DBNAME": "postgres",
-                "PSQL_USER": "postgres",
-            }
+            yield connection_variables(folder)
         finally:
             server.stop()
+
+
+def connection_variables(data_folder: Path) -> dict[str, str]:
+    """Return the PSQL_* variables that reach the PostgreSQL running in the folder."""
+    # https://www.postgresql.org/docs/current/storage-file-layout.html: port and socket folder are lines 4 and 5
+    lines = (data_folder / _CLUSTER / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+    return {"PSQL_HOST": lines[4], "PSQL_PORT": lines[3], "PSQL_DBNAME": "postgres", "PSQL_USER": "postgres"}
 
 
 def _start(data: Path) -> Any:

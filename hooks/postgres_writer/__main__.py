@@ -1,0 +1,8 @@
+"""Lets `python -m postgres_writer` do what `postgres-writer` does."""
+
+import sys
+
+from postgres_writer.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

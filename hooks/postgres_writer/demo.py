@@ -1,0 +1,324 @@
+"""`postgres-writer demo`: the life of one row, on a real server and a real PostgreSQL, step by step.
+
+The demo plays the API server's part: it keeps the object with its status between the calls, raises the
+generation with every change of the spec, and checks after every step what the database holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from postgres_writer.client import HookClient, finalizing, ready_condition
+from postgres_writer.demo_database import DemoDatabase
+from postgres_writer.errors import PostgresWriterError
+
+START_SECONDS = 30.0
+STOP_SECONDS = 20.0
+
+SAMPLE: dict[str, Any] = {
+    "apiVersion": "demo.yash.com/v1",
+    "kind": "PostgresWriter",
+    "metadata": {
+        "name": "sample-student",
+        "namespace": "default",
+        "uid": "5a1f7d0e-3c0f-4a5e-9a51-0d1e5b5a7c11",
+        "generation": 1,
+    },
+    "spec": {"table": "students", "name": "alex", "age": 23, "country": "canada"},
+}
+ROW_ID = "default/sample-student"
+TABLES = ("students", "alumni")
+
+
+class StepFailed(PostgresWriterError):
+    """What a step promised did not hold; the text says what was seen instead."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = (
+        "Start a hook server with a PostgreSQL of its own and show the life of one row.\n"
+        "Needs no cluster; everything is removed at the end."
+    )
+    parser.epilog = "exit codes: 0 every step held, 1 one did not, 130 interrupted"
+
+
+def run(_arguments: argparse.Namespace) -> int:
+    """Play the demo; returns the exit code."""
+    screen = Screen(colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    before = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder)) as world:
+            screen.say(f"A hook server at {world.url} and a PostgreSQL of its own, both only for this demo.\n")
+            for number, (title, step) in enumerate(STEPS, start=1):
+                if step is repair:
+                    lose(world)
+                screen.play(number, title, step, world)
+    except PostgresWriterError as error:
+        sys.stderr.write(f"postgres-writer: {error}\n")
+        return 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    screen.say(screen.good(f"All {len(STEPS)} steps held."))
+    return 0
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@dataclass
+class World:
+    """The server, its database, and the object as the API server would hold it."""
+
+    url: str
+    client: HookClient
+    database: DemoDatabase
+    resource: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(SAMPLE))
+    finalized: bool | None = None
+
+    def edit(self, **spec: Any) -> None:
+        """Change the spec, as `kubectl apply` would."""
+        self.resource["spec"] = {**self.resource["spec"], **spec}
+        self.resource["metadata"]["generation"] += 1
+
+    def call(self, hook: str) -> None:
+        """Call a hook as Metacontroller would, and write back the status it answers."""
+        request: dict[str, Any] = {
+            "controller": {},
+            "parent": self.resource,
+            "children": {},
+            "related": {},
+            "finalizing": False,
+        }
+        answer = self.client.call(hook, finalizing(request) if hook == "finalize" else request)
+        expect("status" in answer.body, f"the hook answered {answer.reason}: {answer.message}")
+        self.resource["status"] = answer.body["status"]
+        self.finalized = answer.body["finalized"]
+
+    def rows(self) -> str:
+        """Return the resource's row in each table, in words."""
+        found = [f"{table}: {row}" for table in TABLES for row in self.database.rows(table, ROW_ID)]
+        return "; ".join(found) or "no row"
+
+    def condition(self) -> tuple[str, str, str]:
+        """Return (status, reason, message) of the condition Ready."""
+        return ready_condition(self.resource.get("status") or {})
+
+    def condition_text(self) -> str:
+        """Return the condition in words."""
+        if self.finalized:
+            return "finalized: true, so the resource is gone"
+        status, reason, message = self.condition()
+        return f"Ready={status} {reason}: {message}" if status else "no condition yet"
+
+
+def expect(held: bool, otherwise: str) -> None:
+    """Raise StepFailed unless it held."""
+    if not held:
+        raise StepFailed(f"The step did not hold: {otherwise}.")
+
+
+def expect_state(world: World, rows: str, reason: str) -> None:
+    """Raise StepFailed unless the tables hold exactly these rows and the condition has this reason."""
+    expect(world.rows() == rows, f"the tables hold {world.rows()!r}, not {rows!r}")
+    expect(world.condition()[1] == reason, f"the condition is {world.condition_text()!r}, not {reason}")
+
+
+def create(world: World) -> str:
+    """Apply the sample for the first time."""
+    world.call("sync")
+    expect_state(world, "students: (alex, 23, canada)", "RowSynced")
+    return "The row is there."
+
+
+def repeat(world: World) -> str:
+    """Sync again with nothing changed: neither the row's version nor the status may move."""
+    before, status = world.database.version("students", ROW_ID), copy.deepcopy(world.resource["status"])
+    world.call("sync")
+    after = world.database.version("students", ROW_ID)
+    expect(before == after, f"the row was written: its version went from {before} to {after}")
+    expect(world.resource["status"] == status, "the status changed")
+    return f"Nothing was written: the row's version (xmin, ctid) is still {after}, and the status is the same."
+
+
+def update(world: World) -> str:
+    """Change the age."""
+    world.edit(age=24)
+    world.call("sync")
+    expect_state(world, "students: (alex, 24, canada)", "RowSynced")
+    return "The row follows the spec."
+
+
+def lose(world: World) -> None:
+    """Delete the row behind the resource's back."""
+    world.database.delete("students", ROW_ID)
+
+
+def repair(world: World) -> str:
+    """Sync after the row went missing."""
+    expect(world.rows() == "no row", "the row is still there after a DELETE")
+    world.call("sync")
+    expect_state(world, "students: (alex, 24, canada)", "RowSynced")
+    return "The row was gone, and the next sync brought it back."
+
+
+def move(world: World) -> str:
+    """Move the row to another table."""
+    world.edit(table="alumni")
+    world.call("sync")
+    expect_state(world, "alumni: (alex, 24, canada)", "RowSynced")
+    return "One transaction took it from the old table and put it into the new one."
+
+
+def miss(world: World) -> str:
+    """Name a table that does not exist."""
+    world.edit(table="graduates")
+    world.call("sync")
+    expect_state(world, "alumni: (alex, 24, canada)", "TableNotFound")
+    expect("graduates" in world.condition()[2], "the message does not name the table")
+    return "The old row is untouched, and the condition says what to do."
+
+
+def inject(world: World) -> str:
+    """Name a table that tries to be SQL."""
+    world.edit(table='students"; DROP TABLE students; --')
+    world.call("sync")
+    expect_state(world, "alumni: (alex, 24, canada)", "InvalidSpec")
+    expect(world.database.exists("students"), "the table students is gone")
+    return "Nothing was executed. The CRD refuses such a name before; the server does not rely on it."
+
+
+def delete(world: World) -> str:
+    """Delete the resource."""
+    world.call("finalize")
+    expect(world.finalized is True, f"finalized is {world.finalized}: {world.condition_text()}")
+    expect(world.rows() == "no row", f"the tables hold {world.rows()!r}")
+    return "The row went first, then the finalizer, and with it the resource."
+
+
+def delete_again(world: World) -> str:
+    """Delete it again, as Metacontroller may."""
+    world.call("finalize")
+    expect(world.finalized is True, f"finalized is {world.finalized}")
+    expect(world.rows() == "no row", f"the tables hold {world.rows()!r}")
+    return "Finalizing twice does no harm: still finalized: true."
+
+
+Step = Callable[[World], str]
+STEPS: tuple[tuple[str, Step], ...] = (
+    ("Apply sample-student (alex, 23, canada)", create),
+    ("Apply it again, unchanged", repeat),
+    ("Change the age to 24", update),
+    ("DELETE the row behind its back", repair),
+    ("Move it to the table alumni", move),
+    ("Name a table that does not exist", miss),
+    ('Name the table students"; DROP TABLE students; --', inject),
+    ("Delete the resource", delete),
+    ("Finalize once more", delete_again),
+)
+
+
+@dataclass(frozen=True)
+class Screen:
+    """Prints steps; with colours on a terminal."""
+
+    colours: bool
+
+    def play(self, number: int, title: str, step: Step, world: World) -> None:
+        """Play a step and print the row and the condition before and after."""
+        self.say(self._paint("1", f"{number}. {title}"))
+        self._state("before", world)
+        said = step(world)
+        self._state("after", world)
+        self.say(f"   {self.good('ok')} {said}\n")
+
+    def say(self, line: str) -> None:
+        """Print a line at once."""
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
+
+    def good(self, text: str) -> str:
+        """Return the text in green."""
+        return self._paint("32", text)
+
+    def _state(self, when: str, world: World) -> None:
+        self.say(f"   {when:<6}  {world.rows()}\n           {self._paint('2', world.condition_text())}")
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"\033[{code}m{text}\033[0m" if self.colours else text
+
+
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[World]:
+    """Run `postgres-writer serve --embedded` as a process of its own, and stop it at the end.
+
+    Raises StepFailed when it does not come up.
+    """
+    port = _free_port()
+    foreign = ("PSQL_", "HOOK_", "PG", "LOG_")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environ |= {"HOOK_PORT": str(port), "HOOK_WORKERS": "2", "LOG_FORMAT": "text"}
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(  # noqa: S603 # nothing in the command comes from outside
+            [sys.executable, "-m", "postgres_writer", "serve", "--embedded", "--data-dir", str(folder / "data")],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environ,
+            start_new_session=True,  # Ctrl-C reaches the demo only, which then stops the server in order
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _wait_until_ready(url, process, log)
+        database = DemoDatabase(folder / "data")
+        with contextlib.closing(database):
+            database.create_table("alumni")
+            yield World(url, HookClient(url), database)
+    finally:
+        _stop(process)
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(requests.RequestException):
+            if requests.get(f"{url}/readyz", timeout=1).ok:
+                return
+        time.sleep(0.05)
+    said = log.read_text(encoding="utf-8", errors="replace").strip()
+    raise StepFailed(f"The server did not come up. It said:\n{said}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
