@@ -40,10 +40,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Nothing is written; of ``others`` those proven not to hold the row are dropped. ``keep`` stays listed."""
+    """Nothing is written; of ``others`` those proven not to hold the row are dropped.
+
+    ``table`` is spec.table where it is to be listed. It stays, unless it is ``new`` to the list and the role has no
+    grant on it: then it cannot have been written, and listed it would block the deletion.
+    """
 
     id: str
-    keep: tuple[str, ...]
+    table: str | None
+    new: bool
     others: tuple[str, ...]
     verdict: ResourceError
 
@@ -128,9 +133,13 @@ def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:
-    keep = tuple(table for table in _may_hold(request, permitted) if table == permitted)
-    others = tuple(table for table in request.status.tables if table not in keep)
-    return Look(request.id, keep, others, verdict) if others else Leave(keep, verdict)
+    listed = request.status.tables
+    table = permitted if permitted in _may_hold(request, permitted) else None
+    others = tuple(other for other in listed if other != table)
+    new = table is not None and table not in listed
+    if new or others:
+        return Look(request.id, table, new, others, verdict)
+    return Leave(listed, verdict)
 
 
 def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:

@@ -47,6 +47,16 @@ class Access:
     writable: bool
     deletable: bool
 
+    @property
+    def denied(self) -> bool:
+        """The table is there, but the role cannot have written the row to it."""
+        return self.found and not self.writable
+
+    @property
+    def undeletable(self) -> bool:
+        """The table is there, but the role cannot take the row out of it."""
+        return self.found and not (self.readable and self.deletable)
+
 
 _HINTS = {
     "42P10": "it needs a primary key or unique constraint on id",

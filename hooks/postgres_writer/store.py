@@ -12,7 +12,6 @@ from postgres_writer.circuit import Circuit
 from postgres_writer.config import DatabaseConfig
 from postgres_writer.connection import EXPIRED, Call, Parameters, Result, Session
 from postgres_writer.errors import (
-    AccessDenied,
     DatabaseBusy,
     DatabaseUnavailable,
     DeleteFailed,
@@ -37,6 +36,9 @@ class Presence(Enum):
     IMPOSSIBLE = "impossible"
     """The table is gone, or no id in it can be this one."""
     UNKNOWN = "unknown"
+
+
+NOT_HELD = (Presence.ABSENT, Presence.IMPOSSIBLE)
 
 
 class Store:
@@ -123,16 +125,21 @@ class Store:
         try:
             access = self._survey(table, call)
             found = {other: self._presence(plan.id, other, call) for other in plan.leave}
-            leave = tuple(other for other in plan.leave if found[other] is not Presence.IMPOSSIBLE)
-            undeletable = next((other for other in leave if not self._survey(other, call).deletable), None)
+            undeletable = [other for other in plan.leave if self._survey(other, call).undeletable]
         except PASSING as exc:
             return Outcome((*plan.leave, table), error=exc)
+        leave = tuple(
+            other
+            for other in plan.leave
+            if found[other] is not Presence.IMPOSSIBLE
+            and not (found[other] is Presence.ABSENT and other in undeletable)
+        )
         if access.found and leave != plan.leave:
-            # A table that is gone, or never could hold the row, must not hold up the move.
+            # A table that is gone, or does not hold the row, must not hold up the move.
             return self._write(replace(plan, leave=leave), call)
-        error = refusals.of_write(table, access, refused, undeletable)
+        error = refusals.of_write(table, access, refused, next(iter(undeletable), None))
         holders = tuple(other for other in leave if found[other] is not Presence.ABSENT)
-        denied = isinstance(error, AccessDenied) and not access.writable and not plan.listed
+        denied = access.denied and not plan.listed
         return Outcome(holders if denied else (*holders, table), error=error)
 
     def _remove(self, plan: Remove, call: Call) -> Outcome:
@@ -169,12 +176,12 @@ class Store:
         if not access.found:
             logger.warning("A table that may have held the row does not exist", extra=fields(id=plan.id, table=table))
             return False
-        if not (access.readable and access.deletable):
+        if self._presence(plan.id, table, call) in NOT_HELD:
+            return False
+        if access.undeletable:
             if table not in plan.listed:
                 return False
             raise refusals.denied_delete(table)
-        if self._presence(plan.id, table, call) is Presence.IMPOSSIBLE:
-            return False
         raise refusals.of_delete(table, refused)
 
     def _record(self, plan: Record, call: Call) -> Outcome:
@@ -191,16 +198,18 @@ class Store:
         return Outcome((*others, plan.table), error=TableRecorded(text))
 
     def _look(self, plan: Look, call: Call) -> Outcome:
+        table = () if plan.table is None else (plan.table,)
         try:
             others = self._holders(plan.id, plan.others, call)
+            if plan.new and plan.table is not None and self._survey(plan.table, call).denied:
+                table = ()
         except PASSING:
             others = plan.others
-        return Outcome((*others, *plan.keep), error=plan.verdict)
+        return Outcome((*others, *table), error=plan.verdict)
 
     def _holders(self, row: str, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
         """Give those tables that hold the row, or of which it cannot be told."""
-        absent = (Presence.ABSENT, Presence.IMPOSSIBLE)
-        return tuple(table for table in tables if self._presence(row, table, call) not in absent)
+        return tuple(table for table in tables if self._presence(row, table, call) not in NOT_HELD)
 
     def _presence(self, row: str, table: str, call: Call) -> Presence:
         try:
