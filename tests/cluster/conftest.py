@@ -44,11 +44,19 @@ def new_cluster(kube_tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture(scope="session")
 def cluster(new_cluster: Callable[[], ApiServer]) -> ApiServer:
-    """Start the session's API server with our CRD and with controllers, so that deleted namespaces go."""
+    """Start the session's API server with our CRD, and with controllers if they are to be had (see `controllers`)."""
     server = new_cluster()
-    server.start_controllers()
+    if server.tools.controller_manager is not None:
+        server.start_controllers()
     apply_crd(server)
     return server
+
+
+@pytest.fixture
+def controllers(cluster: ApiServer) -> None:
+    """Skip what needs a controller (a namespace that goes, pods of a Deployment, aggregated roles) without them."""
+    if cluster.tools.controller_manager is None:
+        pytest.skip("KUBEBUILDER_ASSETS has no kube-controller-manager; unset it, or add that program there.")
 
 
 @pytest.fixture

@@ -1,0 +1,124 @@
+"""What a person sees of a PostgresWriter with kubectl."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.custom_resource import Resource, condition
+from support.spec_cases import spec_with
+
+if TYPE_CHECKING:
+    from support.apiserver import ApiServer
+
+
+@pytest.fixture
+def resources(cluster: ApiServer, namespace: str) -> dict[str, Resource]:
+    """Create one that is ready, one that is not, and one that nobody has looked at."""
+    found = {name: Resource(cluster, namespace, name) for name in ("ready", "broken", "unseen")}
+    for resource in found.values():
+        resource.create(spec_with(country="côte d'ivoire"))
+    ready = {"conditions": [condition("True", "RowSynced"), condition("False", "NotPaused", kind="Paused")]}
+    found["ready"].patch({"status": ready}, "--subresource=status")
+    broken = {"conditions": [condition("False", "TableNotFound")]}
+    found["broken"].patch({"status": broken}, "--subresource=status")
+    return found
+
+
+def columns(printed: str) -> list[list[str]]:
+    return [re.split(r"\s{2,}", line.rstrip()) for line in printed.splitlines()]
+
+
+def without_age(printed: str, at: int) -> list[list[str]]:
+    return [row[:at] + row[at + 1 :] for row in columns(printed)]
+
+
+def test_list_shows_table_and_condition(resources: dict[str, Resource]) -> None:
+    printed = resources["ready"].kubectl("get", "pgw", "ready", "broken").stdout
+    assert without_age(printed, 4) == [
+        ["NAME", "TABLE", "READY", "REASON"],
+        ["ready", "students", "True", "RowSynced"],
+        ["broken", "students", "False", "TableNotFound"],
+    ]
+    assert columns(printed)[0][4] == "AGE"
+    assert all(re.fullmatch(r"\d+s", row[4]) for row in columns(printed)[1:])
+
+
+def test_wide_list_adds_name_and_country(resources: dict[str, Resource]) -> None:
+    printed = resources["ready"].kubectl("get", "pgw", "ready", "--output=wide").stdout
+    assert without_age(printed, 4) == [
+        ["NAME", "TABLE", "READY", "REASON", "NAME", "COUNTRY"],
+        ["ready", "students", "True", "RowSynced", "alex", "côte d'ivoire"],
+    ]
+
+
+def test_unseen_resource_shows_an_empty_condition(resources: dict[str, Resource]) -> None:
+    printed = resources["unseen"].kubectl("get", "pgw", "unseen").stdout
+    assert columns(printed)[1][:2] == ["unseen", "students"]
+    assert len(columns(printed)[1]) == 3
+
+
+@pytest.mark.parametrize("word", ["pgw", "postgreswriter", "postgreswriters", "postgreswriters.v1.demo.yash.com"])
+def test_every_name_of_the_kind_is_understood(resources: dict[str, Resource], word: str) -> None:
+    assert "postgreswriter.demo.yash.com/ready" in resources["ready"].kubectl("get", word, "--output=name").stdout
+
+
+def test_all_includes_it(resources: dict[str, Resource]) -> None:
+    printed = resources["ready"].kubectl("get", "all").stdout
+    assert "postgreswriter.demo.yash.com/broken" in printed
+
+
+def test_wait_for_ready_ends_when_it_is_ready(resources: dict[str, Resource]) -> None:
+    resources["ready"].kubectl("wait", "--for=condition=Ready", "--timeout=10s", "pgw/ready")
+    refused = resources["ready"].kubectl("wait", "--for=condition=Ready", "--timeout=1s", "pgw/broken", check=False)
+    assert refused.returncode != 0
+    assert "timed out waiting for the condition" in refused.stderr
+    resources["ready"].kubectl("wait", "--for=condition=Ready=false", "--timeout=10s", "pgw/broken")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("postgreswriter", "one row of a PostgreSQL table"),
+        ("postgreswriter.spec", "The row as it shall be"),
+        ("postgreswriter.spec.table", "The table must exist, with the columns"),
+        ("postgreswriter.spec.name", "1 to 1024 characters"),
+        ("postgreswriter.spec.age", "from 0 to 2147483647"),
+        ("postgreswriter.spec.country", "kept exactly"),
+        ("postgreswriter.spec.deletionPolicy", "Retain leaves it in the table"),
+        ("postgreswriter.status.tables", "Every table that may hold the row"),
+        ("postgreswriter.status.observedTable", "Only when it equals spec.table"),
+        ("postgreswriter.status.conditions.reason", "The cause in one word"),
+    ],
+)
+def test_explain_tells(cluster: ApiServer, path: str, expected: str) -> None:
+    printed = " ".join(cluster.kubectl("explain", path).stdout.split())
+    assert expected in printed
+
+
+def test_status_is_no_part_of_what_a_user_writes(resources: dict[str, Resource]) -> None:
+    resources["unseen"].patch({"status": {"observedTable": "pupils"}})
+    assert "status" not in resources["unseen"].get()
+
+
+@pytest.mark.parametrize(
+    ("status", "complaint"),
+    [
+        ({"conditions": [condition("True", "RowSynced")] * 2}, "Duplicate value"),
+        ({"conditions": [condition("Yes", "RowSynced")]}, "status.conditions[0].status"),
+        ({"conditions": [condition("True", "")]}, "status.conditions[0].reason"),
+        ({"conditions": [condition("True", "Row synced")]}, "status.conditions[0].reason"),
+        ({"conditions": [{**condition("True", "RowSynced"), "lastTransitionTime": "now"}]}, "lastTransitionTime"),
+        ({"tables": [f"t{number}" for number in range(17)]}, "status.tables"),
+        ({"tables": ["students", "students"]}, "Duplicate value"),
+        ({"observedGeneration": -1}, "status.observedGeneration"),
+    ],
+)
+def test_status_of_a_wrong_shape_is_refused(
+    resources: dict[str, Resource], status: dict[str, object], complaint: str
+) -> None:
+    done = resources["unseen"].patch({"status": status}, "--subresource=status", check=False)
+    assert done.returncode != 0
+    assert complaint in done.stderr

@@ -1,0 +1,68 @@
+"""What the tests do to PostgresWriters with kubectl."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from support.spec_cases import SpecCase, spec_with
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from support.apiserver import ApiServer
+
+
+class Resource:
+    """One PostgresWriter of one namespace; every method is one kubectl call of the administrator."""
+
+    def __init__(self, server: ApiServer, namespace: str, name: str = "sample") -> None:
+        self.server = server
+        self.namespace = namespace
+        self.name = name
+
+    def kubectl(
+        self, *arguments: str, input: str | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Call kubectl in the resource's namespace."""
+        return self.server.kubectl("--namespace", self.namespace, *arguments, input=input, check=check)
+
+    def create(self, spec: object = None, **metadata: object) -> None:
+        """Create it, from the sample's spec if none is given (`ABSENT` for none at all)."""
+        manifest = SpecCase("", spec_with() if spec is None else spec).manifest(self.name, self.namespace)
+        manifest["metadata"].update(metadata)
+        self.kubectl("create", "--validate=strict", "--filename=-", input=json.dumps(manifest))
+
+    def get(self) -> dict[str, Any]:
+        """Read it."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", "pgw", self.name, "--output=json").stdout)
+        return found
+
+    def patch(self, change: dict[str, Any], *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Merge the change into it; `--subresource=status` as an option for its status."""
+        content = json.dumps(change)
+        return self.kubectl("patch", "pgw", self.name, "--type=merge", "--patch", content, *options, check=check)
+
+    def patch_spec(self, check: bool = True, **fields: object) -> subprocess.CompletedProcess[str]:
+        """Change fields of the spec, None takes a field away."""
+        return self.patch({"spec": fields}, check=check)
+
+    def record(self, table: str) -> None:
+        """Write what the hook server records once it has seen spec.table."""
+        self.patch({"status": {"observedTable": table}}, "--subresource=status")
+
+    def gone(self) -> bool:
+        """Say whether it does not exist."""
+        return "NotFound" in self.kubectl("get", "pgw", self.name, check=False).stderr
+
+
+def condition(status: str, reason: str, message: str = "A sentence.", kind: str = "Ready") -> dict[str, Any]:
+    """Return a condition as the hook server writes it."""
+    return {
+        "type": kind,
+        "status": status,
+        "reason": reason,
+        "message": message,
+        "observedGeneration": 1,
+        "lastTransitionTime": "2024-01-02T03:04:05Z",
+    }
