@@ -20,8 +20,11 @@ MAX_TABLES = 16
 """What status.tables may list at the most; the CustomResourceDefinition says the same."""
 
 _PART = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
-TABLE_PATTERN = re.compile(rf"(?!(?:pg_[^.]*|information_schema)\.){_PART}(?:\.{_PART})?")
-"""``table`` or ``schema.table``; PostgreSQL truncates a longer identifier than 63 bytes, so it is refused."""
+TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){_PART}(?:\.{_PART})?")
+"""``table`` or ``schema.table``; PostgreSQL truncates a longer identifier than 63 bytes, so it is refused.
+
+So is ``pg_...`` without a schema, because PostgreSQL looks into pg_catalog before anything else.
+"""
 
 _TIMESTAMP = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ")
 _REASON = re.compile(r"[A-Za-z](?:[A-Za-z0-9_,:]{0,1022}[A-Za-z0-9_])?")
@@ -133,7 +136,7 @@ def _messages(field: str, sentence: str) -> dict[str, Any]:
 
 _TABLE = (
     "spec.table must be a table or schema.table, each at most 63 letters, digits, '_' or '$', "
-    "not starting with a digit or '$', and not in a system schema."
+    "not starting with a digit or '$', and not of the system (pg_*, information_schema)."
 )
 _AGE = "spec.age must be a whole number from 0 to 2147483647."
 _POLICY = "spec.deletionPolicy must be Delete or Retain."
@@ -158,6 +161,7 @@ class SpecSchema(Schema):
     country = _text_field("country")
     deletionPolicy = fields.String(  # noqa: N815 - the name of the field on the wire
         load_default="Delete",
+        allow_none=True,  # the API server, too, takes null for the default
         validate=validate.OneOf(("Delete", "Retain"), error=_POLICY),
         error_messages=_messages("deletionPolicy", _POLICY),
     )
