@@ -1,0 +1,304 @@
+"""What must be true of which tables: every case of the plan, and what no plan may forget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from postgres_writer.errors import DatabaseUnavailable, InvalidSpec, ResourceError, TableNotAllowed
+from postgres_writer.plan import (
+    Leave,
+    Look,
+    Operation,
+    Outcome,
+    Plan,
+    Record,
+    Remove,
+    Write,
+    is_drift,
+    make_plan,
+)
+from postgres_writer.resource import MAX_TABLES, HookRequest, Spec, is_table, load_request
+from postgres_writer.response import build_response
+from support.payloads import DELETED, NOW, condition, payload, recorded, resource
+from support.spec_cases import ABSENT, spec_with
+
+ID = "default/sample"
+SPEC = Spec("students", "alex", 23, "canada")
+PAUSED = {"annotations": {"demo.yash.com/paused": "true"}}
+POLICY = TableNotAllowed(
+    "The table policy does not let namespace default write table secrets; "
+    "choose an allowed table or ask whoever runs PostgresWriter to allow it."
+)
+NO_AGE = InvalidSpec("spec.age is required.")
+NO_TABLE = InvalidSpec(load_request(payload(resource(spec_with(table="a.b.c")))).problem)
+
+
+def permits(namespace: str, table: str) -> bool:
+    """Allow all tables but one."""
+    return table != "secrets" and namespace == "default"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sentence, the resource and the plan that it must lead to."""
+
+    sentence: str
+    plan: Plan
+    spec: Any = None
+    status: Any = ABSENT
+    finalizing: bool = False
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def request(self) -> HookRequest:
+        """Return the request."""
+        return load_request(payload(resource(self.spec, self.status, **self.metadata)), finalizing=self.finalizing)
+
+
+def _spec_of(table: str) -> Spec:
+    return Spec(table, "alex", 23, "canada")
+
+
+SYNC = (
+    Case("a new resource is written, frozen by the rule", Write(ID, SPEC, (), listed=False)),
+    Case("a listed table is written", Write(ID, SPEC, (), listed=True), status=recorded("students")),
+    Case(
+        "a new table is written and the row leaves the old one",
+        Write(ID, _spec_of("pupils"), ("students",), listed=False),
+        spec=spec_with(table="pupils"),
+        status=recorded("students"),
+    ),
+    Case(
+        "a listed table is written and the row leaves the others in their order",
+        Write(ID, SPEC, ("a", "b"), listed=True),
+        status=recorded("a", "students", "b", observed="b"),
+    ),
+    Case(
+        "an observed table that is not listed is recorded first",
+        Record(ID, "students", ()),
+        status=recorded(observed="students"),
+    ),
+    Case(
+        "recording keeps an eye on the other tables",
+        Record(ID, "students", ("a", "b")),
+        status=recorded("a", "b", observed="students"),
+    ),
+    Case("a spec without a table is refused", Leave((), InvalidSpec("spec.table is required.")),
+         spec=spec_with(table=ABSENT)),
+    Case(
+        "an invalid spec lists its new permitted table unless a grant is missing",
+        Look(ID, "students", True, (), NO_AGE),
+        spec=spec_with(age=ABSENT),
+    ),
+    Case(
+        "an invalid spec keeps a listed table without asking",
+        Leave(("students",), NO_AGE),
+        spec=spec_with(age=ABSENT),
+        status=recorded("students"),
+    ),
+    Case(
+        "an invalid spec asks the other tables",
+        Look(ID, "pupils", True, ("students",), NO_AGE),
+        spec=spec_with(age=ABSENT, table="pupils"),
+        status=recorded("students"),
+    ),
+    Case(
+        "an invalid spec does not list a table that was refused before",
+        Leave((), NO_AGE),
+        spec=spec_with(age=ABSENT),
+        status=recorded(observed="students"),
+    ),
+    Case("a table that the policy refuses is not listed", Leave((), POLICY), spec=spec_with(table="secrets")),
+    Case(
+        "a table that the policy refuses leaves the old row in place",
+        Look(ID, None, False, ("students",), POLICY),
+        spec=spec_with(table="secrets"),
+        status=recorded("students"),
+    ),
+    Case(
+        "a table that was allowed once and is refused now stays listed if it holds the row",
+        Look(ID, None, False, ("secrets",), POLICY),
+        spec=spec_with(table="secrets"),
+        status=recorded("secrets"),
+    ),
+    Case(
+        "a name that cannot be a table is neither listed nor asked",
+        Look(ID, None, False, ("students",), NO_TABLE),
+        spec=spec_with(table="a.b.c"),
+        status=recorded("students"),
+    ),
+    Case("a paused new resource lists its table", Leave(("students",)), metadata=PAUSED),
+    Case("a paused move lists both tables", Leave(("a", "students")), status=recorded("a"), metadata=PAUSED),
+    Case(
+        "a paused resource with a refused table lists only what was",
+        Leave(("a",)),
+        spec=spec_with(table="secrets"),
+        status=recorded("a"),
+        metadata=PAUSED,
+    ),
+    Case(
+        "a paused resource does not list a table that was refused before",
+        Leave(()),
+        status=recorded(observed="students"),
+        metadata=PAUSED,
+    ),
+    Case("a paused resource with a broken spec lists its table", Leave(("students",)),
+         spec=spec_with(age="x"), metadata=PAUSED),
+)  # fmt: skip
+
+FINALIZE = (
+    Case("deletes from spec.table also without a status", Remove(ID, ("students",), ())),
+    Case("deletes from the listed tables and spec.table", Remove(ID, ("a", "students"), ("a",)), status=recorded("a")),
+    Case("deletes once from a table that is both", Remove(ID, ("students",), ("students",)),
+         status=recorded("students")),
+    Case("deletes with a broken spec", Remove(ID, ("a", "students"), ("a",)), spec=spec_with(age="x"),
+         status=recorded("a")),
+    Case("deletes with an unreadable table from the listed ones", Remove(ID, ("a",), ("a",)),
+         spec=spec_with(table="x;y"), status=recorded("a")),
+    Case("deletes without a spec from the listed tables", Remove(ID, ("a",), ("a",)), spec="gone",
+         status=recorded("a")),
+    Case("does not touch a refused table that was never listed", Remove(ID, ("a",), ("a",)),
+         spec=spec_with(table="secrets"), status=recorded("a")),
+    Case("deletes from a refused table that is listed from better times", Remove(ID, ("secrets",), ("secrets",)),
+         spec=spec_with(table="secrets"), status=recorded("secrets")),
+    Case("has nothing to do where nothing can hold the row", Leave(()), spec=spec_with(table="secrets")),
+    Case("leaves the row with Retain", Leave(("students",)), spec=spec_with(deletionPolicy="Retain"),
+         status=recorded("students")),
+    Case("deletes although paused", Remove(ID, ("students",), ("students",)), status=recorded("students"),
+         metadata=PAUSED),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SYNC, ids=lambda case: case.sentence)
+def test_sync(case: Case) -> None:
+    assert make_plan(case.request(), permits) == case.plan
+
+
+@pytest.mark.parametrize("case", FINALIZE, ids=lambda case: case.sentence)
+def test_finalize(case: Case) -> None:
+    request = Case("", case.plan, case.spec, case.status, True, {**case.metadata, **DELETED}).request()
+    assert make_plan(request, permits) == case.plan
+
+
+def test_without_a_deletion_timestamp_finalize_leaves_the_row() -> None:
+    request = Case("", Leave(()), status=recorded("a"), finalizing=True).request()
+    assert make_plan(request, permits) == Leave(("a", "students"))
+
+
+def test_the_policy_is_asked_with_the_namespace_and_the_table_as_written() -> None:
+    asked = []
+
+    def note(namespace: str, table: str) -> bool:
+        asked.append((namespace, table))
+        return True
+
+    make_plan(load_request(payload(resource(spec_with(table="Team.Students"), namespace="team-a"))), note)
+    assert asked == [("team-a", "Team.Students")]
+
+
+def test_the_policy_is_never_asked_for_what_cannot_be_a_table() -> None:
+    def refuse(namespace: str, table: str) -> bool:
+        raise AssertionError((namespace, table))
+
+    for table in ("pg_catalog.pg_class", "a.b.c", "", 'x"; DROP TABLE y', None, 7):
+        make_plan(load_request(payload(resource(spec_with(table=table)))), refuse)
+
+
+@pytest.mark.parametrize(
+    ("operation", "ready", "drift"),
+    [
+        pytest.param(Operation.UPDATED, condition(), True, id="changed behind our back"),
+        pytest.param(Operation.INSERTED, condition(), True, id="removed behind our back"),
+        pytest.param(Operation.UNCHANGED, condition(), False, id="nothing was done"),
+        pytest.param(Operation.MOVED, condition(), False, id="moved"),
+        pytest.param(Operation.UPDATED, condition(observedGeneration=0), False, id="the spec was edited"),
+        pytest.param(Operation.UPDATED, condition("False", "RowRejected"), False, id="was not Ready before"),
+        pytest.param(Operation.INSERTED, None, False, id="new"),
+    ],
+)
+def test_drift(operation: Operation, ready: dict[str, Any] | None, drift: bool) -> None:
+    status = recorded("students", ready=ready) if ready else ABSENT
+    request = load_request(payload(resource(status=status)))
+    assert is_drift(request, Outcome(("students",), operation)) is drift
+
+
+TABLES = [f"t{number}" for number in range(MAX_TABLES + 2)] + ["secrets", "a.b.c", "pg_catalog.pg_class"]
+REQUESTS = st.builds(
+    lambda spec, tables, observed, paused, deleting, finalizing: load_request(
+        payload(
+            resource(
+                spec,
+                {**recorded(*tables), "observedTable": observed},
+                **(PAUSED if paused else {}),
+                **(DELETED if deleting else {}),
+            )
+        ),
+        finalizing=finalizing,
+    ),
+    st.builds(
+        lambda table, age, policy: spec_with(table=table, age=age, deletionPolicy=policy),
+        st.sampled_from(TABLES),
+        st.sampled_from((23, -1)),
+        st.sampled_from(("Delete", "Retain")),
+    ),
+    st.lists(st.sampled_from(TABLES), unique=True, max_size=MAX_TABLES),
+    st.none() | st.sampled_from(TABLES),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+def worst(plan: Plan) -> Outcome:
+    """Return the outcome of a database that cannot be reached: every table may still hold the row."""
+    error: ResourceError = DatabaseUnavailable("down")
+    match plan:
+        case Write():
+            return Outcome((*plan.leave, plan.spec.table), error=error)
+        case Record():
+            return Outcome(plan.others, error=error)
+        case Look():
+            return Outcome((*plan.others, *([plan.table] if plan.table else [])), error=plan.verdict)
+        case Remove():
+            return Outcome(plan.tables, error=error)
+        case Leave():
+            return Outcome(plan.tables, error=plan.verdict)
+
+
+@settings(max_examples=400, deadline=None)
+@given(request=REQUESTS)
+def test_no_listed_table_is_forgotten_while_nothing_is_known(request: HookRequest) -> None:
+    answer = build_response(request, worst(make_plan(request, permits)), NOW, 300)
+    if answer["finalized"] and request.deleting:
+        return  # the resource goes
+    assert set(request.status.tables) <= set(answer["status"]["tables"])
+
+
+@settings(max_examples=400, deadline=None)
+@given(request=REQUESTS)
+def test_a_table_that_may_be_written_is_listed_or_not_observed(request: HookRequest) -> None:
+    plan = make_plan(request, permits)
+    status = build_response(request, worst(plan), NOW, 300)["status"]
+    if isinstance(plan, Write):
+        table = plan.spec.table
+        assert table in status["tables"] or status.get("observedTable") != table
+        assert plan.listed or request.status.observed_table != table, "neither frozen nor listed"
+    assert len(status["tables"]) <= MAX_TABLES
+
+
+@settings(max_examples=400, deadline=None)
+@given(request=REQUESTS)
+def test_only_permitted_tables_are_written_and_only_listed_or_permitted_ones_deleted_from(request: HookRequest) -> None:
+    plan = make_plan(request, permits)
+    if isinstance(plan, Write):
+        assert permits("default", plan.spec.table)
+        assert is_table(plan.spec.table)
+        assert set(plan.leave) == set(request.status.tables) - {plan.spec.table}
+    if isinstance(plan, Remove):
+        assert set(plan.tables) - set(request.status.tables) <= {request.table} - {"secrets"}
+        assert set(plan.listed) == set(request.status.tables) & set(plan.tables)
+        assert all(is_table(table) for table in plan.tables)

@@ -1,0 +1,264 @@
+"""The answer: only Metacontroller's fields, the same bytes for the same state, a wait within its bounds."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from postgres_writer import errors
+from postgres_writer.errors import DatabaseUnavailable, ResourceError, Retry, RowRejected, TableNotFound, TableRecorded
+from postgres_writer.plan import Operation, Outcome
+from postgres_writer.resource import MAX_TABLES, HookRequest, load_request
+from postgres_writer.response import build_response, resync_after
+from support.answers import check_own_status, decode_answer
+from support.payloads import DELETED, NOW, THEN, condition, finalizer, payload, recorded, resource
+from support.spec_cases import ABSENT, spec_with
+
+DOWN = DatabaseUnavailable("down")
+OTHER = [finalizer(), "example.com/other"]
+PAUSED = {"annotations": {"demo.yash.com/paused": "true"}}
+NOW_TEXT = "2023-11-14T22:13:20Z"
+
+
+def loaded(spec: Any = None, status: Any = ABSENT, finalizing: bool = False, **metadata: Any) -> HookRequest:
+    return load_request(payload(resource(spec, status, **metadata)), finalizing=finalizing)
+
+
+def answered(request: HookRequest, outcome: Outcome, now: float = NOW) -> dict[str, Any]:
+    return build_response(request, outcome, now, 300.0)
+
+
+def ready_of(answer: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = next(c for c in answer["status"]["conditions"] if c["type"] == "Ready")
+    return found
+
+
+def test_success() -> None:
+    answer = answered(loaded(generation=3), Outcome(("students",), Operation.INSERTED))
+    assert answer["status"] == {
+        "observedGeneration": 3,
+        "id": "default/sample",
+        "observedTable": "students",
+        "tables": ["students"],
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "RowSynced",
+                "message": "The row stands in table students.",
+                "observedGeneration": 3,
+                "lastTransitionTime": NOW_TEXT,
+            }
+        ],
+    }
+    assert answer["finalized"] is False
+    assert answer["children"] == []
+
+
+def test_failure() -> None:
+    answer = answered(loaded(), Outcome(("students",), error=TableNotFound("no table")))
+    ready = ready_of(answer)
+    assert (ready["status"], ready["reason"], ready["message"]) == ("False", "TableNotFound", "no table")
+    assert answer["status"]["tables"] == ["students"]
+
+
+@pytest.mark.parametrize("operation", [Operation.INSERTED, Operation.UPDATED, Operation.UNCHANGED, Operation.MOVED])
+def test_the_status_does_not_tell_how_the_row_came_to_be(operation: Operation) -> None:
+    """Otherwise the sync after an insert would write the status a second time."""
+    one = answered(loaded(), Outcome(("students",), operation))
+    assert one == answered(loaded(), Outcome(("students",), Operation.UNCHANGED))
+
+
+def test_without_a_readable_table_nothing_is_observed() -> None:
+    answer = answered(loaded(spec_with(table=7)), Outcome(()))
+    assert "observedTable" not in answer["status"]
+
+
+@pytest.mark.parametrize(
+    ("before", "outcome", "since"),
+    [
+        pytest.param(condition(), Outcome(("students",)), THEN, id="stays True"),
+        pytest.param(condition(), Outcome((), error=DOWN), NOW_TEXT, id="True to False"),
+        pytest.param(condition("False", "RowRejected"), Outcome((), error=DOWN), THEN, id="False for another reason"),
+        pytest.param(condition("False", "RowRejected"), Outcome(("students",)), NOW_TEXT, id="False to True"),
+        pytest.param(condition("Unknown", "Unmanaged"), Outcome(("students",)), NOW_TEXT, id="Unknown to True"),
+        pytest.param(condition(lastTransitionTime="x"), Outcome(("students",)), NOW_TEXT, id="of a foreign shape"),
+    ],
+)
+def test_last_transition_time_moves_only_when_the_status_flips(
+    before: dict[str, Any], outcome: Outcome, since: str
+) -> None:
+    answer = answered(loaded(status=recorded("students", ready=before)), outcome)
+    assert ready_of(answer)["lastTransitionTime"] == since
+
+
+FINALIZED: list[tuple[str, dict[str, Any], Outcome, tuple[bool, str, str] | None]] = [
+    ("the last finalizer: the status is echoed", DELETED, Outcome((), Operation.DELETED), None),
+    ("others remain: RowDeleted", {**DELETED, "finalizers": OTHER}, Outcome((), Operation.DELETED),
+     (True, "False", "RowDeleted")),
+    ("a failure keeps the finalizer", DELETED, Outcome(("students",), error=DOWN),
+     (False, "False", "DatabaseUnavailable")),
+    ("the selector no longer matches", {}, Outcome(("students",)), (True, "Unknown", "Unmanaged")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metadata", "outcome", "expected"), [case[1:] for case in FINALIZED], ids=[case[0] for case in FINALIZED]
+)
+def test_finalize(metadata: dict[str, Any], outcome: Outcome, expected: tuple[bool, str, str] | None) -> None:
+    status = {**recorded("students"), "foreign": 1}
+    answer = answered(loaded(status=status, finalizing=True, **metadata), outcome)
+    if expected is None:
+        assert answer["finalized"] is True
+        assert answer["status"] == status
+    else:
+        ready = ready_of(answer)
+        assert (answer["finalized"], ready["status"], ready["reason"]) == expected
+        check_own_status(answer["status"])
+
+
+def test_a_retained_row_is_said_to_stay() -> None:
+    request = loaded(spec_with(deletionPolicy="Retain"), finalizing=True, **{**DELETED, "finalizers": OTHER})
+    ready = ready_of(answered(request, Outcome(("students",))))
+    assert (ready["status"], ready["reason"]) == ("Unknown", "Unmanaged")
+    assert "Retain" in ready["message"]
+
+
+def test_the_echo_of_no_status_is_null() -> None:
+    assert answered(loaded(finalizing=True, **DELETED), Outcome(()))["status"] is None
+
+
+def test_paused_keeps_ready_as_it_was() -> None:
+    before = condition("False", "RowRejected", message="as it was", observedGeneration=1)
+    request = loaded(spec_with(age=5), recorded("students", ready=before), generation=4, **PAUSED)
+    conditions = answered(request, Outcome(("students",)))["status"]["conditions"]
+    assert conditions[0] == before
+    assert (conditions[1]["type"], conditions[1]["status"], conditions[1]["observedGeneration"]) == (
+        "Paused",
+        "True",
+        4,
+    )
+
+
+def test_paused_before_the_first_sync_has_no_ready() -> None:
+    conditions = answered(loaded(**PAUSED), Outcome(("students",)))["status"]["conditions"]
+    assert [found["type"] for found in conditions] == ["Paused"]
+
+
+def test_no_longer_paused_the_condition_goes() -> None:
+    status = recorded("students")
+    status["conditions"].append({**condition(), "type": "Paused"})
+    conditions = answered(loaded(status=status), Outcome(("students",)))["status"]["conditions"]
+    assert [found["type"] for found in conditions] == ["Ready"]
+
+
+def test_at_the_cap_a_new_table_is_neither_listed_nor_observed() -> None:
+    full = [f"t{number}" for number in range(MAX_TABLES)]
+    request = loaded(status=recorded(*full, observed="t3"))
+    status = answered(request, Outcome((*full, "students"), error=DOWN))["status"]
+    assert status["tables"] == full
+    assert status["observedTable"] == "t3"
+
+
+def test_at_the_cap_a_success_is_recorded() -> None:
+    full = [f"t{number}" for number in range(MAX_TABLES)]
+    status = answered(loaded(status=recorded(*full)), Outcome(("students",), Operation.MOVED))["status"]
+    assert (status["tables"], status["observedTable"]) == (["students"], "students")
+
+
+def test_at_the_cap_a_listed_table_stays_listed() -> None:
+    full = [*(f"t{number}" for number in range(MAX_TABLES - 1)), "students"]
+    status = answered(loaded(status=recorded(*full)), Outcome(tuple(full), error=DOWN))["status"]
+    assert (status["tables"], status["observedTable"]) == (full, "students")
+
+
+# The wait
+
+
+@pytest.mark.parametrize(
+    ("retry", "low", "high"),
+    [(Retry.AT_ONCE, 1, 1), (Retry.PASSING, 10, 30), (Retry.PERSON, 30, 90), (Retry.PERIOD, 150, 450)],
+)
+def test_the_wait_stays_within_its_bounds_and_spreads_evenly(retry: Retry, low: float, high: float) -> None:
+    waits = [resync_after(loaded(uid=f"uid-{number}"), retry, NOW, 300.0) for number in range(10_000)]
+    assert low <= min(waits) <= max(waits) <= high
+    if low == high:
+        return
+    counts = [0] * 10
+    for wait in waits:
+        counts[min(9, int((wait - low) / (high - low) * 10))] += 1
+    # a tenth of ten thousand, whose standard deviation is 30
+    assert all(850 <= count <= 1150 for count in counts), counts
+
+
+@settings(max_examples=200)
+@given(uid=st.text(max_size=40), now=st.floats(0, 4e9), period=st.floats(1, 86400))
+def test_after_its_wait_a_resource_is_in_its_own_slot_for_ever(uid: str, now: float, period: float) -> None:
+    request = loaded(uid=uid)
+    wait = resync_after(request, Retry.PERIOD, now, period)
+    assert period / 2 - 0.001 <= wait <= 1.5 * period + 0.001
+    later = now + wait
+    assert resync_after(request, Retry.PERIOD, later, period) == pytest.approx(period, abs=0.01)
+
+
+def test_without_a_uid_the_id_spreads() -> None:
+    waits = {resync_after(loaded(uid=ABSENT, name=f"n{number}"), Retry.PERIOD, NOW, 300.0) for number in range(50)}
+    assert len(waits) == 50
+
+
+@pytest.mark.parametrize(
+    ("error", "low", "high"), [(DOWN, 10, 30), (RowRejected("x"), 30, 90), (TableRecorded("x"), 1, 1), (None, 150, 450)]
+)
+def test_the_error_decides_the_wait(error: ResourceError | None, low: float, high: float) -> None:
+    assert low <= answered(loaded(), Outcome(("students",), error=error))["resyncAfterSeconds"] <= high
+
+
+# What holds for every answer
+
+NAMES = ("students", "pupils", "a.b.c", "x" * 64)
+OUTCOMES = st.builds(
+    Outcome,
+    st.lists(st.sampled_from([f"t{number}" for number in range(20)]), unique=True, max_size=17).map(tuple),
+    st.sampled_from(Operation),
+    st.none()
+    | st.sampled_from([kind("why") for kind in vars(errors).values()
+                       if isinstance(kind, type) and issubclass(kind, ResourceError) and kind is not ResourceError]),
+)  # fmt: skip
+REQUESTS = st.builds(
+    lambda controller, table, status, metadata, finalizing: load_request(
+        payload(resource(spec_with(table=table), status, controller=controller, **metadata), controller),
+        finalizing=finalizing,
+    ),
+    st.sampled_from(("composite", "decorator")),
+    st.sampled_from(NAMES),
+    st.sampled_from((ABSENT, recorded("students"), recorded("students", ready=condition("False", "Unmanaged")))),
+    st.sampled_from(({}, PAUSED, DELETED, {**DELETED, "finalizers": OTHER}, {**DELETED, **PAUSED})),
+    st.booleans(),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(request=REQUESTS, outcome=OUTCOMES)
+def test_every_answer_can_be_decoded(request: HookRequest, outcome: Outcome) -> None:
+    answer = decode_answer(json.dumps(answered(request, outcome)), request.controller)
+    if answer["status"] is not None:
+        check_own_status(answer["status"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(request=REQUESTS, outcome=OUTCOMES, later=st.floats(0, 1e6))
+def test_the_same_state_gives_the_same_status_to_the_byte(request: HookRequest, outcome: Outcome, later: float) -> None:
+    first = answered(request, outcome)["status"]
+    status = ABSENT if first is None else json.loads(json.dumps(first))
+    metadata = {
+        "finalizers": [finalizer(request.controller)] if request.last_finalizer else OTHER,
+        **(DELETED if request.deleting else {}),
+        **(PAUSED if request.paused else {}),
+    }
+    found = resource(spec_with(table=request.table), status, controller=request.controller, **metadata)
+    again = load_request(payload(found, request.controller), finalizing=request.finalizing)
+    assert json.dumps(answered(again, outcome, NOW + later)["status"]) == json.dumps(first)
