@@ -63,6 +63,10 @@ class HookClient:
         if token is not None:
             self._session.headers["Authorization"] = f"Bearer {token}"
 
+    def close(self) -> None:
+        """Close the connection; a stopping server need not wait for another request on it."""
+        self._session.close()
+
     def call(self, hook: str, request: dict[str, Any]) -> Answer:
         """Send a hook request; what is no 200 becomes an Answer that says so.
 

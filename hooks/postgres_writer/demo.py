@@ -62,7 +62,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(_arguments: argparse.Namespace) -> int:
     """Play the demo; returns the exit code."""
     screen = Screen(colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder)) as world:
             screen.say(f"A hook server at {world.url} and a PostgreSQL of its own, both only for this demo.\n")
@@ -73,8 +73,6 @@ def run(_arguments: argparse.Namespace) -> int:
     except PostgresWriterError as error:
         sys.stderr.write(f"postgres-writer: {error}\n")
         return 1
-    finally:
-        signal.signal(signal.SIGTERM, before)
     screen.say(screen.good(f"All {len(STEPS)} steps held."))
     return 0
 
@@ -291,7 +289,9 @@ def served(folder: Path) -> Iterator[World]:
         database = DemoDatabase(folder / "data")
         with contextlib.closing(database):
             database.create_table("alumni")
-            yield World(url, HookClient(url), database)
+            client = HookClient(url)
+            yield World(url, client, database)
+            client.close()
     finally:
         _stop(process)
 
@@ -308,6 +308,9 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    # an impatient second Ctrl-C must not leave the server and its database behind
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if process.poll() is None:
         process.terminate()
     try:

