@@ -44,6 +44,7 @@ def create_app(config: Config, store: Store) -> Flask:
     """Make the WSGI application. Raises ConfigError when the files of tokens or policy are unusable."""
     app = Flask("postgres_writer", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    metrics.declare()
     server = HookServer(config, store)
     for hook in ("sync", "finalize"):
         app.add_url_rule(f"/{hook}", hook, server.view(hook), methods=["POST"])
@@ -189,7 +190,10 @@ def _problem(error: HTTPException) -> Response:
             response.headers[header] = value
     if request.endpoint in ("sync", "finalize"):
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
-        logger.warning("The request was refused.", extra=fields(hook=request.endpoint, status=status))
+        logger.warning(
+            "The request was refused.",
+            extra=fields(hook=request.endpoint, status=status, request_id=g.get("request_id")),
+        )
     return response
 
 

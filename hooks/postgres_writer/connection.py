@@ -152,9 +152,13 @@ class Session:
         if time.monotonic() >= start_by or call.hung_up():
             raise RequestExpired(EXPIRED)
         began = time.perf_counter()
-        result = self._run(self._prefix + text, {**parameters, "until": start_by + self._offset})
-        metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
+        try:
+            result = self._run(self._prefix + text, {**parameters, "until": start_by + self._offset})
+        finally:
+            # the slow ones are those that fail
+            metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
         if self._circuit.succeeded():
+            metrics.CIRCUIT_OPEN.set(0)
             logger.info("PostgreSQL answers again")
         return result
 

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from postgres_writer.config import Config
+from postgres_writer.metrics_files import VARIABLE, DeadWorkers, shared_memory_folder
 from postgres_writer.tls import watched_context
 
 WsgiApplication = Callable[..., Any]
@@ -79,14 +81,15 @@ def settings(config: Config) -> dict[str, Any]:
     return chosen
 
 
-def shared_memory_folder() -> str | None:
-    """Return a folder in memory if there is a writable one; None lets tempfile decide."""
-    folder = Path("/dev/shm")  # noqa: S108 # files there get random names from tempfile
-    return str(folder) if folder.is_dir() and os.access(folder, os.W_OK) else None
-
-
 def forget_worker(_arbiter: Any, worker: Any) -> None:
-    """Remove a dead worker's live gauges from the metrics."""
-    from prometheus_client import multiprocess  # noqa: PLC0415 # it reads its folder's name at import
+    """Clean up the metrics of a worker that has ended."""
+    try:
+        _dead_workers().bury(worker.pid)
+    except Exception:
+        # whatever is wrong with a file of metrics, it must not end the master
+        logging.getLogger(__name__).exception("The metrics of a worker that has ended could not be kept.")
 
-    multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+@lru_cache(maxsize=1)
+def _dead_workers() -> DeadWorkers:
+    return DeadWorkers(Path(os.environ[VARIABLE]))

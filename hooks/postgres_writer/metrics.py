@@ -6,6 +6,10 @@ Under gunicorn every worker writes to PROMETHEUS_MULTIPROC_DIR and any worker an
 from __future__ import annotations
 
 import os
+import platform
+import struct
+from collections.abc import Iterator
+from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -17,6 +21,13 @@ from prometheus_client import (
     generate_latest,
     multiprocess,
 )
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from postgres_writer import __version__
+from postgres_writer.errors import Reason
+from postgres_writer.metrics_files import VARIABLE, reading
+from postgres_writer.plan import Operation
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -35,7 +46,7 @@ HOOK_SECONDS = Histogram(
 )
 DATABASE_SECONDS = Histogram(
     "postgres_writer_database_duration_seconds",
-    "Time that one statement took, as the hook server saw it.",
+    "Time that one statement took or was waited for, as the hook server saw it.",
     buckets=_SECONDS,
 )
 ROWS = Counter(
@@ -69,10 +80,55 @@ CIRCUIT_OPEN = Gauge(
 )
 
 
+_HOOKS = ("sync", "finalize")
+_CONTROLLERS = ("composite", "decorator")
+_REFUSALS = ("HTTP400", "HTTP401", "HTTP413", "HTTP415", "HTTP500")
+
+
+class _BuildInfo(Collector):
+    """The version as labels of a constant; the multiprocess mode knows no Info metrics."""
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "postgres_writer_build_info", "The version that runs; always 1.", labels=["version", "python_version"]
+        )
+        family.add_metric([__version__, platform.python_version()], 1)
+        yield family
+
+
+def declare() -> None:
+    """Let every series exist from the start, at 0: the first failure is then an increase and not a beginning."""
+    for hook in _HOOKS:
+        HOOK_SECONDS.labels(hook)
+        for reason in _REFUSALS:
+            HOOK_REQUESTS.labels(hook, "none", reason)
+        for controller in _CONTROLLERS:
+            for known in Reason:
+                HOOK_REQUESTS.labels(hook, controller, known.value)
+    for operation in set(Operation) - {Operation.NONE}:
+        ROWS.labels(operation.value)
+
+
 def exposition() -> bytes:
     """Give the scrape of all workers in the text format."""
-    if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-        return generate_latest(REGISTRY)
-    registry = CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    folder = os.environ.get(VARIABLE)
+    if folder is None:
+        return generate_latest(REGISTRY) + generate_latest(_with_build_info())
+    with reading(Path(folder)):
+        try:
+            return _of_all_workers(folder)
+        except struct.error:
+            # a worker was just making its file, which for a moment has no header
+            return _of_all_workers(folder)
+
+
+def _of_all_workers(folder: str) -> bytes:
+    registry = _with_build_info()
+    multiprocess.MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
+
+
+def _with_build_info() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(_BuildInfo())
+    return registry

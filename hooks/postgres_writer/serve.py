@@ -1,18 +1,17 @@
 """`postgres-writer serve`: the hook server."""
 
 import argparse
-import contextlib
 import os
-import shutil
+import signal
 import sys
-import tempfile
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 from postgres_writer import logs
 from postgres_writer.config import Config
 from postgres_writer.errors import ConfigError
+from postgres_writer.metrics_files import metrics_folder
 from postgres_writer.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
 
 DEFAULT_DATA_FOLDER = ".postgres-writer"
@@ -76,6 +75,8 @@ def _serve(config: Config) -> int:
 
         return create_app(config, Store(config.database))
 
+    # gunicorn sets its own handlers once it has loaded the application; a signal before must clean up, too
+    signal.signal(signal.SIGTERM, _stop_starting)
     master = os.getpid()
     with metrics_folder():
         try:
@@ -91,17 +92,8 @@ def _serve(config: Config) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def metrics_folder() -> Iterator[None]:
-    """Give the workers a folder in which they share their metrics, and remove it at the end."""
-    from postgres_writer.gunicorn_conf import shared_memory_folder  # noqa: PLC0415
-
-    folder = tempfile.mkdtemp(prefix="postgres-writer-", dir=shared_memory_folder())
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
-    try:
-        yield
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _stop_starting(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _help_of(settings: tuple[Setting, ...], title: str) -> str:
