@@ -7,6 +7,7 @@ Tests share it: each works in a namespace of its own (`namespace`) or undoes wha
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -68,6 +69,10 @@ def namespace(cluster: ApiServer) -> str:
 
 
 def apply_crd(server: ApiServer) -> None:
-    """Apply the CRD as the documentation says, and wait until its resources are served."""
+    """Apply the CRD as the documentation says, and wait until its resources are served and its schema is published."""
     server.kubectl("apply", "--server-side", "--validate=strict", "--filename", str(CRD))
     server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/postgreswriters.demo.yash.com")
+    end = time.monotonic() + 30
+    while server.kubectl("explain", "postgreswriter.spec", check=False).returncode != 0:
+        assert time.monotonic() < end, "the schema was not published within 30 s"
+        time.sleep(0.2)
