@@ -1,0 +1,192 @@
+"""The environment becomes a Config, or one sentence that names the variable."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from postgres_writer.config import Config, DatabaseConfig
+from postgres_writer.errors import ConfigError
+from postgres_writer.settings import (
+    SETTINGS,
+    available_cpus,
+    container_cpu_limit,
+    default_workers,
+    reference_markdown,
+)
+
+HOST = {"PSQL_HOST": "db"}
+
+
+def test_the_host_alone_is_enough() -> None:
+    config = Config.from_env(HOST)
+    assert config.database == DatabaseConfig(host="db", port=5432, dbname="postgres", user="postgres")
+    assert (config.host, config.port, config.threads) == ("127.0.0.1", 8080, 4)
+    assert (config.max_body_bytes, config.resync_seconds) == (16 * 1024 * 1024, 300.0)
+    assert (config.log_level, config.log_format) == ("INFO", "json")
+    assert config.tokens_file is None
+
+
+def test_an_empty_variable_counts_as_unset() -> None:
+    assert Config.from_env({**HOST, **{s.name: "" for s in SETTINGS if s.name != "PSQL_HOST"}}) == Config.from_env(HOST)
+
+
+def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
+    tokens, policy, certificate = (tmp_path / name for name in ("tokens", "policy", "certificate"))
+    tokens.write_text("# old\nsecret\n")
+    policy.write_text("rules: []\n")
+    certificate.write_text("not looked into here\n")
+    config = Config.from_env(
+        {
+            "PSQL_HOST": "a,b",
+            "PSQL_PORT": "5433, 5434",
+            "PSQL_DBNAME": "school",
+            "PSQL_USER": "writer",
+            "PSQL_PASSWORD": "hidden",
+            "PSQL_SSLMODE": "Verify-Full",
+            "PSQL_SSLROOTCERT": "system",
+            "PSQL_SSLCERT": str(certificate),
+            "PSQL_SSLKEY": str(certificate),
+            "PSQL_CHANNEL_BINDING": "require",
+            "PSQL_TARGET_SESSION_ATTRS": "read-write",
+            "PSQL_CONNECT_TIMEOUT": "4",
+            "PSQL_STATEMENT_TIMEOUT": "2.5",
+            "PSQL_PREPARED_STATEMENTS": "false",
+            "HOOK_HOST": "0.0.0.0",
+            "HOOK_PORT": "8443",
+            "HOOK_WORKERS": "3",
+            "HOOK_THREADS": "7",
+            "HOOK_TOKENS_FILE": str(tokens),
+            "HOOK_MAX_BODY_BYTES": "2048",
+            "HOOK_RESYNC_SECONDS": "12.5",
+            "HOOK_TABLE_POLICY_FILE": str(policy),
+            "HOOK_METRICS_TOKEN_REQUIRED": "yes",
+            "LOG_LEVEL": "debug",
+            "LOG_FORMAT": "TEXT",
+        }
+    )
+    assert config.database.connect_arguments() == {
+        "host": "a,b",
+        "port": "5433,5434",
+        "dbname": "school",
+        "user": "writer",
+        "password": "hidden",
+        "sslmode": "verify-full",
+        "sslrootcert": "system",
+        "sslcert": str(certificate),
+        "sslkey": str(certificate),
+        "channel_binding": "require",
+        "target_session_attrs": "read-write",
+        "connect_timeout": "2",
+        "application_name": "postgres-writer",
+    }
+    assert (config.database.statement_timeout, config.database.prepared_statements) == (2.5, False)
+    assert (config.host, config.port, config.workers, config.threads) == ("0.0.0.0", 8443, 3, 7)
+    assert (config.tokens_file, config.table_policy_file) == (tokens, policy)
+    assert (config.max_body_bytes, config.resync_seconds, config.metrics_token_required) == (2048, 12.5, True)
+    assert (config.log_level, config.log_format) == ("DEBUG", "text")
+
+
+UNUSABLE = {
+    "no host": ({"PSQL_HOST": ""}, "PSQL_HOST", "--embedded"),
+    "an empty host in the list": ({"PSQL_HOST": "a,,b"}, "PSQL_HOST", "empty"),
+    "a port that is no number": ({"PSQL_PORT": "abc"}, "PSQL_PORT", "'abc'"),
+    "port zero": ({"PSQL_PORT": "0"}, "PSQL_PORT", "1 to 65535"),
+    "a port too high": ({"HOOK_PORT": "65536"}, "HOOK_PORT", "1 to 65535"),
+    "a port with an underscore": ({"HOOK_PORT": "8_080"}, "HOOK_PORT", "'8_080'"),
+    "one bad port of several": ({"PSQL_HOST": "a,b", "PSQL_PORT": "5432,x"}, "PSQL_PORT", "'x'"),
+    "more ports than hosts": ({"PSQL_PORT": "5432,5433"}, "PSQL_PORT", "2 ports for 1 hosts"),
+    "two passwords": ({"PSQL_PASSWORD": "a", "PSQL_PASSWORD_FILE": os.devnull}, "PSQL_PASSWORD_FILE", "both"),
+    "a password file that is not there": ({"PSQL_PASSWORD_FILE": "/no/such"}, "PSQL_PASSWORD_FILE", "No such file"),
+    "an unknown TLS mode": ({"PSQL_SSLMODE": "always"}, "PSQL_SSLMODE", "verify-full"),
+    "a root certificate that is not there": ({"PSQL_SSLROOTCERT": "/no/such"}, "PSQL_SSLROOTCERT", "No such file"),
+    "a client certificate without key": ({"PSQL_SSLCERT": os.devnull}, "PSQL_SSLKEY", "set both"),
+    "a client key without certificate": ({"PSQL_SSLKEY": os.devnull}, "PSQL_SSLCERT", "set both"),
+    "an unknown kind of session": ({"PSQL_TARGET_SESSION_ATTRS": "rw"}, "PSQL_TARGET_SESSION_ATTRS", "read-write"),
+    "a connect timeout of zero": ({"PSQL_CONNECT_TIMEOUT": "0"}, "PSQL_CONNECT_TIMEOUT", "positive"),
+    "timeouts past the webhook's": ({"PSQL_STATEMENT_TIMEOUT": "5.5"}, "PSQL_STATEMENT_TIMEOUT", "at most 8 s"),
+    "timeouts of three hosts": ({"PSQL_HOST": "a,b,c"}, "PSQL_CONNECT_TIMEOUT", "6 s over all hosts"),
+    "neither true nor false": ({"PSQL_PREPARED_STATEMENTS": "maybe"}, "PSQL_PREPARED_STATEMENTS", "true or false"),
+    "no workers": ({"HOOK_WORKERS": "0"}, "HOOK_WORKERS", "1 to"),
+    "threads of a negative number": ({"HOOK_THREADS": "-1"}, "HOOK_THREADS", "1 to"),
+    "a tokens file that is not there": ({"HOOK_TOKENS_FILE": "/no/such"}, "HOOK_TOKENS_FILE", "No such file"),
+    "a tokens file without tokens": ({"HOOK_TOKENS_FILE": os.devnull}, "HOOK_TOKENS_FILE", "no token"),
+    "a folder in place of a file": ({"HOOK_TOKENS_FILE": "/"}, "HOOK_TOKENS_FILE", "directory"),
+    "a certificate without key": ({"HOOK_TLS_CERT_FILE": os.devnull}, "HOOK_TLS_KEY_FILE", "set both"),
+    "a key without certificate": ({"HOOK_TLS_KEY_FILE": os.devnull}, "HOOK_TLS_CERT_FILE", "set both"),
+    "files that are no certificate": (
+        {"HOOK_TLS_CERT_FILE": os.devnull, "HOOK_TLS_KEY_FILE": os.devnull},
+        "HOOK_TLS_CERT_FILE",
+        "PEM",
+    ),
+    "a body limit that is no number": ({"HOOK_MAX_BODY_BYTES": "16MiB"}, "HOOK_MAX_BODY_BYTES", "'16MiB'"),
+    "a body limit of many digits": ({"HOOK_MAX_BODY_BYTES": "9" * 10_000}, "HOOK_MAX_BODY_BYTES", "from 1024"),
+    "a resync of zero": ({"HOOK_RESYNC_SECONDS": "0"}, "HOOK_RESYNC_SECONDS", "positive"),
+    "a resync without end": ({"HOOK_RESYNC_SECONDS": "inf"}, "HOOK_RESYNC_SECONDS", "positive"),
+    "a resync that is no number": ({"HOOK_RESYNC_SECONDS": "nan"}, "HOOK_RESYNC_SECONDS", "positive"),
+    "a policy that is not there": ({"HOOK_TABLE_POLICY_FILE": "/no/such"}, "HOOK_TABLE_POLICY_FILE", "No such file"),
+    "metrics with a token and no tokens": ({"HOOK_METRICS_TOKEN_REQUIRED": "1"}, "HOOK_TOKENS_FILE", "set it too"),
+    "an unknown level": ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL", "DEBUG"),
+    "an unknown format": ({"LOG_FORMAT": "xml"}, "LOG_FORMAT", "json"),
+}
+
+
+@pytest.mark.parametrize(("environ", "variable", "hint"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_an_unusable_value_is_refused_in_one_sentence(environ: dict[str, str], variable: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Config.from_env({**HOST, **environ})
+    sentence = str(refused.value)
+    assert variable in sentence
+    assert hint in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+
+
+def test_a_password_shows_in_no_text_of_the_configuration() -> None:
+    assert "hidden" not in repr(Config.from_env({**HOST, "PSQL_PASSWORD": "hidden"}))
+
+
+class TestPasswordFile:
+    """The file is read anew for every connection."""
+
+    def test_a_rotated_password_is_used_without_a_restart(self, tmp_path: Path) -> None:
+        file = tmp_path / "password"
+        file.write_text("first\n")
+        database = Config.from_env({**HOST, "PSQL_PASSWORD_FILE": str(file)}).database
+        assert database.connect_arguments()["password"] == "first"
+        file.write_text(" second with blanks \r\n")
+        assert database.connect_arguments()["password"] == " second with blanks "
+
+    def test_a_file_that_went_away_is_a_sentence(self, tmp_path: Path) -> None:
+        file = tmp_path / "password"
+        file.write_text("first\n")
+        database = Config.from_env({**HOST, "PSQL_PASSWORD_FILE": str(file)}).database
+        file.unlink()
+        with pytest.raises(ConfigError, match="PSQL_PASSWORD_FILE cannot be read"):
+            database.connect_arguments()
+
+
+class TestProcessors:
+    """The number of workers follows what the container may use."""
+
+    @pytest.mark.parametrize(
+        ("cpu_max", "limit"),
+        [("150000 100000\n", 1.5), ("max 100000\n", None), ("", None), ("50000 0", None)],
+    )
+    def test_the_container_limit_is_read(self, tmp_path: Path, cpu_max: str, limit: float | None) -> None:
+        file = tmp_path / "cpu.max"
+        file.write_text(cpu_max)
+        assert container_cpu_limit(file) == limit
+
+    def test_no_file_is_no_limit(self, tmp_path: Path) -> None:
+        assert container_cpu_limit(tmp_path / "cpu.max") is None
+
+    def test_there_are_two_to_eight_workers(self) -> None:
+        assert 1 <= available_cpus() <= (os.cpu_count() or 1)
+        assert 2 <= default_workers() <= 8
+
+
+def test_the_reference_has_a_line_for_every_variable() -> None:
+    lines = list(reference_markdown())
+    for setting in SETTINGS:
+        assert [line for line in lines if line.startswith(f"| `{setting.name}` | ")] != []
