@@ -41,6 +41,7 @@ EXPIRED = "The time for this request was over before anything was written; it is
 
 _BUSY_CODES = {"40001", "40P01", "55P03", "57014"}
 _READ_ONLY_CODE = "25006"
+_GUARD_CODE = "22P02"
 _LOST_PREPARED_CODES = {"26000", "42P05"}
 # connection, resources, operator intervention, system error, internal error
 _UNAVAILABLE_CLASSES = {"08", "53", "57", "58", "XX", "28", "3D"}
@@ -147,10 +148,11 @@ class Session:
         if not self._circuit.admits(time.monotonic(), self._connection is not None):
             raise DatabaseUnavailable(UNAVAILABLE)
         if self._connection is None:
+            # a connect that has no time left says nothing about the server and must not open the circuit
+            _expect_waiting(call, start_by)
             self._connect(start_by)
         text = self._execute_text(statement) if self._prepares and statement.parameters else self._text(statement)
-        if time.monotonic() >= start_by or call.hung_up():
-            raise RequestExpired(EXPIRED)
+        _expect_waiting(call, start_by)
         began = time.perf_counter()
         try:
             result = self._run(self._prefix + text, {**parameters, "until": start_by + self._offset})
@@ -238,6 +240,11 @@ class Session:
             logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why))
 
 
+def _expect_waiting(call: Call, start_by: float) -> None:
+    if time.monotonic() >= start_by or call.hung_up():
+        raise RequestExpired(EXPIRED)
+
+
 def _wait(connection: Any, until: float) -> None:
     """Let libpq go on until the answer is whole.
 
@@ -267,5 +274,6 @@ def _translated(exc: psycopg2.Error) -> Exception:
         logger.warning("PostgreSQL is not ready for work", extra=fields(sqlstate=code))
         return _Lost()
     primary = exc.diag.message_primary or ""
-    _, found, guard = primary.partition(sql.GUARD)
-    return Refused(code, exc.diag.constraint_name or "", guard.split()[0] if found else "")
+    # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
+    guard = primary.partition(sql.GUARD)[2].split(maxsplit=1) if code == _GUARD_CODE else []
+    return Refused(code, exc.diag.constraint_name or "", guard[0] if guard else "")
