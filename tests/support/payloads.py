@@ -9,7 +9,7 @@ from support.spec_cases import ABSENT, spec_with
 NAMES: Final = {"composite": "postgreswriter", "decorator": "postgreswriter-decorator"}
 NOW: Final = 1_700_000_000.0
 THEN: Final = "2023-01-01T00:00:00Z"
-DELETED: Final = {"deletionTimestamp": "2023-11-14T22:13:20Z"}
+DELETED: Final[dict[str, Any]] = {"deletionTimestamp": "2023-11-14T22:13:20Z"}
 UID: Final = "7c9f3c6e-2a51-4f34-9a4e-0d3b8f5c1a10"
 
 

@@ -29,7 +29,7 @@ from support.spec_cases import ABSENT, spec_with
 
 ID = "default/sample"
 SPEC = Spec("students", "alex", 23, "canada")
-PAUSED = {"annotations": {"demo.yash.com/paused": "true"}}
+PAUSED: dict[str, Any] = {"annotations": {"demo.yash.com/paused": "true"}}
 POLICY = TableNotAllowed(
     "The table policy does not let namespace default write table secrets; "
     "choose an allowed table or ask whoever runs PostgresWriter to allow it."

@@ -49,6 +49,11 @@ def test_a_problem_never_repeats_the_value(case: SpecCase) -> None:
     assert "DROP" not in problem
 
 
+def _with(field: str, value: object) -> dict[str, Any]:
+    metadata: dict[str, Any] = {field: value}
+    return resource(**metadata)
+
+
 NO_REQUEST: list[tuple[str, Any, str]] = [
     ("a list", [], "JSON object"),
     ("a text", "parent", "JSON object"),
@@ -63,7 +68,7 @@ NO_REQUEST: list[tuple[str, Any, str]] = [
     ("metadata is null", {"parent": {"metadata": None}}, "must have metadata"),
     ("metadata is a list", {"parent": {"metadata": []}}, "must have metadata"),
     *(
-        (f"{field}: {what}", {"parent": resource(**{field: value})}, f"metadata.{field}")
+        (f"{field}: {what}", {"parent": _with(field, value)}, f"metadata.{field}")
         for field in ("namespace", "name")
         for what, value in (
             ("missing", ABSENT),

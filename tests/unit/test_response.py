@@ -20,7 +20,7 @@ from support.spec_cases import ABSENT, spec_with
 
 DOWN = DatabaseUnavailable("down")
 OTHER = [finalizer(), "example.com/other"]
-PAUSED = {"annotations": {"demo.yash.com/paused": "true"}}
+PAUSED: dict[str, Any] = {"annotations": {"demo.yash.com/paused": "true"}}
 NOW_TEXT = "2023-11-14T22:13:20Z"
 
 

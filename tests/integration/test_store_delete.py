@@ -1,0 +1,100 @@
+"""Deletion, and calls that come too late, on a real PostgreSQL."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from postgres_writer.connection import REQUEST_SECONDS, Call
+from postgres_writer.errors import RequestExpired
+from postgres_writer.plan import Operation
+from postgres_writer.store import Store
+from support.postgres import Database
+from support.spec_cases import spec_with
+from support.subject import ROW, Subject
+
+
+# Deletion
+
+
+def test_the_row_goes_and_stays_gone(database: Database, subject: Subject) -> None:
+    database.query("INSERT INTO students VALUES ('default/other', 'x', 1, 'y')")
+    subject.sync()
+    assert subject.finalize()
+    assert subject.done() is Operation.DELETED
+    assert database.rows() == [("default/other", "x", 1, "y")]
+    assert subject.finalize()
+    assert subject.done() is Operation.ABSENT
+    assert (subject.ready, subject.tables) == ("False RowDeleted", [])
+
+
+def test_the_row_of_a_sync_whose_answer_got_lost_goes(database: Database, subject: Subject) -> None:
+    subject.sync(lost=True)
+    assert subject.finalize()
+    assert database.rows() == []
+
+
+def test_both_tables_of_an_unfinished_move_are_cleared(database: Database, subject: Subject) -> None:
+    database.create_table("pupils")
+    subject.sync()
+    database.query("INSERT INTO pupils SELECT * FROM students")
+    subject.edit(table="pupils")
+    assert subject.finalize()
+    assert (database.rows(), database.rows("pupils")) == ([], [])
+
+
+@pytest.mark.parametrize("spec", [spec_with(age="x"), spec_with(table="x; y"), {}, "gone", spec_with(table="nowhere")])
+def test_no_spec_keeps_the_row_from_going(database: Database, subject: Subject, spec: dict[str, object]) -> None:
+    subject.sync()
+    subject.spec = spec
+    assert subject.finalize()
+    assert database.rows() == []
+
+
+def test_dropped_tables_count_as_done(database: Database, subject: Subject) -> None:
+    subject.sync()
+    database.query("DROP TABLE students")
+    assert subject.finalize()
+
+
+def test_a_dropped_schema_counts_as_done(database: Database, subject: Subject) -> None:
+    database.query("CREATE SCHEMA team")
+    database.create_table("team.students")
+    subject.edit(table="team.students").sync()
+    database.query("DROP SCHEMA team CASCADE")
+    assert subject.finalize()
+
+
+def test_retain_leaves_the_row(database: Database, subject: Subject) -> None:
+    subject.edit(deletionPolicy="Retain").sync()
+    assert subject.finalize()
+    assert database.rows() == [ROW]
+
+
+# Calls that come too late
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        pytest.param(Call(time.monotonic() - REQUEST_SECONDS - 3600, lambda: False), id="too old"),
+        pytest.param(Call(time.monotonic() + 3600, lambda: True), id="hung up"),
+    ],
+)
+def test_a_late_call_does_nothing(database: Database, subject: Subject, late: Call) -> None:
+    subject.sync(late)
+    assert isinstance(subject.outcome.error, RequestExpired)
+    assert database.rows() == []
+    subject.sync()
+    database.create_table("pupils")
+    subject.edit(table="pupils").sync(late)
+    assert subject.tables == ["students", "pupils"]
+    assert not subject.finalize(late)
+    assert (database.rows(), database.rows("pupils")) == ([ROW], [])
+
+
+def test_a_late_call_without_a_connection_does_not_make_others_fail(store: Store, database: Database) -> None:
+    Subject(store).sync(Call(time.monotonic() - 3600, lambda: False))
+    assert Subject(store).sync() is Operation.INSERTED
+    assert database.rows() == [ROW]
