@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from support.spec_cases import SpecCase, spec_with
 
@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import subprocess
 
     from support.apiserver import ApiServer
+
+KIND: Final = "postgreswriters.demo.yash.com"
+"""In full, because the short name came with this CRD."""
 
 
 class Resource:
@@ -35,13 +38,13 @@ class Resource:
 
     def get(self) -> dict[str, Any]:
         """Read it."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", "pgw", self.name, "--output=json").stdout)
+        found: dict[str, Any] = json.loads(self.kubectl("get", KIND, self.name, "--output=json").stdout)
         return found
 
     def patch(self, change: dict[str, Any], *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Merge the change into it; `--subresource=status` as an option for its status."""
         content = json.dumps(change)
-        return self.kubectl("patch", "pgw", self.name, "--type=merge", "--patch", content, *options, check=check)
+        return self.kubectl("patch", KIND, self.name, "--type=merge", "--patch", content, *options, check=check)
 
     def patch_spec(self, check: bool = True, **fields: object) -> subprocess.CompletedProcess[str]:
         """Change fields of the spec, None takes a field away."""
@@ -53,7 +56,7 @@ class Resource:
 
     def gone(self) -> bool:
         """Say whether it does not exist."""
-        return "NotFound" in self.kubectl("get", "pgw", self.name, check=False).stderr
+        return "NotFound" in self.kubectl("get", KIND, self.name, check=False).stderr
 
 
 def condition(status: str, reason: str, message: str = "A sentence.", kind: str = "Ready") -> dict[str, Any]:
