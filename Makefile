@@ -12,7 +12,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e soak bench check format lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e soak bench bench-cluster check format lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ soak: .venv/.dev ## Run the end-to-end tests under lasting load
 
 bench: .venv/.dev ## Measure throughput and latency
 	$(BIN)/pytest $(or $(TESTS),tests/bench)
+
+bench-cluster: .venv/.dev ## Measure creates, updates and deletes per second through a real Metacontroller
+	PYTHONPATH=tests $(BIN)/python -m bench.throughput
 
 check: .venv/.dev ## Check style, types, import rules and lengths
 	$(BIN)/ruff check .
