@@ -7,6 +7,7 @@ import psycopg2.extensions
 import pytest
 
 from support.postgres import Database, private_instance, scrubbed_environment
+from support.server import ServerProcess, running_server
 
 
 def pytest_configure() -> None:
@@ -47,3 +48,10 @@ def database(maintenance: Database, template: Database) -> Iterator[Database]:
     database = maintenance.create_sibling(template)
     yield database
     maintenance.drop_sibling(database)
+
+
+@pytest.fixture
+def server(database: Database) -> Iterator[ServerProcess]:
+    """Run a server on the test's own database."""
+    with running_server(database) as process:
+        yield process
