@@ -13,6 +13,7 @@ from gunicorn.glogging import Logger
 from postgres_writer.config import Config
 from postgres_writer.metrics_files import VARIABLE, DeadWorkers, shared_memory_folder
 from postgres_writer.tls import watched_context
+from postgres_writer.worker import hold_signals
 
 WsgiApplication = Callable[..., Any]
 
@@ -70,6 +71,7 @@ def settings(config: Config) -> dict[str, Any]:
         "limit_request_line": 2048,
         "limit_request_fields": 50,
         "limit_request_field_size": 8190,
+        "pre_fork": hold_signals,
         "child_exit": forget_worker,
     }
     if config.tls_cert_file and config.tls_key_file:

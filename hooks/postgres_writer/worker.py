@@ -5,6 +5,8 @@ the loop that accepts new ones. Both let a few slow clients stop the server.
 """
 
 import contextlib
+import os
+import signal
 import socket
 import threading
 import time
@@ -15,6 +17,26 @@ from gunicorn.workers.gthread import ThreadWorker
 REQUEST_SECONDS = 15.0
 """Longest life of one request from its first byte on. Metacontroller gives up after 10 s, so nobody waits
 for a later answer."""
+
+
+_STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+
+
+def hold_signals(_arbiter: Any, _worker: Any) -> None:
+    """Keep signals to stop pending over a fork; gunicorn calls this before each.
+
+    A worker that is told to stop before it has set its handlers would drop the signal into the master's handler,
+    which means nothing there, and be killed only at the end of the grace period.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
+
+
+def release_signals() -> None:
+    """Let the signals through that were held."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
+
+
+os.register_at_fork(after_in_parent=release_signals)
 
 
 def _already_closed(*, graceful: bool = False) -> None:
@@ -28,6 +50,11 @@ class HookWorker(ThreadWorker):
         super().__init__(*args, **kwargs)
         self._busy: dict[Any, float] = {}
         self._busy_lock = threading.Lock()
+
+    def init_signals(self) -> None:
+        """Set the worker's handlers; what was held since the fork arrives now."""
+        super().init_signals()
+        release_signals()
 
     def handle(self, conn: Any) -> Any:
         """Serve one request on a connection, in a thread of the pool."""
