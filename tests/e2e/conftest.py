@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support.e2e_report import Report
 from support.kube_tools import ToolsMissing, find_tools
 from support.metacontroller import SKIP_REASON, find_binary
 from support.stack import Stack, Variant
@@ -25,11 +26,13 @@ VARIANTS = [
     for version in ("v2", "v1")
     for secure in (True, False)
 ]
+_REPORT = pytest.StashKey[Report]()
 _numbers = count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the mark of the selection that CI runs."""
+    """Declare the mark of the selection that CI runs, and begin the table of figures."""
+    config.stash[_REPORT] = Report()
     config.addinivalue_line("markers", "short: in the selection for every change (make e2e TESTS='tests/e2e -m short')")
 
 
@@ -40,6 +43,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         variant = parameters.params.get("installed") if parameters else None
         if variant in (Variant("composite", "v2", True), Variant("decorator", "v1", False)):
             item.add_marker(pytest.mark.short)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the table of faults."""
+    for line in config.stash[_REPORT].render():
+        terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def report(request: pytest.FixtureRequest) -> Report:
+    """Give the table to which cases add their figures."""
+    return request.config.stash[_REPORT]
 
 
 @pytest.fixture(scope="session")

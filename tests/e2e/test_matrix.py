@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 
 from support.api_client import ApiError, resource
@@ -13,8 +15,8 @@ from support.world import PAUSED
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-import pytest
-
+# Finalizer and status; a DecoratorController writes the object itself once more after its status.
+CREATE_WRITES = {"composite": 2, "decorator": 3}
 LOOSE_SPEC = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/postgreswriters.demo.yash.com"
 
@@ -33,11 +35,18 @@ class TestRow:
     def test_applying_the_same_again_writes_nothing(self, installed: Stack, namespace: str) -> None:
         apply_sample(installed, namespace)
         wait_with_kubectl(installed, namespace, "sample-student")
-        wait_until(lambda: installed.recorder.versions(namespace, "sample-student") == 3, "created, finalizer, status")
+        wait_until(
+            lambda: (
+                installed.recorder.versions(namespace, "sample-student") == 1 + CREATE_WRITES[installed.variant.kind]
+            ),
+            lambda: "\n".join(["not created and settled", *history(installed, namespace, "sample-student")]),
+        )
         apply_sample(installed, namespace)
         touch(installed, namespace, "sample-student")
         installed.world.converge(10)
-        assert installed.recorder.versions(namespace, "sample-student") == 4, "only the touch itself"
+        time.sleep(0.5)
+        versions = installed.recorder.versions(namespace, "sample-student")
+        assert versions == 2 + CREATE_WRITES[installed.variant.kind], "more than the touch was written"
 
     def test_edit_changes_the_row(self, installed: Stack, namespace: str) -> None:
         make_ready(installed, namespace, "edited")
@@ -78,6 +87,10 @@ class TestRow:
         cascade = ("--cascade=foreground", "--timeout=30s")
         installed.api.kubectl("delete", "postgreswriter/deleted", f"--namespace={namespace}", *cascade)
         installed.world.converge(10)
+        # Kubernetes takes its own finalizer off at the same time; Metacontroller may then meet an object that is gone.
+        known = "can't remove finalizer for PostgresWriter"
+        assert [text for text in installed.client.warnings() if known not in text or "not found" not in text] == []
+        installed.client.clear_events()
 
     def test_recreated_at_once_under_its_name_it_has_the_new_row(self, installed: Stack, namespace: str) -> None:
         client = installed.client
@@ -272,6 +285,10 @@ def wait_with_kubectl(stack: Stack, namespace: str, name: str) -> None:
 def make_ready(stack: Stack, namespace: str, name: str, **spec: Any) -> None:
     stack.client.create(resource(namespace, name, **spec))
     stack.wait_ready(namespace, name, "True/RowSynced@1")
+
+
+def history(stack: Stack, namespace: str, name: str) -> list[str]:
+    return stack.recorder.history(f"{namespace}/{name}")
 
 
 def touch(stack: Stack, namespace: str, name: str) -> None:

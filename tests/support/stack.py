@@ -76,12 +76,12 @@ class Stack:
     def start(self) -> None:
         """Start API server, controllers of Kubernetes, PostgreSQL and Metacontroller."""
         self.api = self._running.enter_context(ApiServer(self.folder / "api", self.tools))
-        self.api.start_controllers()
         self.client = ApiClient(self.api.url, self.api.token, str(self.api.certificate))
         for manifest in crd_manifests():
             self.apply(manifest)
         self.api.kubectl("apply", "--server-side", "--filename", str(TOP / "crds" / "postgreswriters.yaml"))
         self.api.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        self.api.start_controllers()  # after the CRDs: what they find at their start they need not discover
         self._start_database()
         self.recorder = Recorder(self.client)
         self.recorder.start()

@@ -37,11 +37,13 @@ class Traffic:
     counts: Counter[str] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _creating: int = 0
     _failures: list[BaseException] = field(default_factory=list)
 
     def start(self) -> None:
         """Let the clients begin: each creates its share first, then does one thing after the other."""
         self._stop.clear()
+        self._creating = self.clients
         self._threads = [
             threading.Thread(target=self._guard, args=(number,), name=f"client-{number}", daemon=True)
             for number in range(self.clients)
@@ -59,6 +61,14 @@ class Traffic:
         for found in self.client.resources():
             if found["metadata"].get("annotations", {}).get(PAUSED):
                 self._annotate(found["metadata"]["namespace"], found["metadata"]["name"], None)
+
+    def wait_until_busy(self, actions: int = 100, timeout: float = 60) -> None:
+        """Wait until all names were created once and a number of actions has been done since the call."""
+        start, deadline = sum(self.counts.values()), time.monotonic() + timeout
+        while self._creating or sum(self.counts.values()) < start + actions:
+            if time.monotonic() > deadline or self._failures:
+                raise TimeoutError(f"the clients come to nothing: {self.counts} {self._failures}")
+            time.sleep(0.1)
 
     def names(self, number: int | None = None) -> list[tuple[str, str]]:
         """Return (namespace, name) of all objects, or of one client's share."""
@@ -81,6 +91,7 @@ class Traffic:
         for namespace, name in names:
             if (namespace, name) not in existing and not self._stop.is_set():
                 self._try("create", namespace, name, dice)
+        self._creating -= 1
         while not self._stop.wait(self.pause * dice.uniform(0.5, 1.5)):
             action = dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
             self._try(action, *dice.choice(names), dice)

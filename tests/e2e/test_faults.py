@@ -1,0 +1,60 @@
+"""Faults while several users work on 300 resources; afterwards rows = resources, within a bounded time.
+
+`make e2e` prints a table of them at the end.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.faults import FAULTS
+from support.stack import TABLES, Stack, Variant
+from support.traffic import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.e2e_report import Report
+
+# Webhook calls that failed are repeated with a backoff that doubles; what waits for a person (a missing table) is
+# repeated within 90 s; a row that others spoil is put right within one and a half resync periods.
+BOUND = 120.0
+RESYNC_SECONDS = "20"
+NAMESPACES = ("load-a", "load-b", "load-c")
+CALM = ("rolling restart of 2 hook servers",)
+SHORT = ("PostgreSQL killed, back after 5 s", "worker stopped 20 s in mid-request", "API server killed, then restarted")
+
+pytestmark = pytest.mark.timeout(400)
+
+
+@pytest.fixture(scope="module", params=["composite", "decorator"])
+def loaded(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Traffic]:
+    """Install two hook servers behind one address and let 300 resources come to be."""
+    stack.install(Variant(request.param), servers=2, HOOK_RESYNC_SECONDS=RESYNC_SECONDS)
+    stack.wait_for_controller()
+    for namespace in NAMESPACES:
+        stack.client.create_namespace(namespace)
+    traffic = Traffic(stack.client, stack.recorder, NAMESPACES, TABLES, seed=1)
+    yield traffic
+    stack.uninstall()
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=pytest.mark.short if name in SHORT else ()) for name in FAULTS]
+)
+def test_world_converges_after(loaded: Traffic, stack: Stack, report: Report, fault: str) -> None:
+    before = stack.metacontroller.calls()
+    loaded.start()
+    try:
+        loaded.wait_until_busy()
+        FAULTS[fault](stack)
+        loaded.wait_until_busy()
+    finally:
+        loaded.stop()
+    took = stack.world.converge(BOUND)
+    calls = stack.metacontroller.calls() - before
+    report.add(stack.variant.kind, fault, took, calls, loaded.counts)
+    if fault in CALM:
+        assert calls.refused == 0, "a hook call failed"
