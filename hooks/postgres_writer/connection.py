@@ -215,7 +215,8 @@ class Session:
         raise DatabaseUnavailable(UNAVAILABLE)
 
     def _open(self, arguments: dict[str, str], until: float) -> None:
-        connection = psycopg2.connect(**arguments, async_=True)  # type: ignore[call-overload]
+        # whatever the database's encoding is, so that it is PostgreSQL which refuses a character that it lacks
+        connection = psycopg2.connect(**arguments, client_encoding="UTF8", async_=True)  # type: ignore[call-overload]
         try:
             _wait(connection, until)
             cursor = connection.cursor()

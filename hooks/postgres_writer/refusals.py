@@ -46,6 +46,8 @@ class Access:
     readable: bool
     writable: bool
     deletable: bool
+    takes_rows: bool
+    """Whether rows can be put into it at all, grants aside; also true where there is no table."""
 
     @property
     def denied(self) -> bool:
@@ -116,20 +118,28 @@ def denied_delete(table: str) -> DeleteFailed:
     )
 
 
-def of_write(table: str, access: Access, refused: Refused, undeletable: str | None) -> ResourceError:
-    """Explain a refused write or move; ``undeletable`` is an old table that may not be deleted from."""
+def of_write(
+    table: str, access: Access, refused: Refused, leave: tuple[str, ...], undeletable: str | None
+) -> ResourceError:
+    """Explain a refused write, or move out of ``leave``; ``undeletable`` of these may not be deleted from."""
     if not access.found:
         return not_found(table)
     if not access.writable:
         return denied_write(table)
     if undeletable is not None:
         return denied_move(undeletable)
+    if not access.takes_rows:
+        return RowRejected(f"{table} does not take rows: it must be a table or an updatable view.")
     if refused.guard == "undeleted":
         return DeleteFailed(
             f"The row cannot move to table {table}: a trigger, a rule or row-level security keeps it in its old table."
         )
     code = Own.SWALLOWED if refused.guard == "unwritten" else refused.code
-    return RowRejected(f"Table {table} does not take the row: {_why(code, refused.constraint)}.")
+    why = _why(code, refused.constraint)
+    if leave:
+        # PostgreSQL does not say which statement of the message it refused
+        return RowRejected(f"The row cannot move from {' and '.join(leave)} to table {table}: {why}.")
+    return RowRejected(f"Table {table} does not take the row: {why}.")
 
 
 def of_delete(table: str, refused: Refused) -> DeleteFailed:

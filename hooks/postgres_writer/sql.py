@@ -32,7 +32,8 @@ _WRITE = SQL(
     # compared before the insert: ON CONFLICT DO UPDATE ... WHERE would lock the row and write WAL for nothing
     "WHERE NOT EXISTS (SELECT 1 FROM cur WHERE same) AND clock_timestamp() < to_timestamp({until}) "
     "ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, age = EXCLUDED.age, country = EXCLUDED.country "
-    "RETURNING {same} AS same) "
+    # a trigger may have changed the id, too
+    "RETURNING ({same} AND id = {id}) AS same) "
     "SELECT (SELECT same FROM cur), (SELECT same FROM put), clock_timestamp() < to_timestamp({until})"
 )
 _REMOVE = SQL(
@@ -69,7 +70,9 @@ _SURVEY = SQL(
     " coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT'), false),"
     " coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_any_column_privilege(c.oid, 'INSERT')"
     " AND has_any_column_privilege(c.oid, 'UPDATE'), false),"
-    " coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'DELETE'), false)"
+    " coalesce(has_schema_privilege(c.relnamespace, 'USAGE') AND has_table_privilege(c.oid, 'DELETE'), false),"
+    # 8 is 1 << CMD_INSERT; a view takes rows if it is simple or has a trigger
+    " coalesce(pg_relation_is_updatable(c.oid, true) & 8 = 8, true)"
     " FROM (SELECT %(schema)s::text AS schema, %(name)s::text AS name, %(quoted)s::text AS quoted) w"
     " LEFT JOIN pg_catalog.pg_class c ON c.oid = CASE WHEN w.schema IS NULL THEN coalesce("
     " to_regclass(w.quoted)::oid,"
@@ -109,7 +112,7 @@ def present(table: str) -> Statement:
 
 
 def survey() -> Statement:
-    """Ask whether a table exists and may be read, written and deleted from: gives these four, as booleans."""
+    """Ask whether a table exists, may be read, written and deleted from, and takes rows at all: gives five booleans."""
     return Statement(Composed([_SURVEY]))
 
 

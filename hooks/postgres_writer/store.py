@@ -124,23 +124,16 @@ class Store:
         table = plan.spec.table
         try:
             access = self._survey(table, call)
-            found = {other: self._presence(plan.id, other, call) for other in plan.leave}
-            undeletable = [other for other in plan.leave if self._survey(other, call).undeletable]
+            leave = tuple(other for other in plan.leave if self._may_hold(plan.id, other, call))
+            undeletable = next((other for other in leave if self._survey(other, call).undeletable), None)
         except PASSING as exc:
             return Outcome((*plan.leave, table), error=exc)
-        leave = tuple(
-            other
-            for other in plan.leave
-            if found[other] is not Presence.IMPOSSIBLE
-            and not (found[other] is Presence.ABSENT and other in undeletable)
-        )
         if access.found and leave != plan.leave:
             # A table that is gone, or does not hold the row, must not hold up the move.
             return self._write(replace(plan, leave=leave), call)
-        error = refusals.of_write(table, access, refused, next(iter(undeletable), None))
-        holders = tuple(other for other in leave if found[other] is not Presence.ABSENT)
+        error = refusals.of_write(table, access, refused, leave, undeletable)
         denied = access.denied and not plan.listed
-        return Outcome(holders if denied else (*holders, table), error=error)
+        return Outcome(leave if denied else (*leave, table), error=error)
 
     def _remove(self, plan: Remove, call: Call) -> Outcome:
         """Delete table by table: each delete is idempotent, and what is done stays done."""
@@ -176,7 +169,7 @@ class Store:
         if not access.found:
             logger.warning("A table that may have held the row does not exist", extra=fields(id=plan.id, table=table))
             return False
-        if self._presence(plan.id, table, call) in NOT_HELD:
+        if not self._may_hold(plan.id, table, call):
             return False
         if access.undeletable:
             if table not in plan.listed:
@@ -210,6 +203,13 @@ class Store:
     def _holders(self, row: str, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
         """Give those tables that hold the row, or of which it cannot be told."""
         return tuple(table for table in tables if self._presence(row, table, call) not in NOT_HELD)
+
+    def _may_hold(self, row: str, table: str, call: Call) -> bool:
+        """Say whether a table from which the row could not be deleted may hold it.
+
+        A view that takes no rows (of a join, a materialised one) may show the row of another table.
+        """
+        return self._presence(row, table, call) not in NOT_HELD and self._survey(table, call).takes_rows
 
     def _presence(self, row: str, table: str, call: Call) -> Presence:
         try:
