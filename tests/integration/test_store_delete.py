@@ -14,7 +14,6 @@ from support.postgres import Database
 from support.spec_cases import spec_with
 from support.subject import ROW, Subject
 
-
 # Deletion
 
 
