@@ -1,0 +1,177 @@
+"""The manifests on a real API server: every combination applies, twice, and its pods are admitted."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from support.manifests import K8S, ROOT, build, documents, guide, overlay, pick, prepare, shell
+from support.metacontroller import TUNED_FLAGS
+
+if TYPE_CHECKING:
+    from support.apiserver import ApiServer
+
+# auth is part of the default install; metacontroller-flags goes over Metacontroller's manifests
+COMPONENTS = sorted(
+    path.parent.name
+    for path in (K8S / "components").glob("*/kustomization.yaml")
+    if path.parent.name not in {"auth", "metacontroller-flags"}
+)
+COMBINATIONS = [(), *((name,) for name in COMPONENTS), tuple(COMPONENTS), tuple(reversed(COMPONENTS))]
+STATEFULSET = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: metacontroller, namespace: metacontroller}
+spec:
+  serviceName: ""
+  selector: {matchLabels: {app: metacontroller}}
+  template:
+    metadata: {labels: {app: metacontroller}}
+    spec:
+      containers:
+      - name: metacontroller
+        image: metacontroller
+        args: [--zap-log-level=4, --discovery-interval=20s]
+"""
+
+
+@pytest.fixture(scope="module")
+def prepared(cluster: ApiServer) -> ApiServer:
+    prepare(cluster, foreign=True)
+    return cluster
+
+
+def apply(server: ApiServer, folder: Path) -> None:
+    server.kubectl("apply", "--server-side", "--validate=strict", "-k", str(folder))
+
+
+def versions(server: ApiServer, folder: Path) -> dict[str, str]:
+    items = json.loads(server.kubectl("get", "-k", str(folder), "-o", "json").stdout)["items"]
+    return {f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"] for item in items}
+
+
+def settled_versions(server: ApiServer, folder: Path) -> dict[str, str]:
+    """Wait until nobody else writes (the Deployment's controller tells its status) and return the versions."""
+    before, after = {"": ""}, versions(server, folder)
+    while before != after:
+        time.sleep(1)
+        before, after = after, versions(server, folder)
+    return after
+
+
+def pod_of(deployment: dict[str, Any]) -> str:
+    template = deployment["spec"]["template"]
+    metadata = {**template["metadata"], "generateName": "pod-", "namespace": deployment["metadata"]["namespace"]}
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+
+
+@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
+def test_a_combination_of_components_applies_twice_and_its_pods_are_admitted(
+    prepared: ApiServer, tmp_path: Path, components: tuple[str, ...]
+) -> None:
+    folder = overlay(tmp_path, components)
+    manifests = build(prepared, folder)
+    controllers = [m["kind"] for m in manifests if m["apiVersion"].startswith("metacontroller.k8s.io/")]
+    assert controllers == ["DecoratorController" if "decorator" in components else "CompositeController"]
+    apply(prepared, folder)
+    first = settled_versions(prepared, folder)
+    assert len(first) == len(manifests)
+    apply(prepared, folder)
+    assert versions(prepared, folder) == first
+    prepared.kubectl("create", "--dry-run=server", "-f", "-", input=pod_of(pick(manifests, "Deployment")))
+
+
+def test_the_replica_set_gets_its_pods_past_pod_security(prepared: ApiServer) -> None:
+    apply(prepared, K8S)
+    settled_versions(prepared, K8S)
+    listed = prepared.kubectl("-n", "postgres-writer", "get", "pods", "-o", "json").stdout
+    assert len(json.loads(listed)["items"]) >= 2
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("hostNetwork", True),
+        ("hostPID", True),
+        ("securityContext", {}),
+        ("volumes", [{"name": "tmp", "hostPath": {"path": "/"}}]),
+    ],
+)
+def test_the_namespace_refuses_a_pod_with_more_rights(prepared: ApiServer, part: str, value: Any) -> None:
+    apply(prepared, K8S)
+    deployment = pick(build(prepared, K8S), "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    pod[part] = value
+    for container in pod["containers"]:
+        container["volumeMounts"] = []
+        container["ports"] = []
+    refused = prepared.kubectl("create", "--dry-run=server", "-f", "-", input=pod_of(deployment), check=False)
+    assert refused.returncode != 0
+    assert 'violates PodSecurity "restricted:latest"' in refused.stderr
+
+
+def test_the_decorator_component_gives_the_decorator_of_the_folder_metacontroller(
+    prepared: ApiServer, tmp_path: Path
+) -> None:
+    plain = (tmp_path / "plain").resolve()
+    made = pick(build(prepared, overlay(plain, ["decorator"], base=ROOT / "metacontroller")), "DecoratorController")
+    (written,) = documents((ROOT / "metacontroller" / "decorator.yaml").read_text())
+    assert made == written
+
+
+@pytest.mark.parametrize("name", ["composite", "decorator"])
+def test_a_controller_is_valid_and_calls_the_service(prepared: ApiServer, name: str) -> None:
+    file = ROOT / "metacontroller" / f"{name}.yaml"
+    prepared.kubectl("apply", "--dry-run=server", "--server-side", "--validate=strict", "-f", str(file))
+    (controller,) = documents(file.read_text())
+    service = pick(build(prepared, K8S), "Service")
+    for hook in ("sync", "finalize"):
+        webhook = controller["spec"]["hooks"][hook]["webhook"]
+        called = {**service["metadata"], "port": service["spec"]["ports"][0]["port"]}
+        assert webhook["service"] == {key: called[key] for key in ("name", "namespace", "port")}
+        assert (webhook["path"], webhook["timeout"]) == (f"/{hook}", "10s")
+        assert controller["spec"]["hooks"][hook]["version"] == "v2"
+
+
+def test_token_and_certificate_reach_both_hooks_of_either_controller(prepared: ApiServer, tmp_path: Path) -> None:
+    manifests = build(prepared, overlay(tmp_path, ["tls", "decorator"]))
+    for hook in pick(manifests, "DecoratorController")["spec"]["hooks"].values():
+        assert hook["webhook"]["authorization"]["secretRef"]["key"] == "token"
+        assert hook["webhook"]["caBundle"]["secretRef"]["key"] == "ca.crt"
+        assert hook["webhook"]["service"]["protocol"] == "https"
+    container = pick(manifests, "Deployment")["spec"]["template"]["spec"]["containers"][0]
+    schemes = {container[f"{probe}Probe"]["httpGet"]["scheme"] for probe in ("startup", "readiness", "liveness")}
+    assert schemes == {"HTTPS"}
+
+
+@pytest.mark.parametrize("folder", ["k8s/samples", "docs/overlay", "metacontroller", "crds"])
+def test_every_other_kustomization_applies(prepared: ApiServer, folder: str) -> None:
+    apply(prepared, K8S)  # the resources of the samples need their kind, those of an overlay their namespace
+    arguments = ("apply", "--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts")
+    prepared.kubectl(*arguments, "-k", str(ROOT / folder))
+
+
+def test_metacontroller_gets_its_flags_by_the_documented_patch_and_by_the_component(
+    prepared: ApiServer, tmp_path: Path
+) -> None:
+    prepared.kubectl("apply", "-f", "-", input=STATEFULSET)
+    try:
+        for command in guide("Give Metacontroller its flags"):
+            shell(prepared, command)
+        found = prepared.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "yaml").stdout
+    finally:
+        prepared.kubectl("-n", "metacontroller", "delete", "statefulset", "metacontroller")
+    patched = yaml.safe_load(found)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "metacontroller.yaml").write_text(STATEFULSET)
+    (tmp_path / "base" / "kustomization.yaml").write_text("resources: [metacontroller.yaml]\n")
+    folder = overlay(tmp_path / "tuned", ["metacontroller-flags"], base=(tmp_path / "base").resolve())
+    built = pick(build(prepared, folder), "StatefulSet", "metacontroller")
+    for manifest in (patched, built):
+        arguments = manifest["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert arguments == ["--zap-log-level=4", "--discovery-interval=20s", *TUNED_FLAGS]

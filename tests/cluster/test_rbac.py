@@ -1,0 +1,104 @@
+"""Who may do what with PostgresWriters, asked of the real API server's authorizer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.manifests import K8S, prepare
+
+if TYPE_CHECKING:
+    from support.apiserver import ApiServer
+
+METACONTROLLER = "system:serviceaccount:metacontroller:metacontroller"
+HOOK_SERVER = "system:serviceaccount:postgres-writer:postgres-writer"
+READ = ("get", "list", "watch")
+WRITE = ("create", "update", "patch", "delete", "deletecollection")
+RESOURCE = "postgreswriters.demo.yash.com"
+STATUS = f"{RESOURCE}/status"
+
+ALLOWED = {
+    "viewer": {(RESOURCE, verb) for verb in READ} | {(STATUS, "get")},
+    "editor": {(RESOURCE, verb) for verb in (*READ, *WRITE)} | {(STATUS, "get")},
+    "administrator": {(RESOURCE, verb) for verb in (*READ, *WRITE)} | {(STATUS, "get")},
+    METACONTROLLER: {(RESOURCE, verb) for verb in (*READ, "update")}
+    | {(STATUS, "update"), ("events", "create"), ("events", "patch")},
+    HOOK_SERVER: set(),
+}
+QUESTIONS = [
+    *((RESOURCE, verb) for verb in (*READ, *WRITE)),
+    *((STATUS, verb) for verb in ("get", "update", "patch")),
+    ("events", "create"),
+    ("events", "patch"),
+    ("secrets", "get"),
+]
+# what the roles view, edit and admin of Kubernetes itself say about other kinds is not ours to test
+THEIRS = {("events", "create"), ("events", "patch"), ("secrets", "get")}
+
+
+@pytest.fixture(scope="module")
+def installed(cluster: ApiServer) -> ApiServer:
+    prepare(cluster)
+    cluster.kubectl("apply", "--server-side", "-k", str(K8S / "base"))
+    return cluster
+
+
+def may(server: ApiServer, user: str, namespace: str, resource: str, verb: str) -> bool:
+    name, _, subresource = resource.partition("/")
+    part = [f"--subresource={subresource}"] if subresource else []
+    answer = server.kubectl("auth", "can-i", verb, name, *part, "-n", namespace, user=user, check=False)
+    assert answer.stdout.strip() in {"yes", "no"}, answer.stderr
+    return answer.stdout.strip() == "yes"
+
+
+@pytest.mark.parametrize("user", [METACONTROLLER, HOOK_SERVER])
+def test_a_service_account_may_do_what_it_needs_and_nothing_else(
+    installed: ApiServer, namespace: str, user: str
+) -> None:
+    granted = {question for question in QUESTIONS if may(installed, user, namespace, *question)}
+    assert granted == ALLOWED[user]
+
+
+@pytest.mark.parametrize(("user", "role"), [("viewer", "view"), ("editor", "edit"), ("administrator", "admin")])
+def test_a_user_gets_the_rights_with_the_role_in_the_namespace(
+    installed: ApiServer, namespace: str, user: str, role: str
+) -> None:
+    questions = [question for question in QUESTIONS if question not in THEIRS]
+    assert not any(may(installed, user, namespace, *question) for question in questions)
+    installed.kubectl("-n", namespace, "create", "rolebinding", user, f"--clusterrole={role}", f"--user={user}")
+    granted = {question for question in questions if may(installed, user, namespace, *question)}
+    assert granted == ALLOWED[user]
+    assert not any(may(installed, user, "default", *question) for question in questions)
+
+
+def test_metacontroller_can_keep_a_finalizer_and_write_status_with_its_role_alone(
+    installed: ApiServer, namespace: str
+) -> None:
+    spec = {"table": "students", "name": "alex", "age": 23, "country": "canada"}
+    resource = {
+        "apiVersion": "demo.yash.com/v1",
+        "kind": "PostgresWriter",
+        "metadata": {"name": "one", "namespace": namespace},
+        "spec": spec,
+    }
+    installed.kubectl("create", "-f", "-", input=json.dumps(resource))
+    read = ("-n", namespace, "get", RESOURCE, "one", "-o", "json")
+    found = json.loads(installed.kubectl(*read, user=METACONTROLLER).stdout)
+    found["metadata"]["finalizers"] = ["metacontroller.io/compositecontroller-postgres-writer"]
+    installed.kubectl("replace", "-f", "-", input=json.dumps(found), user=METACONTROLLER)
+    found = json.loads(installed.kubectl(*read, user=METACONTROLLER).stdout)
+    found["status"] = {"observedTable": "students", "tables": ["students"]}
+    installed.kubectl("replace", "--subresource=status", "-f", "-", input=json.dumps(found), user=METACONTROLLER)
+    found = json.loads(installed.kubectl(*read, user=METACONTROLLER).stdout)
+    assert found["status"]["observedTable"] == "students"
+    found["metadata"]["finalizers"] = []
+    installed.kubectl("replace", "-f", "-", input=json.dumps(found), user=METACONTROLLER)
+
+
+def test_the_hook_server_gets_no_token(installed: ApiServer) -> None:
+    account = installed.kubectl("-n", "postgres-writer", "get", "serviceaccount", "postgres-writer", "-o", "json")
+    assert json.loads(account.stdout)["automountServiceAccountToken"] is False
+    pods = installed.kubectl("-n", "postgres-writer", "get", "deployment", "postgres-writer", "-o", "json")
+    assert json.loads(pods.stdout)["spec"]["template"]["spec"]["automountServiceAccountToken"] is False

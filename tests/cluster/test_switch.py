@@ -1,0 +1,112 @@
+"""Switch from composite to decorator and back with the commands of docs/install.md, on a live install."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.installation import Installation, eventually, install
+from support.manifests import COMPOSITE, DECORATOR, K8S, guide, overlay, shell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.apiserver import ApiServer
+    from support.postgres import Database
+
+BOTH = frozenset({"composite", "decorator"})
+
+
+@pytest.fixture
+def installation(new_cluster: Callable[[], ApiServer], database: Database) -> Iterator[Installation]:
+    server = new_cluster()
+    server.start_controllers()
+    install(server)
+    yield Installation(server, database)
+    server.stop()
+
+
+def steps(*, back: bool = False) -> list[str]:
+    """Return the guide's three commands, for the way back with the two kinds exchanged."""
+    commands = [command.replace("sleep 15", "sleep 1") for command in guide("Switch controllers")]
+    if not back:
+        return commands
+    swapped = [command.replace("composite", "#").replace("decorator", "composite") for command in commands]
+    return [command.replace("#", "decorator") for command in swapped]
+
+
+def switch(installation: Installation, commands: list[str], target: Path, meanwhile: Callable[[], None]) -> None:
+    """Run the three steps, and `meanwhile` while no controller is installed."""
+    delete_old, apply_new, hand_over = commands
+    shell(installation.cluster, delete_old)
+    meanwhile()
+    shell(installation.cluster, apply_new, OVERLAY=str(target))
+    shell(installation.cluster, hand_over)
+
+
+def test_there_and_back_no_row_is_lost_and_the_two_never_work_together(
+    installation: Installation, tmp_path: Path
+) -> None:
+    names = ["deleted-meanwhile", "one", "two"]
+    with installation.served(tmp_path) as metacontroller:
+        for name in names:
+            installation.create(name)
+        installation.wait_ready(*names)
+        rows = installation.database.query(
+            "SELECT id, xmin::text FROM students WHERE id != 'default/deleted-meanwhile'"
+        )
+
+        def change_meanwhile() -> None:
+            installation.delete("deleted-meanwhile")
+            installation.create("created-meanwhile")
+            assert installation.ids() == names
+
+        switch(installation, steps(), overlay(tmp_path / "decorator", ["decorator"]), change_meanwhile)
+        installation.wait_ready("one", "two", "created-meanwhile")
+        assert installation.finalizers() == {name: [DECORATOR] for name in ("one", "two", "created-meanwhile")}
+        assert installation.ids() == ["created-meanwhile", "one", "two"]
+
+        switch(installation, steps(back=True), K8S, lambda: installation.delete("created-meanwhile"))
+        eventually(lambda: installation.finalizers() == {"one": [COMPOSITE], "two": [COMPOSITE]}, "the way back")
+        assert installation.ids() == ["one", "two"]
+        # xmin is the transaction that last wrote a row: nobody touched these two
+        assert installation.database.query("SELECT id, xmin::text FROM students") == rows
+
+        installation.delete("one", "two")
+        eventually(lambda: not installation.finalizers(), "the deletion")
+        assert installation.ids() == []
+    assert BOTH not in metacontroller.at_work
+
+
+def test_nothing_is_handed_over_that_the_new_controller_does_not_keep(
+    installation: Installation, tmp_path: Path
+) -> None:
+    with installation.served(tmp_path):
+        installation.create("kept")
+        installation.create("deleted")
+        installation.wait_ready("kept", "deleted")
+    delete_old, apply_new, hand_over = steps()
+    shell(installation.cluster, delete_old)
+    installation.delete("deleted")
+    shell(installation.cluster, apply_new, OVERLAY=str(overlay(tmp_path / "decorator", ["decorator"])))
+    once = hand_over.replace("until ", "").split("\ndo ")[0]
+    refused = shell(installation.cluster, once, check=False)  # nobody has looked at the resources yet
+    assert refused.returncode == 1
+    assert "default/kept" in refused.stdout
+    assert "default/deleted" in refused.stdout
+    assert installation.finalizers() == {"kept": [COMPOSITE], "deleted": [COMPOSITE]}
+    with installation.served(tmp_path):
+        shell(installation.cluster, hand_over)
+        installation.wait_ready("kept")
+    assert installation.finalizers() == {"kept": [DECORATOR]}
+    assert installation.ids() == ["kept"]
+
+
+def test_a_hand_over_is_refused_while_the_old_controller_is_installed(installation: Installation) -> None:
+    installation.create("one", finalizers=(COMPOSITE, DECORATOR))
+    refused = shell(installation.cluster, f"k8s/finalizers.sh handover {COMPOSITE} {DECORATOR}", check=False)
+    assert refused.returncode == 1
+    assert "is still installed" in refused.stdout
+    assert installation.finalizers() == {"one": [COMPOSITE, DECORATOR]}

@@ -1,0 +1,181 @@
+"""Install, uninstall, and uninstall in the wrong order, with the commands of docs/install.md."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.installation import RESOURCE, Installation, eventually, install, wipe
+from support.manifests import COMPOSITE, GUIDE, K8S, guide, shell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.apiserver import ApiServer
+    from support.postgres import Database
+
+SCRIPT = "k8s/finalizers.sh"
+
+
+@pytest.fixture(scope="module")
+def empty(new_cluster: Callable[[], ApiServer]) -> ApiServer:
+    server = new_cluster()
+    server.start_controllers()
+    return server
+
+
+@pytest.fixture
+def installation(empty: ApiServer, database: Database) -> Iterator[Installation]:
+    install(empty)
+    yield Installation(empty, database)
+    wipe(empty)
+
+
+@pytest.fixture
+def used(installation: Installation, tmp_path: Path) -> Installation:
+    """Give an install with two resources and their rows, whose Metacontroller and server are gone."""
+    with installation.served(tmp_path):
+        installation.create("one")
+        installation.create("two")
+        installation.wait_ready("one", "two")
+    return installation
+
+
+def test_the_guide_s_install_serves_the_sample(installation: Installation, tmp_path: Path) -> None:
+    _, _, rollout, look_again, sample = guide("Install")
+    assert "rollout status" in rollout  # needs a node, so it is the one command that nothing here can run
+    with installation.served(tmp_path):
+        shell(installation.cluster, look_again)
+        shown = shell(installation.cluster, sample).stdout
+    assert "sample-student" in shown
+    assert "RowSynced" in shown
+    assert installation.database.rows() == [("default/sample-student", "alex", 23, "canada")]
+
+
+def test_the_guide_s_table_and_grants_are_enough(installation: Installation, tmp_path: Path) -> None:
+    database = installation.database
+    database.query("DROP TABLE students")
+    database.query((K8S / "samples" / "students.sql").read_text())
+    grants = GUIDE.read_text().split("```sql\n")[1].split("```")[0]
+    database.query(grants)
+    try:
+        role = type(database)({**database.connect, "user": "postgres_writer"})
+        with Installation(installation.cluster, role).served(tmp_path):
+            installation.create("one")
+            installation.wait_ready("one")
+            assert installation.ids() == ["one"]
+            installation.delete("one")
+            eventually(lambda: not installation.finalizers(), "the deletion")
+        assert installation.ids() == []
+    finally:
+        database.query("DROP OWNED BY postgres_writer; DROP ROLE postgres_writer")
+
+
+def test_the_documented_order_deletes_rows_and_everything_else(installation: Installation, tmp_path: Path) -> None:
+    resources, _, everything = guide("Uninstall")
+    with installation.served(tmp_path):
+        installation.create("one")
+        installation.create("two")
+        installation.wait_ready("one", "two")
+        shell(installation.cluster, resources)
+        assert installation.ids() == []
+        shell(installation.cluster, everything)
+    for gone in (
+        ("namespace", "postgres-writer"),
+        ("crd", RESOURCE),
+        ("compositecontrollers.metacontroller.k8s.io", "postgres-writer"),
+        ("clusterrole", "postgres-writer-edit"),
+    ):
+        assert not installation.exists(*gone)
+
+
+def test_rows_stay_when_the_guide_s_command_said_so_before(installation: Installation, tmp_path: Path) -> None:
+    resources, retain, _ = guide("Uninstall")
+    with installation.served(tmp_path):
+        installation.create("one")
+        installation.create("two")
+        installation.wait_ready("one", "two")
+        shell(installation.cluster, retain)
+        shell(installation.cluster, resources)
+    assert installation.finalizers() == {}
+    assert installation.ids() == ["one", "two"]
+
+
+def test_without_metacontroller_a_deletion_hangs_until_the_guide_s_command_frees_it(used: Installation) -> None:
+    used.delete("one")
+    assert used.finalizers() == {"one": [COMPOSITE], "two": [COMPOSITE]}
+    (command,) = guide("Uninstall in the wrong order")
+    shell(used.cluster, command)
+    assert used.finalizers() == {"two": []}
+    assert used.ids() == ["one", "two"]
+
+
+def test_everything_deleted_first_is_freed_too(used: Installation) -> None:
+    used.cluster.kubectl("delete", "-k", str(K8S), "--wait=false")
+    assert used.exists("crd", RESOURCE)  # it waits for its resources
+    (command,) = guide("Uninstall in the wrong order")
+    shell(used.cluster, command)
+    eventually(lambda: not used.exists("crd", RESOURCE), "the end of the CustomResourceDefinition")
+    assert used.ids() == ["one", "two"]
+
+
+def test_with_metacontroller_s_own_kinds_gone_the_second_line_is_enough(used: Installation) -> None:
+    crds = ("compositecontrollers.metacontroller.k8s.io", "decoratorcontrollers.metacontroller.k8s.io")
+    used.cluster.kubectl("delete", "crd", *crds)
+    used.delete("one", "two")
+    (command,) = guide("Uninstall in the wrong order")
+    shell(used.cluster, command.splitlines()[1])
+    assert used.finalizers() == {}
+    shell(used.cluster, "kubectl delete -k k8s --ignore-not-found", check=False)
+    # kubectl complains of the missing kind, deletes the rest, and does not wait for it
+    eventually(lambda: not used.exists("crd", RESOURCE), "the end of the CustomResourceDefinition")
+    eventually(lambda: not used.exists("namespace", "postgres-writer"), "the end of the namespace")
+
+
+def test_installing_again_finishes_what_hung(used: Installation, tmp_path: Path) -> None:
+    used.cluster.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "postgres-writer")
+    used.delete("one")
+    shell(used.cluster, guide("Install")[1])
+    with used.served(tmp_path):
+        eventually(lambda: "one" not in used.finalizers(), "the deletion")
+    assert used.ids() == ["two"]
+
+
+def test_finalizers_of_an_installed_controller_are_not_taken_off(used: Installation) -> None:
+    refused = shell(used.cluster, f"{SCRIPT} remove {COMPOSITE}", check=False)
+    assert refused.returncode == 1
+    assert "is still installed" in refused.stdout
+    assert "kubectl delete compositecontroller.metacontroller.k8s.io/postgres-writer" in refused.stdout
+    assert used.finalizers() == {"one": [COMPOSITE], "two": [COMPOSITE]}
+
+
+def test_only_the_finalizer_that_is_named_goes(installation: Installation) -> None:
+    for name, finalizers in {
+        "first": (COMPOSITE, "a.example.com/x"),
+        "last": ("a.example.com/x", "b.example.com/y", COMPOSITE),
+        "123": (COMPOSITE,),
+        "without": ("a.example.com/x",),
+    }.items():
+        installation.create(name, finalizers=finalizers)
+    installation.cluster.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "postgres-writer")
+    listed = shell(installation.cluster, f"{SCRIPT} list {COMPOSITE}").stdout.split()
+    assert sorted(listed) == ["default/123", "default/first", "default/last"]
+    shell(installation.cluster, f"{SCRIPT} remove {COMPOSITE}")
+    assert installation.finalizers() == {
+        "123": [],
+        "first": ["a.example.com/x"],
+        "last": ["a.example.com/x", "b.example.com/y"],
+        "without": ["a.example.com/x"],
+    }
+    assert shell(installation.cluster, f"{SCRIPT} list {COMPOSITE}").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments", ["", "list", "erase x", "remove a b", "handover a", "remove 'a b'", "handover a a"]
+)
+def test_wrong_arguments_are_refused_with_a_sentence(empty: ApiServer, arguments: str) -> None:
+    refused = shell(empty, f"{SCRIPT} {arguments}", check=False)
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("finalizers.sh: ")

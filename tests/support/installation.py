@@ -1,0 +1,115 @@
+"""An install as docs/install.md makes it, with a real hook server, a real database and Metacontroller played."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from support.manifests import guide, prepare, shell
+from support.played_metacontroller import playing
+from support.server import running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.apiserver import ApiServer
+    from support.played_metacontroller import PlayedMetacontroller
+    from support.postgres import Database
+
+RESOURCE = "postgreswriters.demo.yash.com"
+NAMESPACE, SECRETS = "default", "postgres-writer"
+WAIT_SECONDS = 60
+
+
+@dataclass
+class Installation:
+    """An API server with its resources in the namespace default, and the database with their rows."""
+
+    cluster: ApiServer
+    database: Database
+
+    def create(self, name: str, *, table: str = "students", finalizers: tuple[str, ...] = ()) -> None:
+        """Create a PostgresWriter."""
+        manifest = {
+            "apiVersion": "demo.yash.com/v1",
+            "kind": "PostgresWriter",
+            "metadata": {"name": name, "namespace": NAMESPACE, "finalizers": list(finalizers)},
+            "spec": {"table": table, "name": "alex", "age": 23, "country": "canada"},
+        }
+        self.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest))
+
+    def delete(self, *names: str) -> None:
+        """Ask for the deletion of PostgresWriters and do not wait for it."""
+        self.cluster.kubectl("-n", NAMESPACE, "delete", RESOURCE, *names, "--wait=false")
+
+    def finalizers(self) -> dict[str, list[str]]:
+        """Return the finalizers of each resource; empty when there is no such kind (any more)."""
+        listed = self.cluster.kubectl("-n", NAMESPACE, "get", RESOURCE, "-o", "json", check=False)
+        if listed.returncode != 0:
+            return {}
+        items = json.loads(listed.stdout)["items"]
+        return {item["metadata"]["name"]: item["metadata"].get("finalizers", []) for item in items}
+
+    def ids(self) -> list[str]:
+        """Return the names of the resources that have a row."""
+        return [str(row[0]).removeprefix(f"{NAMESPACE}/") for row in self.database.rows()]
+
+    def wait_ready(self, *names: str) -> None:
+        """Wait until these resources are Ready."""
+        arguments = ("--for=condition=Ready", f"--timeout={WAIT_SECONDS}s")
+        self.cluster.kubectl("-n", NAMESPACE, "wait", *arguments, *(f"{RESOURCE}/{name}" for name in names))
+
+    def exists(self, *resource: str) -> bool:
+        """Say whether `kubectl get` finds the resource, its kind included."""
+        return self.cluster.kubectl("get", *resource, check=False).returncode == 0
+
+    @contextlib.contextmanager
+    def served(self, folder: Path) -> Iterator[PlayedMetacontroller]:
+        """Run a hook server with the tokens of the install's Secret, and play Metacontroller before it."""
+        found = self.cluster.kubectl("-n", SECRETS, "get", "secret", "postgres-writer-hook-tokens", "-o", "json")
+        tokens = folder / "tokens"
+        tokens.write_bytes(base64.b64decode(json.loads(found.stdout)["data"]["tokens"]))
+        with (
+            running_server(self.database, HOOK_TOKENS_FILE=str(tokens)) as server,
+            playing(self.cluster, server.url) as player,
+        ):
+            yield player
+
+
+def install(cluster: ApiServer) -> None:
+    """Run the guide's commands up to the point where a node would start the pods."""
+    prepare(cluster)
+    secrets, everything, *_ = guide("Install")
+    shell(cluster, secrets, PSQL_PASSWORD="s3cret")
+    shell(cluster, everything)
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}")
+
+
+def wipe(cluster: ApiServer) -> None:
+    """Undo an install in whatever state a test left it.
+
+    What the next one may find stays: the end of a namespace takes seconds.
+    """
+    prepare(cluster)  # kubectl deletes nothing of a kind that it does not find
+    kinds = "compositecontrollers.metacontroller.k8s.io,decoratorcontrollers.metacontroller.k8s.io"
+    cluster.kubectl("delete", kinds, "--all")
+    cluster.kubectl("delete", "crd", RESOURCE, "--ignore-not-found", "--wait=false")
+    listed = cluster.kubectl("get", RESOURCE, "--all-namespaces", "-o", "json", check=False)
+    for item in json.loads(listed.stdout)["items"] if listed.returncode == 0 else []:
+        where = ("-n", item["metadata"]["namespace"], RESOURCE, item["metadata"]["name"])
+        cluster.kubectl("patch", *where, "--type=merge", "-p", '{"metadata": {"finalizers": null}}', check=False)
+    cluster.kubectl("wait", "--for=delete", f"crd/{RESOURCE}", f"--timeout={WAIT_SECONDS}s")
+    cluster.kubectl("-n", SECRETS, "delete", "secrets", "--all")
+
+
+def eventually(condition: Callable[[], Any], what: str) -> None:
+    """Wait until the condition holds; AssertionError says what did not come true."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come true in {WAIT_SECONDS} s"
+        time.sleep(0.2)
