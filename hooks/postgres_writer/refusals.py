@@ -40,10 +40,9 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Whether a table exists, and what the role may do with it."""
+    """Whether a table exists, and what the role may do with it (which takes SELECT beside the grant itself)."""
 
     found: bool
-    readable: bool
     writable: bool
     deletable: bool
     takes_rows: bool
@@ -57,7 +56,7 @@ class Access:
     @property
     def undeletable(self) -> bool:
         """The table is there, but the role cannot take the row out of it."""
-        return self.found and not (self.readable and self.deletable)
+        return self.found and not self.deletable
 
 
 _HINTS = {
@@ -128,18 +127,19 @@ def of_write(
         return denied_write(table)
     if undeletable is not None:
         return denied_move(undeletable)
-    if not access.takes_rows:
-        return RowRejected(f"{table} does not take rows: it must be a table or an updatable view.")
     if refused.guard == "undeleted":
         return DeleteFailed(
             f"The row cannot move to table {table}: a trigger, a rule or row-level security keeps it in its old table."
         )
     code = Own.SWALLOWED if refused.guard == "unwritten" else refused.code
     why = _why(code, refused.constraint)
-    if leave:
+    text = f"Table {table} does not take the row: {why}."
+    if not access.takes_rows:
+        text = f"{table} does not take rows: it must be a table or an updatable view."
+    elif leave:
         # PostgreSQL does not say which statement of the message it refused
-        return RowRejected(f"The row cannot move from {' and '.join(leave)} to table {table}: {why}.")
-    return RowRejected(f"Table {table} does not take the row: {why}.")
+        text = f"The row cannot move from {' and '.join(leave)} to table {table}: {why}."
+    return RowRejected(text)
 
 
 def of_delete(table: str, refused: Refused) -> DeleteFailed:
