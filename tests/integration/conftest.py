@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import pytest
 from psycopg2 import sql
 
 from postgres_writer.store import Store
 from support.postgres import Database
-from support.subject import Subject
+from support.subject import Limited, Subject
 
 
 @pytest.fixture
@@ -26,19 +25,6 @@ def store(database: Database) -> Iterator[Store]:
 def subject(store: Store) -> Subject:
     """Make a resource whose hooks work on the test's own database."""
     return Subject(store)
-
-
-@dataclass
-class Limited:
-    """A role that may nothing but connect, and a resource whose hooks work as this role."""
-
-    database: Database
-    role: str
-    subject: Subject
-
-    def run(self, statement: str) -> None:
-        """Run statements as the owner of the database; ROLE stands for the role."""
-        self.database.query(statement.replace("ROLE", self.role))
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from postgres_writer.response import build_response
 from postgres_writer.store import Store
 from support.answers import check_own_status, decode_answer
 from support.payloads import DELETED, finalizer, payload, resource
+from support.postgres import Database
 from support.spec_cases import ABSENT, spec_with
 
 Row = tuple[str, str, int, str]
@@ -92,3 +93,24 @@ class Subject:
         check_own_status(self.answer["status"])
         if not lost:
             self.status = self.answer["status"]
+
+
+@dataclass
+class Limited:
+    """A role that may nothing but connect, and a resource whose hooks work as this role."""
+
+    database: Database
+    role: str
+    subject: Subject
+
+    def run(self, statement: str) -> None:
+        """Run statements as the owner of the database; LIMITED stands for the role."""
+        self.database.query(statement.replace("LIMITED", self.role))
+
+    def grant(self, privileges: str, table: str = "students") -> None:
+        """Grant the role privileges on a table."""
+        self.run(f"GRANT {privileges} ON {table} TO LIMITED")
+
+    def revoke(self, privileges: str, table: str = "students") -> None:
+        """Take privileges on a table from the role."""
+        self.run(f"REVOKE {privileges} ON {table} FROM LIMITED")

@@ -1,0 +1,227 @@
+"""What the role may not do: a missing grant is named, and never lets a mistyped table block the deletion."""
+
+from __future__ import annotations
+
+import pytest
+
+from postgres_writer.plan import Operation
+from support.subject import ROW, Limited
+
+EVERY = "SELECT, INSERT, UPDATE, DELETE"
+WITHOUT = {
+    "any grant": "",
+    "SELECT": "INSERT, UPDATE, DELETE",
+    "INSERT": "SELECT, UPDATE, DELETE",
+    "UPDATE": "SELECT, INSERT, DELETE",
+    "UPDATE of a column": "SELECT, INSERT, DELETE, UPDATE (name, age)",
+    "INSERT of a column": "SELECT, UPDATE, DELETE, INSERT (id, name, age)",
+    "SELECT of a column": "INSERT, UPDATE, DELETE, SELECT (id, name, age)",
+}
+
+
+@pytest.mark.parametrize("privileges", WITHOUT.values(), ids=[f"without {what}" for what in WITHOUT])
+def test_a_table_that_may_not_be_written_is_not_listed_and_blocks_nothing(limited: Limited, privileges: str) -> None:
+    if privileges:
+        limited.grant(privileges)
+    subject = limited.subject
+    subject.sync()
+    assert (subject.ready, subject.tables) == ("False AccessDenied", [])
+    assert subject.status["observedTable"] == "students"
+    assert "grant it SELECT, INSERT, UPDATE and DELETE" in subject.message
+    assert limited.database.rows() == []
+    assert subject.finalize()
+
+
+@pytest.mark.parametrize("privileges", WITHOUT.values(), ids=[f"without {what}" for what in WITHOUT])
+def test_a_table_that_may_not_be_written_any_more_stays_listed(limited: Limited, privileges: str) -> None:
+    limited.grant(EVERY)
+    subject = limited.subject
+    subject.sync()
+    limited.revoke("ALL")
+    if privileges:
+        limited.grant(privileges)
+    subject.edit(age=24).sync()
+    assert (subject.ready, subject.tables) == ("False AccessDenied", ["students"])
+    assert limited.database.rows() == [ROW]
+
+
+def test_a_grant_that_comes_later_is_recorded_first(limited: Limited) -> None:
+    subject = limited.subject
+    subject.sync()
+    limited.grant(EVERY)
+    subject.sync()
+    assert (subject.ready, subject.tables) == ("False TableRecorded", ["students"])
+    assert limited.database.rows() == []
+    assert subject.sync() is Operation.INSERTED
+    assert subject.ready == "True RowSynced"
+
+
+def test_a_grant_by_column_is_enough(limited: Limited) -> None:
+    limited.grant("SELECT (id, name, age, country), INSERT (id, name, age, country), UPDATE (name, age, country)")
+    limited.grant("DELETE")
+    subject = limited.subject
+    subject.status = {"tables": [], "observedTable": "students"}
+    subject.sync()
+    assert subject.ready == "False TableRecorded"
+    assert subject.sync() is Operation.INSERTED
+    assert subject.edit(age=24).sync() is Operation.UPDATED
+    assert subject.finalize()
+
+
+@pytest.mark.parametrize("missing", ["DELETE", "SELECT", "ALL"])
+def test_a_delete_that_may_not_be_done_names_the_two_ways_out(limited: Limited, missing: str) -> None:
+    limited.grant(EVERY)
+    subject = limited.subject
+    subject.sync()
+    limited.revoke(missing)
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert "grant it SELECT and DELETE" in subject.message
+    assert "Retain" in subject.message
+    limited.grant("SELECT, DELETE")
+    assert subject.finalize()
+    assert limited.database.rows() == []
+
+
+def test_retain_is_a_way_out(limited: Limited) -> None:
+    limited.grant("SELECT, INSERT, UPDATE")
+    subject = limited.subject
+    assert subject.sync() is Operation.INSERTED
+    assert not subject.finalize()
+    subject.edit(deletionPolicy="Retain")
+    assert subject.finalize()
+    assert limited.database.rows() == [ROW]
+
+
+def test_a_move_to_a_denied_table_leaves_the_row_and_lists_nothing_new(limited: Limited) -> None:
+    limited.grant(EVERY)
+    limited.database.create_table("pupils")
+    subject = limited.subject
+    subject.sync()
+    subject.edit(table="pupils").sync()
+    assert (subject.ready, subject.tables) == ("False AccessDenied", ["students"])
+    assert limited.database.rows() == [ROW]
+    limited.grant(EVERY, "pupils")
+    subject.sync()
+    assert (subject.ready, subject.tables) == ("False TableRecorded", ["students", "pupils"])
+    assert subject.sync() is Operation.MOVED
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+    assert limited.database.rows() == []
+
+
+def test_after_a_denied_table_the_deletion_clears_the_old_one(limited: Limited) -> None:
+    limited.grant(EVERY)
+    limited.database.create_table("pupils")
+    subject = limited.subject
+    subject.sync()
+    subject.edit(table="pupils").sync()
+    assert subject.finalize()
+    assert limited.database.rows() == []
+
+
+@pytest.mark.parametrize("missing", ["DELETE", "SELECT"])
+def test_a_move_out_of_a_denied_table_names_the_old_one(limited: Limited, missing: str) -> None:
+    limited.database.create_table("pupils")
+    limited.grant(EVERY)
+    limited.grant(EVERY, "pupils")
+    subject = limited.subject
+    subject.sync()
+    limited.revoke(missing)
+    subject.edit(table="pupils").sync()
+    assert (subject.ready, subject.tables) == ("False AccessDenied", ["students", "pupils"])
+    assert "cannot leave table students" in subject.message
+    assert (limited.database.rows(), limited.database.rows("pupils")) == ([ROW], [])
+
+
+def test_an_old_table_that_does_not_hold_the_row_needs_no_grant_to_delete(limited: Limited) -> None:
+    limited.database.create_table("pupils")
+    limited.grant("SELECT")
+    limited.grant(EVERY, "pupils")
+    subject = limited.subject
+    subject.status = {"tables": ["students"], "observedTable": "students"}
+    subject.edit(table="pupils").sync()
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+
+
+@pytest.mark.parametrize("table", ["team.pupils", "pupils"], ids=["with its schema", "by the search path"])
+def test_a_schema_without_usage_does_not_make_its_table_look_dropped(limited: Limited, table: str) -> None:
+    limited.run(
+        "CREATE SCHEMA team; GRANT USAGE ON SCHEMA team TO LIMITED; ALTER ROLE LIMITED SET search_path = team, public"
+    )
+    limited.database.create_table("team.pupils")
+    limited.grant(EVERY, "team.pupils")
+    subject = limited.subject
+    assert subject.edit(table=table).sync() is Operation.INSERTED
+    limited.run("REVOKE USAGE ON SCHEMA team FROM LIMITED")
+    subject.edit(age=24).sync()
+    assert (subject.ready, subject.tables) == ("False AccessDenied", [table])
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", [table])
+    assert limited.database.rows("team.pupils") == [ROW]
+    limited.run("GRANT USAGE ON SCHEMA team TO LIMITED")
+    assert subject.finalize()
+    assert limited.database.rows("team.pupils") == []
+
+
+def test_a_schema_without_usage_that_was_never_listed_blocks_nothing(limited: Limited) -> None:
+    limited.run("CREATE SCHEMA team")
+    limited.database.create_table("team.pupils")
+    subject = limited.subject
+    subject.edit(table="team.pupils").sync()
+    assert (subject.ready, subject.tables) == ("False AccessDenied", [])
+    assert subject.finalize()
+
+
+def test_an_invalid_spec_does_not_list_a_denied_table(limited: Limited) -> None:
+    subject = limited.subject
+    subject.edit(age=-1).sync()
+    assert (subject.ready, subject.tables) == ("False InvalidSpec", [])
+    assert subject.finalize()
+
+
+# Row-level security
+
+
+def test_row_level_security_that_refuses_the_write(limited: Limited) -> None:
+    limited.grant(EVERY)
+    limited.run("ALTER TABLE students ENABLE ROW LEVEL SECURITY")
+    subject = limited.subject
+    subject.sync()
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert "row-level security" in subject.message
+    assert subject.finalize()
+
+
+def test_row_level_security_that_hides_a_row_from_updates(limited: Limited) -> None:
+    limited.grant(EVERY)
+    limited.run(
+        "ALTER TABLE students ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY a ON students FOR SELECT USING (true); CREATE POLICY b ON students FOR INSERT WITH CHECK (true)"
+    )
+    subject = limited.subject
+    assert subject.sync() is Operation.INSERTED
+    subject.edit(age=24).sync()
+    assert subject.ready == "False RowRejected"
+    assert limited.database.rows() == [ROW]
+
+
+def test_row_level_security_that_swallows_the_delete(limited: Limited) -> None:
+    limited.grant(EVERY)
+    limited.database.create_table("pupils")
+    limited.grant(EVERY, "pupils")
+    limited.run(
+        "ALTER TABLE students ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY a ON students FOR SELECT USING (true); CREATE POLICY b ON students FOR INSERT WITH CHECK (true);"
+        "CREATE POLICY c ON students FOR UPDATE USING (true)"
+    )
+    subject = limited.subject
+    assert subject.sync() is Operation.INSERTED
+    subject.edit(table="pupils").sync()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students", "pupils"])
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert "swallowed it" in subject.message
+    assert (limited.database.rows(), limited.database.rows("pupils")) == ([ROW], [])
+    limited.run("CREATE POLICY d ON students FOR DELETE USING (true)")
+    assert subject.finalize()
+    assert limited.database.rows() == []
