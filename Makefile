@@ -38,11 +38,11 @@ test-faults: .venv/.dev ## Run the slow tests with stopped, killed and hanging p
 test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (builds one at the first run)
 	$(BIN)/pytest $(or $(TESTS),tests/cluster)
 
-e2e: .venv/.dev ## Run the tests with a real Metacontroller
-	$(BIN)/pytest $(or $(TESTS),tests/e2e)
+e2e: .venv/.dev ## Run the tests with a real Metacontroller (METACONTROLLER names it, or it is on PATH)
+	$(BIN)/pytest -m "not soak" $(or $(TESTS),tests/e2e)
 
-soak: .venv/.dev ## Run the end-to-end tests under lasting load
-	$(BIN)/pytest -m soak $(or $(TESTS),tests/e2e)
+soak: .venv/.dev ## Mix faults and users at random for SECONDS (600); SEED repeats a run
+	SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak $(or $(TESTS),tests/e2e)
 
 bench: .venv/.dev ## Measure throughput and latency
 	$(BIN)/pytest $(or $(TESTS),tests/bench)

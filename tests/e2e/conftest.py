@@ -33,6 +33,7 @@ _numbers = count(1)
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the mark of the selection that CI runs, and begin the table of figures."""
     config.stash[_REPORT] = Report()
+    config.addinivalue_line("markers", "soak: faults at random for SOAK_SECONDS (make soak)")
     config.addinivalue_line("markers", "short: in the selection for every change (make e2e TESTS='tests/e2e -m short')")
 
 

@@ -175,11 +175,14 @@ def _new_history() -> deque[str]:
 class Recorder:
     """Watches all PostgresWriters and keeps what the API server stored: counts, and the latest history of each.
 
-    Every stored version is one event, so `versions()` counts writes that changed something.
+    Every stored version is one event, so `versions()` counts writes that changed something. `setbacks` counts
+    statuses that were overwritten by one of an earlier generation.
     """
 
     client: ApiClient
     clock: Callable[[], float] = time.monotonic
+    setbacks: int = 0
+    _latest: dict[str, tuple[str, int]] = field(default_factory=dict)
     _histories: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(_new_history))
     _counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -228,6 +231,12 @@ class Recorder:
         key = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
         self._counts[key] += 1
         self.note(key, f"{kind:8} {summary(found)}")
+        uid, generation = found["metadata"]["uid"], ready_of(found).get("observedGeneration") or 0
+        before_uid, before = self._latest.get(key, ("", 0))
+        if uid == before_uid and generation < before:
+            self.setbacks += 1
+            self.note(key, f"SETBACK  from generation {before} to {generation}")
+        self._latest[key] = (uid, generation)
 
 
 def ready_of(found: Object) -> Object:

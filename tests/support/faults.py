@@ -48,14 +48,14 @@ def hang_postgres(stack: Stack) -> None:
 def kill_workers(stack: Stack) -> None:
     """Kill a gunicorn worker in the midst of a request, five times."""
     for _ in range(5):
-        with _requests_held(stack, "students"):
+        with requests_held(stack, "students"):
             os.kill(random.choice(_workers(stack)), signal.SIGKILL)
         time.sleep(1)
 
 
 def stop_worker(stack: Stack) -> None:
     """Stop a gunicorn worker in the midst of a request for 20 s, while its resources move on."""
-    with _requests_held(stack, "students"):
+    with requests_held(stack, "students"):
         worker = random.choice(_workers(stack))
         os.kill(worker, signal.SIGSTOP)
     try:
@@ -88,7 +88,7 @@ def roll_hooks(stack: Stack) -> None:
 
 def kill_metacontroller(stack: Stack) -> None:
     """Kill Metacontroller in the midst of its calls and start it again after 2 s."""
-    with _requests_held(stack, "students"):
+    with requests_held(stack, "students"):
         stack.metacontroller.kill()
     time.sleep(2)
     stack.metacontroller.start()
@@ -171,8 +171,8 @@ FAULTS: dict[str, Callable[[Stack], None]] = {
 
 
 @contextlib.contextmanager
-def _requests_held(stack: Stack, table: str) -> Iterator[None]:
-    """Hold requests in their midst: they wait for a lock until the with-block ends."""
+def requests_held(stack: Stack, table: str) -> Iterator[None]:
+    """Hold hook calls in their midst: they wait for a lock until the with-block ends."""
     with _locked(stack, table):
         with contextlib.suppress(AssertionError):  # without load there is nothing to hold
             wait_until(lambda: stack.database.query(_WAITING)[0][0] >= 2, "two requests wait", timeout=5)

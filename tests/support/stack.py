@@ -87,9 +87,8 @@ class Stack:
         self.recorder.start()
         self._running.callback(self.recorder.stop)
         self.world = World(self.client, self.database, set(TABLES), self.recorder)
-        self.metacontroller = Metacontroller(self.binary, self.api.kubeconfig, self.folder / "metacontroller.log")
+        self.metacontroller = self.new_metacontroller("metacontroller")
         self.metacontroller.start()
-        self._running.callback(self.metacontroller.stop)
 
     def stop(self) -> None:
         """Stop everything."""
@@ -108,6 +107,12 @@ class Stack:
         self.balancer = Balancer([server.port for server in self.hooks])
         self.balancer.start()
         self.apply(self.controller(self.address))
+
+    def new_metacontroller(self, name: str, *flags: str) -> Metacontroller:
+        """Return one more Metacontroller, not started; it ends with the stack at the latest."""
+        one = Metacontroller(self.binary, self.api.kubeconfig, self.folder / f"{name}.log", flags)
+        self._running.callback(one.stop)
+        return one
 
     def uninstall(self) -> None:
         """Delete every resource, wait until they are gone, then take controller and hook servers away."""
