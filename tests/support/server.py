@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 from support.postgres import Database, free_port, scrubbed_environment
@@ -119,9 +120,20 @@ class ServerProcess:
                     os.kill(pid, signal.SIGKILL)
             self.process.wait(10)
             raise
-        left = [pid for pid in family if Path(f"/proc/{pid}").exists()]
-        assert not left, f"processes left behind: {left}"
+        # workers of a killed master notice within a second or two
+        deadline = time.monotonic() + 5
+        while left := [pid for pid in family if is_running(pid)]:
+            assert time.monotonic() < deadline, f"processes left behind: {left}"
+            time.sleep(0.02)
         return code
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process exists and has not ended (a zombie has)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def children(pid: int) -> list[int]:

@@ -1,0 +1,158 @@
+"""`postgres-writer sync` and `finalize` against a real server."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from postgres_writer import __version__
+from support.payloads import payload, resource
+from support.postgres import Database, free_port, scrubbed_environment
+from support.server import PROGRAM, ServerProcess, running_server
+
+MANIFEST = """\
+apiVersion: demo.yash.com/v1
+kind: PostgresWriter
+metadata: {name: %s, namespace: default}
+spec: {table: %s, name: alex, age: 23, country: canada}
+"""
+ALEX = MANIFEST % ("sample-student", "students")
+
+
+def run(*arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run the program with text on its standard input."""
+    return subprocess.run(
+        [str(PROGRAM), *arguments],
+        input=given,
+        env=scrubbed_environment(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+class TestSync:
+    """Manifests go in, kubectl's kind of table comes out."""
+
+    def test_several_documents_become_rows_and_a_table(self, server: ServerProcess, database: Database) -> None:
+        both = f"{ALEX}---\n{MANIFEST % ('other', 'students')}---\n"
+        ended = run("sync", "-", "--url", server.url, given=both)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert ended.stdout.splitlines() == [
+            "NAMESPACE   NAME             TABLE      READY   REASON      MESSAGE",
+            "default     sample-student   students   True    RowSynced   The row stands in table students.",
+            "default     other            students   True    RowSynced   The row stands in table students.",
+        ]
+        assert [row[0] for row in database.rows()] == ["default/other", "default/sample-student"]
+
+    def test_one_that_is_not_ready_makes_it_one(self, server: ServerProcess, database: Database) -> None:
+        ended = run("sync", "-", "--url", server.url, given=f"{MANIFEST % ('x', 'nowhere')}---\n{ALEX}")
+        assert ended.returncode == 1
+        assert "TableNotFound" in ended.stdout
+        assert len(database.rows()) == 1
+
+    @pytest.mark.parametrize(("output", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
+    @pytest.mark.parametrize("kind", ["composite", "decorator"])
+    def test_a_whole_hook_request_is_sent_as_it_is(
+        self, server: ServerProcess, tmp_path: Path, output: str, load: Callable[[str], Any], kind: str
+    ) -> None:
+        file = tmp_path / "request.json"
+        file.write_text(json.dumps(payload(resource(), kind)))
+        ended = run("sync", str(file), "--url", server.url, "-o", output, "--force")
+        assert ended.returncode == 0
+        answer = load(ended.stdout)
+        assert ("children" if kind == "composite" else "attachments") in answer
+        assert answer["status"]["tables"] == ["students"]
+
+    def test_a_list_of_kubectl_is_taken_apart(self, server: ServerProcess, database: Database) -> None:
+        listed = {"kind": "List", "items": [yaml.safe_load(ALEX), yaml.safe_load(MANIFEST % ("b", "students"))]}
+        assert run("sync", "-", "--url", server.url, given=json.dumps(listed)).returncode == 0
+        assert len(database.rows()) == 2
+
+
+class TestFinalize:
+    """The deletion is added, the row goes."""
+
+    def test_the_row_goes_and_may_go_twice(self, server: ServerProcess, database: Database) -> None:
+        run("sync", "-", "--url", server.url, given=ALEX)
+        assert len(database.rows()) == 1
+        for _ in range(2):
+            ended = run("finalize", "-", "--url", server.url, "-o", "json", given=ALEX)
+            assert (ended.returncode, json.loads(ended.stdout)["finalized"]) == (0, True)
+            assert database.rows() == []
+
+    def test_what_is_not_finalized_makes_it_one(self) -> None:
+        with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
+            ended = run("finalize", "-", "--url", server.url, given=ALEX)
+        assert ended.returncode == 1
+        assert "DatabaseUnavailable" in ended.stdout
+
+
+class TestRefused:
+    """What cannot be sent ends with 2 and one sentence; nothing is sent."""
+
+    @pytest.mark.parametrize(
+        ("given", "sentence"),
+        [
+            ("", "no manifest"),
+            ("a: [", "neither YAML nor JSON"),
+            ("[1, 2]", "no object"),
+            ("kind: Pod", "of kind Pod"),
+            (ALEX.replace("metadata: {", "metadata: {uid: 5a1f, "), "--force"),
+            (json.dumps(payload(resource())), "--force"),
+        ],
+        ids=["empty", "no YAML", "a list", "another kind", "from a cluster", "a request from a cluster"],
+    )
+    def test_the_input(self, given: str, sentence: str) -> None:
+        ended = run("sync", "-", "--url", "http://127.0.0.1:1", given=given)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        [line] = ended.stderr.splitlines()
+        assert sentence in line
+
+    def test_a_file_that_is_not_there(self) -> None:
+        ended = run("sync", "/no/such")
+        assert (ended.returncode, "/no/such" in ended.stderr) == (2, True)
+
+    def test_a_server_that_is_not_there_makes_it_one(self) -> None:
+        ended = run("sync", "-", "--url", f"http://127.0.0.1:{free_port()}", given=ALEX)
+        assert ended.returncode == 1
+        assert "is it serving?" in ended.stderr
+
+
+def test_a_token_goes_along(database: Database, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("# current\nright\nolder\n")
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong\n")
+    with running_server(database, HOOK_TOKENS_FILE=str(tokens)) as server:
+        for arguments in ([], ["--token-file", str(wrong)]):
+            ended = run("sync", "-", "--url", server.url, *arguments, given=ALEX)
+            assert (ended.returncode, "HTTP401" in ended.stdout) == (1, True)
+        assert run("sync", "-", "--url", server.url, "--token-file", str(tokens), given=ALEX).returncode == 0
+
+
+class TestProgram:
+    """The program itself."""
+
+    def test_version(self) -> None:
+        assert run("--version").stdout == f"postgres-writer {__version__}\n"
+
+    @pytest.mark.parametrize("command", ["serve", "demo", "sync", "finalize", "config-reference"])
+    def test_every_command_has_help(self, command: str) -> None:
+        ended = run(command, "--help")
+        assert ended.returncode == 0
+        assert ended.stdout.startswith(f"usage: postgres-writer {command}")
+
+    @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["sync"], ["serve", "--nonsense"]])
+    def test_wrong_usage_ends_with_two(self, arguments: list[str]) -> None:
+        assert run(*arguments).returncode == 2
+
+    def test_development_commands_say_so(self) -> None:
+        for command in ("sync", "finalize"):
+            assert "For development" in run(command, "--help").stdout

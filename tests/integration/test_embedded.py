@@ -1,0 +1,102 @@
+"""`serve --embedded`: a PostgreSQL that keeps its data and stops with the server."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from support.payloads import payload, resource
+from support.server import ServerProcess, is_running
+
+SYNC = payload(resource())
+
+
+@pytest.fixture
+def embedded(tmp_path: Path) -> Iterator[ServerProcess]:
+    """Run a server with an embedded database."""
+    server = ServerProcess({"LOG_FORMAT": "text"}, ("--embedded", "--data-dir", str(tmp_path / "data")))
+    yield server
+    if server.process is not None:
+        server.stop()
+
+
+def postmaster(tmp_path: Path) -> int | None:
+    """Return the pid of the PostgreSQL that runs in the data folder."""
+    try:
+        first = (tmp_path / "data" / "postgresql" / "postmaster.pid").read_text().split()[0]
+    except (FileNotFoundError, IndexError):
+        return None
+    # initdb's own short-lived server writes a negative number
+    return int(first) if int(first) > 0 else None
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait until a process has ended."""
+    deadline = time.monotonic() + 10
+    while is_running(pid):
+        assert time.monotonic() < deadline, f"process {pid} is still there"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+def test_it_keeps_its_data_and_stops_with_the_server(embedded: ServerProcess, tmp_path: Path, number: int) -> None:
+    embedded.start()
+    answer = embedded.post("sync", SYNC).json()
+    assert answer["status"]["conditions"][0]["reason"] == "RowSynced"
+    first = postmaster(tmp_path)
+    assert first is not None
+    assert embedded.stop(number) == 0
+    wait_until_gone(first)
+    assert postmaster(tmp_path) is None
+
+    embedded.start()
+    embedded.post("sync", payload(resource(status=answer["status"])))
+    assert "operation=inserted" not in embedded.logs.split("Shutting down")[1]
+
+
+def test_a_second_server_does_not_share_the_data(embedded: ServerProcess) -> None:
+    embedded.start()
+    second = ServerProcess({}, embedded.arguments)
+    second.start(wait=False)
+    assert second.process is not None
+    assert second.process.wait(20) == 2
+    assert "in use by another server" in second.logs
+
+
+def test_a_killed_server_leaves_a_database_that_the_next_one_takes_over(
+    embedded: ServerProcess, tmp_path: Path
+) -> None:
+    embedded.start()
+    answer = embedded.post("sync", SYNC).json()
+    workers = embedded.workers()
+    os.kill(embedded.pid, signal.SIGKILL)
+    embedded.stop()
+    for worker in workers:
+        wait_until_gone(worker)
+    left = postmaster(tmp_path)
+    assert left is not None
+    embedded.start()
+    assert embedded.post("sync", payload(resource(status=answer["status"]))).status_code == 200
+    embedded.stop()
+    wait_until_gone(left)
+
+
+def test_a_stop_while_it_starts_leaves_nothing_behind(embedded: ServerProcess, tmp_path: Path) -> None:
+    embedded.start(wait=False)
+    deadline = time.monotonic() + 20
+    while (pid := postmaster(tmp_path)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert embedded.stop() in (0, 128 + signal.SIGTERM)
+    wait_until_gone(pid)
+
+
+def test_a_data_folder_with_a_blank_is_refused(tmp_path: Path) -> None:
+    server = ServerProcess({}, ("--embedded", "--data-dir", str(tmp_path / "a b")))
+    server.start(wait=False)
+    assert server.process is not None
+    assert server.process.wait(20) == 2
+    assert "without blanks" in server.logs

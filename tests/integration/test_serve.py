@@ -1,0 +1,241 @@
+"""`postgres-writer serve` as a process: how it starts, refuses to start, stops, and bears bad clients."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from postgres_writer.settings import SETTINGS
+from support.certificates import make_certificate
+from support.payloads import payload, resource
+from support.postgres import Database, free_port, scrubbed_environment
+from support.server import PROGRAM, ServerProcess, running_server
+
+SYNC = payload(resource())
+
+
+def serve(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """Run `serve` to its end: only for starts that are refused."""
+    return subprocess.run(
+        [str(PROGRAM), "serve", *arguments],
+        env={**scrubbed_environment(os.environ), **environ},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+class TestStart:
+    """A start that cannot work ends with exit code 2 and one sentence that names the variable."""
+
+    @pytest.mark.parametrize(
+        ("environ", "variable"),
+        [
+            ({}, "PSQL_HOST"),
+            ({"PSQL_HOST": "db", "HOOK_PORT": "abc"}, "HOOK_PORT"),
+            ({"PSQL_HOST": "db", "PSQL_PORT": "abc"}, "PSQL_PORT"),
+            ({"PSQL_HOST": "db", "HOOK_TOKENS_FILE": "/no/such"}, "HOOK_TOKENS_FILE"),
+            ({"PSQL_HOST": "db", "HOOK_TLS_CERT_FILE": os.devnull}, "HOOK_TLS_KEY_FILE"),
+            ({"PSQL_HOST": "db", "HOOK_TABLE_POLICY_FILE": os.devnull}, "HOOK_TABLE_POLICY_FILE"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_a_bad_value_ends_it_with_two(self, environ: dict[str, str], variable: str) -> None:
+        ended = serve(**environ)
+        assert ended.returncode == 2
+        [sentence] = ended.stderr.splitlines()
+        assert sentence.startswith("postgres-writer: ")
+        assert variable in sentence
+
+    def test_embedded_beside_a_host_ends_it_with_two(self, tmp_path: Path) -> None:
+        ended = serve("--embedded", "--data-dir", str(tmp_path / "data"), PSQL_HOST="db")
+        assert (ended.returncode, "PSQL_HOST" in ended.stderr) == (2, True)
+        assert not (tmp_path / "data").exists()
+
+    def test_a_port_in_use_ends_it_with_one(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            ended = serve(PSQL_HOST="db", HOOK_PORT=str(taken.getsockname()[1]), LOG_FORMAT="text")
+        assert ended.returncode == 1
+        assert "in use" in ended.stderr
+
+    def test_the_help_lists_every_variable_with_its_default(self) -> None:
+        ended = serve("--help")
+        assert ended.returncode == 0
+        for setting in SETTINGS:
+            assert f"{setting.name} (default: {setting.default_text})" in ended.stdout
+
+    def test_it_serves_without_a_database(self) -> None:
+        with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
+            assert server.get("/readyz").status_code == 200
+            answer = server.post("sync", SYNC).json()
+            assert answer["status"]["conditions"][0]["reason"] == "DatabaseUnavailable"
+
+
+def wait_for(database: Database, condition: str, *, timeout: float = 10.0) -> None:
+    """Wait until a query of pg_stat_activity and pg_locks finds something."""
+    deadline = time.monotonic() + timeout
+    while not database.query(f"SELECT 1 FROM pg_stat_activity WHERE {condition}"):
+        assert time.monotonic() < deadline, f"never saw {condition}"
+        time.sleep(0.02)
+
+
+class TestStop:
+    """SIGTERM ends the server; what it is doing is finished first."""
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+    def test_an_idle_server_ends_with_zero(self, number: int) -> None:
+        server = ServerProcess({"PSQL_HOST": "127.0.0.1"})
+        server.start()
+        assert server.stop(number) == 0
+
+    def test_a_hook_in_flight_is_finished(self, database: Database, server: ServerProcess) -> None:
+        answers: list[requests.Response] = []
+        call = threading.Thread(target=lambda: answers.append(server.post("sync", SYNC)))
+        with database.connection() as locker:
+            locker.autocommit = False
+            locker.cursor().execute("LOCK TABLE students")
+            call.start()
+            wait_for(database, "wait_event_type = 'Lock' AND application_name = 'postgres-writer'")
+            os.kill(server.pid, signal.SIGTERM)
+            time.sleep(0.5)
+            assert not answers
+            locker.rollback()
+        call.join(15)
+        assert answers[0].status_code == 200
+        assert answers[0].json()["status"]["conditions"][0]["reason"] == "RowSynced"
+        assert server.stop() == 0
+        assert len(database.rows()) == 1
+
+    def test_a_kept_alive_connection_is_never_cut(self, database: Database) -> None:
+        """Callers in a loop get whole answers until one says `Connection: close`."""
+        failures: list[Exception] = []
+        answered: list[int] = []
+
+        def loop(port: int) -> None:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+            body, headers = json.dumps(SYNC), {"Content-Type": "application/json"}
+            try:
+                closing = False
+                while not closing:
+                    connection.request("POST", "/sync", body, headers)
+                    response = connection.getresponse()
+                    closing = response.getheader("Connection") == "close"
+                    json.loads(response.read())
+                    answered.append(response.status)
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                failures.append(error)
+            finally:
+                connection.close()
+
+        with running_server(database) as server:
+            callers = [threading.Thread(target=loop, args=(server.port,)) for _ in range(4)]
+            for caller in callers:
+                caller.start()
+            while len(answered) < 20 and not failures:
+                time.sleep(0.02)
+            os.kill(server.pid, signal.SIGTERM)
+            for caller in callers:
+                caller.join(20)
+        assert failures == []
+        assert set(answered) == {200}
+
+
+@pytest.fixture(scope="module")
+def bare_server() -> Iterator[ServerProcess]:
+    """Run a server whose database nobody needs."""
+    with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
+        yield server
+
+
+class TestBadClients:
+    """A client that sends what is no HTTP costs nobody else anything."""
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nabcde",
+            b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+            b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-A: b\r\n" * 200 + b"\r\n",
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: " + b"b" * 20_000 + b"\r\n\r\n",
+            b"\x16\x03\x01\x02\x00 this is a TLS greeting\r\n\r\n",
+        ],
+        ids=["both lengths", "two lengths", "negative length", "long line", "many fields", "long field", "TLS"],
+    )
+    def test_broken_http_is_refused_and_closed(self, bare_server: ServerProcess, sent: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", bare_server.port), timeout=10) as client:
+            client.sendall(sent)
+            received = b""
+            while chunk := client.recv(4096):
+                received += chunk
+        assert received.startswith(b"HTTP/1.1 4")
+        assert b"Traceback" not in received
+        assert bare_server.get("/healthz").status_code == 200
+
+
+class TestTls:
+    """TLS 1.2 or later only; a renewed certificate is used without a restart."""
+
+    @pytest.fixture
+    def tls_server(self, database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
+        made = make_certificate(tmp_path, common_name="first")
+        server = ServerProcess(
+            {**database.environ, "HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)},
+            scheme="https",
+            verify=str(made.certificate),
+        )
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+    def test_hooks_are_answered_over_tls(self, tls_server: ServerProcess) -> None:
+        assert tls_server.post("sync", SYNC).json()["status"]["conditions"][0]["reason"] == "RowSynced"
+
+    def test_older_versions_are_refused(self, tls_server: ServerProcess) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
+        with (
+            socket.create_connection(("127.0.0.1", tls_server.port), timeout=10) as raw,
+            pytest.raises(ssl.SSLError),
+        ):
+            context.wrap_socket(raw)
+
+    def test_a_renewed_certificate_is_used_by_new_connections(self, tls_server: ServerProcess, tmp_path: Path) -> None:
+        before = served_certificate(tls_server)
+        kept = tls_server.post("sync", SYNC)
+        make_certificate(tmp_path, common_name="second")
+        deadline = time.monotonic() + 10
+        while served_certificate(tls_server) == before:
+            assert time.monotonic() < deadline, "the old certificate is still served"
+            time.sleep(0.1)
+        # the connection made with the old certificate goes on
+        assert kept.status_code == tls_server.post("sync", SYNC).status_code == 200
+
+
+def served_certificate(server: ServerProcess) -> str:
+    """Return the certificate that a new connection gets."""
+    return ssl.get_server_certificate(("127.0.0.1", server.port), timeout=10)
+
+
+def test_every_log_line_is_json_by_default(server: ServerProcess) -> None:
+    server.post("sync", SYNC)
+    lines = [json.loads(line) for line in server.logs.splitlines()]
+    [change] = [line for line in lines if line.get("operation") == "inserted"]
+    assert (change["namespace"], change["name"], change["reason"]) == ("default", "sample", "RowSynced")
