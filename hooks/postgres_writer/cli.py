@@ -36,6 +36,7 @@ COMMANDS = (
     Command("demo", "show a row come, change, heal and go, on a server and database of its own", "demo"),
     Command("sync", "call the sync hook with manifests, as Metacontroller would (for development)", "client"),
     Command("finalize", "call the finalize hook with manifests (for development)", "client"),
+    Command("audit", "compare the resources with the rows, and repair or prune on demand", "audit"),
     Command("config-reference", "print the table of environment variables as Markdown", "reference"),
 )
 

@@ -1,0 +1,96 @@
+"""The audit's findings as people and programs read them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TextIO
+
+from postgres_writer.audit_model import COLUMNS, Finding, Kind
+from postgres_writer.audit_spool import Spool
+
+_HINTS = {
+    Kind.NO_RESOURCE: (
+        "Rows without a resource may be retained ones (deletionPolicy Retain, or given up as Unmanaged) or your own: "
+        "look before you prune."
+    ),
+    Kind.MISSING: "Rows that are missing or differ are put right by a sync: --repair asks for one.",
+    Kind.DIFFERS: "Rows that are missing or differ are put right by a sync: --repair asks for one.",
+    Kind.DUPLICATE: "Of the rows of one resource only the one in spec.table is kept; --prune ID removes the others.",
+    Kind.UNMANAGED: "An unmanaged resource is kept again as soon as the controller's selector matches it.",
+    Kind.UNREADABLE: "The rows of an unreadable table were not compared.",
+}
+
+
+def detail_of(finding: Finding, *, show_values: bool) -> str:
+    """Return what is wrong: the names of the fields, and their values only if asked for."""
+    parts = [finding.detail] if finding.detail else []
+    for column, wanted, found in finding.differences:
+        parts.append(f"{column}: {_text(wanted)} in the resource, {_text(found)} in the row" if show_values else column)
+    if show_values and finding.values:
+        parts += [f"{column}: {_text(value)}" for column, value in zip(COLUMNS, finding.values, strict=True)]
+    return ", ".join(parts)
+
+
+def as_json(finding: Finding, *, show_values: bool) -> dict[str, object]:
+    """Return the finding as a JSON object."""
+    shown: dict[str, object] = {
+        "finding": finding.kind.value,
+        "id": finding.id,
+        "table": finding.table,
+        "detail": finding.detail,
+        "fields": [column for column, _, _ in finding.differences],
+    }
+    if show_values:
+        shown["differences"] = [
+            {"field": column, "resource": wanted, "row": found} for column, wanted, found in finding.differences
+        ]
+        shown["row"] = dict(zip(COLUMNS, finding.values, strict=True)) if finding.values else None
+    return shown
+
+
+def write_json(spool: Spool, counts: dict[str, object], out: TextIO, *, show_values: bool) -> None:
+    """Write one JSON object: the findings, and the summary behind them."""
+    out.write('{"findings": [')
+    separator = "\n"
+    for finding in spool.findings():
+        out.write(separator + json.dumps(as_json(finding, show_values=show_values)))
+        separator = ",\n"
+    summary = {**counts, "findings": spool.summary()}
+    out.write(f'],\n"summary": {json.dumps(summary)}}}\n')
+
+
+def write_table(spool: Spool, counts: dict[str, object], out: TextIO, *, show_values: bool) -> None:
+    """Write the findings in columns, and what they mean below."""
+    summary = spool.summary()
+    if summary:
+        write_rows(spool.findings(), spool.widths(), out, show_values=show_values)
+        out.write("\n")
+    total = sum(summary.values())
+    each = ", ".join(f"{number} {kind}" for kind, number in summary.items())
+    out.write(
+        f"{total} finding{'' if total == 1 else 's'}{': ' if each else ''}{each} "
+        f"(resources: {counts['resources']}, rows: {counts['rows']}, tables: {counts['tables']}).\n"
+    )
+    for hint in dict.fromkeys(_HINTS[Kind(kind)] for kind in summary):
+        out.write(f"{hint}\n")
+
+
+def write_rows(findings: Iterable[Finding], widths: tuple[int, int], out: TextIO, *, show_values: bool) -> None:
+    """Write findings in columns three blanks apart, like kubectl's."""
+    kind_width = max(len(kind.value) for kind in Kind)
+    id_width, table_width = max(2, widths[0]), max(5, widths[1])
+
+    def line(kind: str, about: str, table: str, detail: str) -> None:
+        columns = f"{kind:<{kind_width}}   {_text(about):<{id_width}}   {_text(table):<{table_width}}   {detail}"
+        out.write(columns.rstrip() + "\n")
+
+    line("FINDING", "ID", "TABLE", "DETAIL")
+    for finding in findings:
+        line(finding.kind.value, finding.id, finding.table, detail_of(finding, show_values=show_values))
+
+
+def _text(value: object) -> str:
+    """Return the value on one line, whatever it holds."""
+    text = "null" if value is None else str(value)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

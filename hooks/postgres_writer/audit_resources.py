@@ -1,0 +1,130 @@
+"""Where the audit reads resources: a list that kubectl printed, or kubectl itself, page by page.
+
+`kubectl get -o json` holds the whole list in memory before it prints anything, so its pages are asked for instead.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import ijson  # type: ignore[import-untyped]
+
+from postgres_writer.errors import PostgresWriterError
+
+RESOURCE = "postgreswriters.demo.yash.com"
+RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
+PAGE = 1000
+_API = "/apis/demo.yash.com/v1"
+_CHUNK_BYTES = 1 << 16
+_NAMES_PER_CALL = 200
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+class AuditError(PostgresWriterError):
+    """The audit cannot be done; the text is one sentence that says what to do."""
+
+
+class ListExpired(AuditError):
+    """The list took longer than the API server keeps its old state; it has to begin anew with larger pages."""
+
+
+def is_id(text: str) -> bool:
+    """Say whether the text can be the id of a resource's row: <namespace>/<name>."""
+    namespace, _, name = text.partition("/")
+    return is_namespace(namespace) and _SUBDOMAIN.fullmatch(name) is not None
+
+
+def is_namespace(text: str) -> bool:
+    """Say whether the text can name a namespace."""
+    return _LABEL.fullmatch(text) is not None
+
+
+def from_file(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the resources of a printed list, in bounded memory.
+
+    Raises AuditError when it is no list: an empty or broken file must not make every row look orphaned.
+    """
+    items: Any = ijson.sendable_list()
+    kinds: Any = ijson.sendable_list()
+    # integers as int, as json reads them
+    item_parser = ijson.items_coro(items, "items.item", use_float=True)
+    kind_parser = ijson.items_coro(kinds, "kind")
+    try:
+        while chunk := file.read(_CHUNK_BYTES):
+            item_parser.send(chunk)
+            kind_parser.send(chunk)
+            yield from items
+            del items[:]
+        for parser in (item_parser, kind_parser):
+            parser.close()
+    except (ijson.JSONError, UnicodeDecodeError) as error:
+        raise AuditError(
+            "The list of resources is not whole JSON: give what `kubectl get pgw -A -o json` prints."
+        ) from error
+    yield from items
+    if not kinds or kinds[0] not in ("List", "PostgresWriterList"):
+        raise AuditError("The file is no list of resources: give what `kubectl get pgw -A -o json` prints.")
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl, for one context (None: the current one)."""
+
+    context: str | None = None
+
+    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[dict[str, Any]], int]]:
+        """Yield (resources, how many are still to come) of all namespaces or of one.
+
+        Raises ListExpired when it took too long, AuditError when kubectl fails.
+        """
+        scope = f"/namespaces/{namespace}" if namespace else ""
+        path = f"{_API}{scope}/postgreswriters?limit={page}"
+        token = ""
+        while True:
+            answer = json.loads(self._run("get", "--raw", path + (f"&continue={token}" if token else "")))
+            metadata = answer.get("metadata") or {}
+            yield answer.get("items") or [], metadata.get("remainingItemCount") or 0
+            token = metadata.get("continue") or ""
+            if not token:
+                return
+
+    def get(self, row: str) -> dict[str, Any] | None:
+        """Return the resource whose row has that id as it is now, None when there is none."""
+        namespace, _, name = row.partition("/")
+        printed = self._run("get", RESOURCE, name, "--namespace", namespace, "--ignore-not-found", "-o", "json")
+        return json.loads(printed) if printed.strip() else None
+
+    def request_sync(self, rows: list[str], stamp: str) -> None:
+        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
+        by_namespace: dict[str, list[str]] = {}
+        for row in rows:
+            namespace, _, name = row.partition("/")
+            by_namespace.setdefault(namespace, []).append(name)
+        for namespace, names in by_namespace.items():
+            for start in range(0, len(names), _NAMES_PER_CALL):
+                some = names[start : start + _NAMES_PER_CALL]
+                annotation = f"{RESYNC_ANNOTATION}={stamp}"
+                self._run("annotate", RESOURCE, *some, "--namespace", namespace, "--overwrite", annotation)
+
+    def describe(self) -> str:
+        """Return the context that is in use, for people."""
+        return self.context or self._run("config", "current-context").decode().strip()
+
+    def _run(self, *arguments: str) -> bytes:
+        command = ["kubectl", *(["--context", self.context] if self.context else []), *arguments]
+        try:
+            done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+        except OSError as error:
+            raise AuditError("kubectl is not on PATH: install it, or give what it prints as FILE.") from error
+        if done.returncode == 0:
+            return done.stdout
+        said = " ".join(done.stderr.decode(errors="replace").split()) or f"exit code {done.returncode}"
+        if "--raw" in arguments and "continue parameter is too old" in said:
+            raise ListExpired(f"kubectl failed: {said}.")
+        raise AuditError(f"kubectl failed: {said.rstrip('.')}.")

@@ -1,0 +1,147 @@
+"""The audit's notes: resources and findings in a temporary SQLite file, so that a million fit in little memory.
+
+The file is in the folder for temporary files (TMPDIR) and has no name there: it vanishes with the process.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from postgres_writer.audit_model import Finding, Kind, Resource
+from postgres_writer.audit_resources import AuditError
+
+_SCHEMA = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+PRAGMA cache_size = -16000;
+CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, vals TEXT, tables TEXT, reason TEXT, paused, deleting)
+    WITHOUT ROWID;
+CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, detail TEXT, differences TEXT, vals TEXT, repairable, prunable,
+    PRIMARY KEY (kind, id, tbl)) WITHOUT ROWID;
+CREATE TABLE doubted (id TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+_KINDS = list(Kind)
+_SELECT = "SELECT kind, id, tbl, detail, differences, vals, repairable, prunable FROM finding"
+
+
+class Spool:
+    """The notes of one audit."""
+
+    def __init__(self) -> None:
+        # an empty name: a file without one, which SQLite removes when it closes
+        self._db = sqlite3.connect("")
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._db.close()
+
+    def clear_resources(self) -> None:
+        """Forget the resources."""
+        self._db.execute("DELETE FROM resource")
+
+    def add_resources(self, resources: Iterable[Resource]) -> None:
+        """Note resources. Raises AuditError when the disk is full."""
+        rows = (
+            (r.id, r.table, json.dumps(r.values), json.dumps(r.tables), r.reason, r.paused, r.deleting)
+            for r in resources
+        )
+        try:
+            self._db.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.OperationalError as error:
+            raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error
+
+    def resources(self) -> Iterator[Resource]:
+        """Yield the resources in the byte order of their ids."""
+        for row, table, values, tables, reason, paused, deleting in self._db.execute(
+            "SELECT * FROM resource ORDER BY id"
+        ):
+            known = json.loads(values)
+            spec = tuple(known) if known else None
+            yield Resource(row, table, spec, tuple(json.loads(tables)), reason, bool(paused), bool(deleting))
+
+    def count(self) -> int:
+        """Return the number of resources."""
+        return int(self._db.execute("SELECT count(*) FROM resource").fetchone()[0])
+
+    def tables(self) -> set[str]:
+        """Return every table that a resource names as its own, or as one that may hold its row."""
+        named = {table for (table,) in self._db.execute("SELECT DISTINCT tbl FROM resource WHERE tbl IS NOT NULL")}
+        for (tables,) in self._db.execute("SELECT DISTINCT tables FROM resource"):
+            named.update(json.loads(tables))
+        return named
+
+    def add_findings(self, findings: Iterable[Finding]) -> None:
+        """Note findings."""
+        rows = (
+            (
+                _KINDS.index(f.kind),
+                f.id,
+                f.table,
+                f.detail,
+                json.dumps(f.differences, default=str),
+                json.dumps(f.values, default=str),
+                f.repairable,
+                f.prunable,
+            )
+            for f in findings
+        )
+        self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+
+    def doubt(self) -> bool:
+        """Set the findings about single ids aside, to be looked at again; False when there are none."""
+        self._db.execute("INSERT OR IGNORE INTO doubted SELECT id FROM finding WHERE id <> ''")
+        self._db.execute("CREATE TEMP TABLE first AS SELECT kind, id, tbl FROM finding WHERE id <> ''")
+        self._db.execute("DELETE FROM finding WHERE id <> ''")
+        return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM doubted)").fetchone()[0])
+
+    def keep_confirmed(self) -> None:
+        """Drop the findings that the first look did not have."""
+        self._db.execute("DELETE FROM finding WHERE id <> '' AND (kind, id, tbl) NOT IN (SELECT * FROM first)")
+
+    def is_doubted(self, row: str) -> bool:
+        """Say whether a finding about that id is to be looked at again."""
+        return self._db.execute("SELECT 1 FROM doubted WHERE id = ?", (row,)).fetchone() is not None
+
+    def doubted(self) -> Iterator[str]:
+        """Yield the ids to be looked at again, in their byte order."""
+        for (row,) in self._db.execute("SELECT id FROM doubted ORDER BY id"):
+            yield row
+
+    def doubted_namespaces(self) -> list[str]:
+        """Return the namespaces of these ids."""
+        found = self._db.execute("SELECT DISTINCT substr(id, 1, instr(id, '/') - 1) FROM doubted")
+        return [namespace for (namespace,) in found]
+
+    def findings(self) -> Iterator[Finding]:
+        """Yield the findings, kind by kind, in the byte order of their ids."""
+        for row in self._db.execute(f"{_SELECT} ORDER BY kind, id, tbl"):
+            yield _finding(row)
+
+    def summary(self) -> dict[str, int]:
+        """Return how many findings there are of each kind that there are."""
+        counted = self._db.execute("SELECT kind, count(*) FROM finding GROUP BY kind ORDER BY kind")
+        return {_KINDS[kind].value: number for kind, number in counted}
+
+    def widths(self) -> tuple[int, int]:
+        """Return the lengths of the longest id and the longest table among the findings."""
+        row = self._db.execute("SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding")
+        longest_id, longest_table = row.fetchone()
+        return longest_id, longest_table
+
+
+def _finding(row: tuple[Any, ...]) -> Finding:
+    kind, about, table, detail, differences, values, repairable, prunable = row
+    return Finding(
+        _KINDS[kind],
+        about,
+        table,
+        detail,
+        tuple(tuple(difference) for difference in json.loads(differences)),
+        tuple(json.loads(values)),
+        bool(repairable),
+        bool(prunable),
+    )
