@@ -77,7 +77,7 @@ spec:
 
 @pytest.fixture
 def original(new_cluster: Callable[[], ApiServer], database: Database) -> Iterator[Installation]:
-    """A cluster as the original operator leaves it: its kind, its Deployment, resources and their rows."""
+    """Give a cluster as the original operator leaves it: its kind, its Deployment, resources and their rows."""
     server = new_cluster()
     server.start_controllers()
     prepare(server)

@@ -68,12 +68,20 @@ class Installation:
         """Say whether `kubectl get` finds the resource, its kind included."""
         return self.cluster.kubectl("get", *resource, check=False).returncode == 0
 
+    def secret(self, name: str) -> dict[str, str]:
+        """Return what a Secret of the install holds."""
+        found = self.cluster.kubectl("-n", SECRETS, "get", "secret", name, "-o", "json")
+        return {key: base64.b64decode(value).decode() for key, value in json.loads(found.stdout)["data"].items()}
+
+    def mount_tokens(self, folder: Path) -> Path:
+        """Write the file of tokens that a pod would see, as the kubelet does, and return its path."""
+        (folder / "new").write_text(self.secret("postgres-writer-hook-tokens")["tokens"])
+        return (folder / "new").replace(folder / "tokens")
+
     @contextlib.contextmanager
     def served(self, folder: Path) -> Iterator[PlayedMetacontroller]:
         """Run a hook server with the tokens of the install's Secret, and play Metacontroller before it."""
-        found = self.cluster.kubectl("-n", SECRETS, "get", "secret", "postgres-writer-hook-tokens", "-o", "json")
-        tokens = folder / "tokens"
-        tokens.write_bytes(base64.b64decode(json.loads(found.stdout)["data"]["tokens"]))
+        tokens = self.mount_tokens(folder)
         with (
             running_server(self.database, HOOK_TOKENS_FILE=str(tokens)) as server,
             playing(self.cluster, server.url) as player,

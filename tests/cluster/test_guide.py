@@ -1,0 +1,143 @@
+"""The commands of docs/install.md that configure, secure and upgrade an install; and that none is left untried."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from postgres_writer.policy import load_policy
+from support.installation import Installation, eventually, install
+from support.manifests import GUIDE, guide, shell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from support.apiserver import ApiServer
+    from support.postgres import Database
+
+# How many code blocks each section has, so that a new one cannot come in without a test. `docker build` and
+# `kubectl rollout status` are the two that need more than an API server.
+TRIED_HERE = {
+    "Configure": 2,
+    "Secure": 2,
+    "Rotate the token": 3,
+    "Rotate the database password": 1,
+    "Upgrade": 1,
+}
+TRIED_ELSEWHERE = {
+    "What you need": 1,
+    "Install": 5,
+    "Give Metacontroller its flags": 1,
+    "Switch controllers": 3,
+    "Uninstall": 3,
+    "Uninstall in the wrong order": 1,
+    "Migrate from the original operator": 6,
+}
+
+
+@pytest.fixture(scope="module")
+def server(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
+    running = new_cluster()
+    running.start_controllers()
+    install(running)
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def installation(server: ApiServer, database: Database) -> Installation:
+    return Installation(server, database)
+
+
+def test_every_command_of_the_guide_is_tried() -> None:
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", GUIDE.read_text(), flags=re.M | re.S), re.M)
+    assert {title: len(guide(title)) for title in titles if guide(title)} == TRIED_HERE | TRIED_ELSEWHERE
+
+
+def test_settings_reach_the_pods_through_an_optional_config_map(installation: Installation) -> None:
+    settings, copied = guide("Configure")
+    shell(installation.cluster, settings)
+    found = installation.cluster.kubectl("-n", "postgres-writer", "get", "deployment/postgres-writer", "-o", "json")
+    (container,) = json.loads(found.stdout)["spec"]["template"]["spec"]["containers"]
+    (source,) = container["envFrom"]
+    held = installation.cluster.kubectl("-n", "postgres-writer", "get", "configmap", source["configMapRef"]["name"])
+    assert held.returncode == 0
+    assert source["configMapRef"]["optional"] is True
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert f"PSQL_SSLROOTCERT={mounts['database']}/ca.crt" in settings
+    shell(installation.cluster, copied)
+    assert installation.exists("-n", "postgres-writer", "horizontalpodautoscaler", "postgres-writer")
+    installation.cluster.kubectl("-n", "postgres-writer", "delete", "horizontalpodautoscaler", "postgres-writer")
+
+
+def test_the_policy_is_made_as_the_server_reads_it(installation: Installation, tmp_path: Path) -> None:
+    policy, _ = guide("Secure")
+    shell(installation.cluster, policy)
+    found = installation.cluster.kubectl(
+        "-n", "postgres-writer", "get", "configmap", "postgres-writer-table-policy", "-o", "json"
+    )
+    file = tmp_path / "policy"
+    file.write_text(json.loads(found.stdout)["data"]["table-policy.yaml"])
+    loaded = load_policy(file)
+    assert loaded.permits("default", "students")
+    assert loaded.permits("team-a-one", "team_a.anything")
+    assert not loaded.permits("team-b", "team_a.anything")
+
+
+def test_the_certificate_s_secret_has_the_keys_that_the_manifests_name(
+    installation: Installation, tmp_path: Path
+) -> None:
+    _, certificate = guide("Secure")
+    key, crt = tmp_path / "tls.key", tmp_path / "tls.crt"
+    subject = ("-subj", "/CN=postgres-writer.postgres-writer")
+    request = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(key), "-out", str(crt))
+    subprocess.run([*request, *subject], check=True, capture_output=True)
+    (tmp_path / "ca.crt").write_bytes(crt.read_bytes())
+    shell(installation.cluster, certificate, CERTIFICATES=str(tmp_path))
+    assert set(installation.secret("postgres-writer-tls")) == {"tls.crt", "tls.key", "ca.crt"}
+
+
+def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, tmp_path: Path) -> None:
+    accept_both, send_new, drop_old = guide("Rotate the token")
+    old = installation.secret("postgres-writer-hook-tokens")["token"]
+    with installation.served(tmp_path) as metacontroller:  # it fails the test when a hook is refused
+        installation.create("one")
+        installation.wait_ready("one")
+        for command in (accept_both, send_new, drop_old):
+            shell(installation.cluster, command)
+            installation.mount_tokens(tmp_path)
+            metacontroller.at_work.clear()
+            eventually(lambda: len(metacontroller.at_work) > 3, "more rounds of hooks")
+        now = installation.secret("postgres-writer-hook-tokens")
+        assert now["token"] == now["token-2"] == now["tokens"] != old
+        hook = f"{metacontroller.hooks}/sync"
+        refused = requests.post(hook, json={}, headers={"Authorization": f"Bearer {old}"}, timeout=10)
+        assert refused.status_code == 401
+        shell(installation.cluster, guide("Install")[1])  # applying again goes back to the first key, which is new too
+        installation.create("two")
+        installation.wait_ready("two")
+        installation.delete("one", "two")
+        eventually(lambda: not installation.finalizers(), "the deletion")
+
+
+def test_a_password_is_replaced_whatever_characters_it_has(installation: Installation) -> None:
+    (command,) = guide("Rotate the database password")
+    password = 'it\'s "a" $new {one}\\ with spaces and ümlauts ' * 3
+    before = installation.secret("postgres-writer-database")
+    shell(installation.cluster, command, PSQL_PASSWORD=password)
+    assert installation.secret("postgres-writer-database") == {**before, "password": password}
+
+
+def test_an_upgrade_shows_what_changes_and_applies(installation: Installation) -> None:
+    (command,) = guide("Upgrade")
+    installation.cluster.kubectl("-n", "postgres-writer", "scale", "deployment/postgres-writer", "--replicas=1")
+    shown = shell(installation.cluster, command).stdout
+    assert re.search(r"^-  replicas: 1\n\+  replicas: 2$", shown, re.M)
+    found = installation.cluster.kubectl("-n", "postgres-writer", "get", "deployment/postgres-writer", "-o", "json")
+    assert json.loads(found.stdout)["spec"]["replicas"] == 2
