@@ -1,0 +1,219 @@
+"""The hooks over real HTTP: curl, the server's own processes and a real PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.answers import decode_answer
+from support.curl import Answer, call_hook, check_problem, curl
+from support.payloads import DELETED, payload, resource
+from support.postgres import Database
+from support.server import ServerProcess, running_server
+from support.spec_cases import spec_with
+
+TOKENS = ("first-token", "second-token")
+BEARER = ("--header", f"Authorization: Bearer {TOKENS[0]}")
+RULES = 'rules:\n- {namespaces: ["team-*"], tables: ["team_*"]}\n- {namespaces: [default], tables: ["*"]}\n'
+
+
+class Site:
+    """A server with tokens and a table policy, on a database of its own."""
+
+    def __init__(self, server: ServerProcess, database: Database, tokens: Path, policy: Path) -> None:
+        self.server, self.database, self.tokens, self.policy = server, database, tokens, policy
+
+    def call(self, hook: str, found: dict[str, Any], controller: str = "composite", **options: Any) -> dict[str, Any]:
+        """Call a hook with a token."""
+        return call_hook(self.server.url, hook, payload(found, controller, **options), *BEARER)
+
+    def post(self, *arguments: str, hook: str = "sync") -> Answer:
+        """Call a hook with a sound request and with what the arguments say."""
+        return curl(f"{self.server.url}/{hook}", *arguments, data=json.dumps(payload(resource())).encode())
+
+
+@pytest.fixture(scope="module")
+def site(maintenance: Database, template: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Run one server for the whole module; at its end the log must not tell of any failure."""
+    folder = tmp_path_factory.mktemp("site")
+    tokens, policy = folder / "tokens", folder / "policy.yaml"
+    tokens.write_text("# a comment\n\n" + "\n".join(TOKENS) + "\n")
+    policy.write_text(RULES)
+    database = maintenance.create_sibling(template)
+    database.create_table("pupils")
+    variables: dict[str, Any] = {
+        "HOOK_TOKENS_FILE": str(tokens),
+        "HOOK_TABLE_POLICY_FILE": str(policy),
+        "LOG_LEVEL": "DEBUG",
+    }
+    with running_server(database, **variables) as server:
+        yield Site(server, database, tokens, policy)
+        for secret in (*TOKENS, '"level": "ERROR"', "Traceback", "canada"):
+            assert secret not in server.logs, secret
+    maintenance.drop_sibling(database)
+
+
+def ready_of(answer: dict[str, Any]) -> tuple[str, str]:
+    found = next(one for one in answer["status"]["conditions"] if one["type"] == "Ready")
+    return found["status"], found["reason"]
+
+
+def eventually(check: Callable[[], bool]) -> None:
+    """Wait until a changed file is in force; it is looked at once a second."""
+    deadline = time.monotonic() + 10
+    while not check():
+        assert time.monotonic() < deadline, "the change did not come into force"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("controller", ["composite", "decorator"])
+def test_the_life_of_a_row(site: Site, controller: str, version: str) -> None:
+    name = f"{controller}-{version}"
+    key = f"default/{name}"
+    status: Any = None
+
+    def sync(spec: dict[str, Any], hook: str = "sync", **metadata: Any) -> dict[str, Any]:
+        found = resource(spec, status, controller=controller, name=name, **metadata)
+        return site.call(hook, found, controller, version=version, finalizing=hook == "finalize")
+
+    def rows(table: str = "students") -> list[tuple[Any, ...]]:
+        return [row[1:] for row in site.database.rows(table) if row[0] == key]
+
+    answer = sync(spec_with())
+    status = answer["status"]
+    assert (ready_of(answer), rows()) == (("True", "RowSynced"), [("alex", 23, "canada")])
+    assert sync(spec_with())["status"] == status
+    sync(spec_with(age=24), generation=2)
+    assert rows() == [("alex", 24, "canada")]
+    site.database.query("DELETE FROM students WHERE id = %s", key)
+    sync(spec_with())
+    assert rows() == [("alex", 23, "canada")]
+    answer = sync(spec_with(table="nowhere"))
+    assert (ready_of(answer), rows()) == (("False", "TableNotFound"), [("alex", 23, "canada")])
+    status = answer["status"]
+    answer = sync(spec_with(table="pupils"))
+    assert (answer["status"]["tables"], rows(), rows("pupils")) == (["pupils"], [], [("alex", 23, "canada")])
+    status = answer["status"]
+    for _ in range(2):
+        answer = sync(spec_with(table="pupils"), "finalize", **DELETED)
+        assert (answer["finalized"], answer["status"], rows("pupils")) == (True, status, [])
+
+
+def test_the_same_state_gets_the_same_status_to_the_byte_from_every_worker(site: Site) -> None:
+    first = site.call("sync", resource(name="same"))["status"]
+    body = json.dumps(payload(resource(status=first, name="same"))).encode()
+    answers = [curl(f"{site.server.url}/sync", *BEARER, data=body).body for _ in range(10)]
+    statuses = {json.dumps(decode_answer(answer, "composite")["status"]) for answer in answers}
+    assert statuses == {json.dumps(first)}
+
+
+def test_sync_of_a_resource_that_is_being_deleted_does_not_write(site: Site) -> None:
+    answer = site.call("sync", resource(name="going", **DELETED))
+    assert answer["finalized"]
+    assert not [row for row in site.database.rows() if row[0] == "default/going"]
+
+
+@pytest.mark.parametrize("path", ["healthz", "readyz"])
+def test_probes_need_no_token(site: Site, path: str) -> None:
+    answer = curl(f"{site.server.url}/{path}")
+    assert (answer.status, answer.body) == (200, b"ok\n")
+
+
+def test_metrics_need_no_token_unless_configured(site: Site) -> None:
+    answer = curl(f"{site.server.url}/metrics")
+    assert answer.status == 200
+    assert b"postgres_writer_hook_requests_total" in answer.body
+
+
+# What is no hook request
+
+
+@pytest.mark.parametrize("path", ["", "nope", "sync/", "sync/x", "SYNC", "static/x", "sync%00", "%2e%2e/etc/passwd"])
+def test_other_paths_are_not_found(site: Site, path: str) -> None:
+    check_problem(curl(f"{site.server.url}/{path}", data=b"{}"), 404)
+
+
+@pytest.mark.parametrize("hook", ["sync", "finalize"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_other_methods_are_not_allowed(site: Site, hook: str, method: str) -> None:
+    answer = curl(f"{site.server.url}/{hook}", "--request", method, *BEARER)
+    check_problem(answer, 405)
+    assert "POST" in answer.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Bearer wrong",
+        f"Bearer {TOKENS[0]}x",
+        f"Bearer {TOKENS[0][:-1]}",
+        f"Bearer {TOKENS[0]},{TOKENS[1]}",
+        "Bearer # a comment",
+        f"Basic {TOKENS[0]}",
+        TOKENS[0],
+        "Bearer \u00e4\u00f6",
+    ],
+)
+@pytest.mark.parametrize("hook", ["sync", "finalize"])
+def test_without_a_token_nothing_is_done(site: Site, hook: str, header: str) -> None:
+    before = site.database.rows()
+    answer = site.post("--header", f"Authorization: {header}".strip(), hook=hook)
+    check_problem(answer, 401)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert site.database.rows() == before
+
+
+@pytest.mark.parametrize("header", [*(f"Bearer {token}" for token in TOKENS), f"bearer {TOKENS[1]}"])
+def test_every_token_of_the_file_is_valid(site: Site, header: str) -> None:
+    assert site.post("--header", f"Authorization: {header}").status == 200
+
+
+def test_every_answer_of_a_hook_has_a_request_id_of_its_own(site: Site) -> None:
+    answers = [site.post(*BEARER), site.post(*BEARER), site.post(), curl(f"{site.server.url}/sync", *BEARER, data=b"")]
+    assert [answer.status for answer in answers] == [200, 200, 401, 400]
+    assert len({answer.headers["x-request-id"] for answer in answers}) == 4
+    assert answers[0].headers["x-request-id"] in site.server.logs
+
+
+# Files that change while the server runs
+
+
+def test_tokens_are_rotated_without_a_restart(site: Site) -> None:
+    site.tokens.write_text(f"{TOKENS[0]}\nthird-token\n")
+    eventually(lambda: site.post("--header", "Authorization: Bearer third-token").status == 200)
+    # each worker looks at the file by itself
+    eventually(lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {401})
+    assert site.post(*BEARER).status == 200
+    site.tokens.write_text("# nothing left\n")
+    time.sleep(1.2)
+    assert {site.post(*BEARER).status for _ in range(4)} == {200}, "an unusable file must leave the last one in force"
+    site.tokens.write_text("\n".join(TOKENS))
+    eventually(lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {200})
+
+
+def test_the_table_policy_changes_without_a_restart(site: Site) -> None:
+    site.database.create_table("team_a")
+
+    def reason(table: str = "team_a", namespace: str = "team-a") -> tuple[str, str]:
+        return ready_of(site.call("sync", resource(spec_with(table=table), namespace=namespace)))
+
+    assert reason() == ("True", "RowSynced")
+    assert reason("students") == ("False", "TableNotAllowed")
+    assert reason(namespace="other") == ("False", "TableNotAllowed")
+    site.policy.write_text(RULES.replace('"team_*"', "students"))
+    eventually(lambda: {reason() for _ in range(8)} == {("False", "TableNotAllowed")})
+    assert reason("students") == ("True", "RowSynced")
+    site.policy.write_text("rules: broken")
+    time.sleep(1.2)
+    assert reason("students") == ("True", "RowSynced"), "an unusable file must leave the last one in force"
+    site.policy.write_text(RULES)
+    eventually(lambda: {reason() for _ in range(8)} == {("True", "RowSynced")})
