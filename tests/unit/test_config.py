@@ -31,6 +31,35 @@ def test_an_empty_variable_counts_as_unset() -> None:
     assert Config.from_env({**HOST, **{s.name: "" for s in SETTINGS if s.name != "PSQL_HOST"}}) == Config.from_env(HOST)
 
 
+EVERYTHING = {
+    "PSQL_HOST": "a,b",
+    "PSQL_PORT": "5433, 5434",
+    "PSQL_DBNAME": "school",
+    "PSQL_USER": "writer",
+    "PSQL_PASSWORD": "hidden",
+    "PSQL_SSLMODE": "Verify-Full",
+    "PSQL_SSLROOTCERT": "system",
+    "PSQL_SSLCERT": "{certificate}",
+    "PSQL_SSLKEY": "{certificate}",
+    "PSQL_CHANNEL_BINDING": "require",
+    "PSQL_TARGET_SESSION_ATTRS": "read-write",
+    "PSQL_CONNECT_TIMEOUT": "4",
+    "PSQL_STATEMENT_TIMEOUT": "2.5",
+    "PSQL_PREPARED_STATEMENTS": "false",
+    "HOOK_HOST": "0.0.0.0",
+    "HOOK_PORT": "8443",
+    "HOOK_WORKERS": "3",
+    "HOOK_THREADS": "7",
+    "HOOK_TOKENS_FILE": "{tokens}",
+    "HOOK_MAX_BODY_BYTES": "2048",
+    "HOOK_RESYNC_SECONDS": "12.5",
+    "HOOK_TABLE_POLICY_FILE": "{policy}",
+    "HOOK_METRICS_TOKEN_REQUIRED": "yes",
+    "LOG_LEVEL": "debug",
+    "LOG_FORMAT": "TEXT",
+}
+
+
 def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
     tokens, policy, certificate = (tmp_path / name for name in ("tokens", "policy", "certificate"))
     tokens.write_text("# old\nsecret\n")
@@ -38,31 +67,8 @@ def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
     certificate.write_text("not looked into here\n")
     config = Config.from_env(
         {
-            "PSQL_HOST": "a,b",
-            "PSQL_PORT": "5433, 5434",
-            "PSQL_DBNAME": "school",
-            "PSQL_USER": "writer",
-            "PSQL_PASSWORD": "hidden",
-            "PSQL_SSLMODE": "Verify-Full",
-            "PSQL_SSLROOTCERT": "system",
-            "PSQL_SSLCERT": str(certificate),
-            "PSQL_SSLKEY": str(certificate),
-            "PSQL_CHANNEL_BINDING": "require",
-            "PSQL_TARGET_SESSION_ATTRS": "read-write",
-            "PSQL_CONNECT_TIMEOUT": "4",
-            "PSQL_STATEMENT_TIMEOUT": "2.5",
-            "PSQL_PREPARED_STATEMENTS": "false",
-            "HOOK_HOST": "0.0.0.0",
-            "HOOK_PORT": "8443",
-            "HOOK_WORKERS": "3",
-            "HOOK_THREADS": "7",
-            "HOOK_TOKENS_FILE": str(tokens),
-            "HOOK_MAX_BODY_BYTES": "2048",
-            "HOOK_RESYNC_SECONDS": "12.5",
-            "HOOK_TABLE_POLICY_FILE": str(policy),
-            "HOOK_METRICS_TOKEN_REQUIRED": "yes",
-            "LOG_LEVEL": "debug",
-            "LOG_FORMAT": "TEXT",
+            name: value.format(tokens=tokens, policy=policy, certificate=certificate)
+            for name, value in EVERYTHING.items()
         }
     )
     assert config.database.connect_arguments() == {
