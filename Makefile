@@ -69,7 +69,7 @@ lock: | .venv/bin/python ## Pin anew, with hashes, what the container image inst
 # Install it on the cluster of the current kubectl context
 
 install: ## Install the CRD and the controller (CONTROLLER=composite or decorator)
-	$(KUBECTL) apply -f crds/
+	$(KUBECTL) apply -k crds
 	$(KUBECTL) wait --for=condition=Established --timeout=60s crd/$(CRD)
 	$(KUBECTL) apply -f metacontroller/$(CONTROLLER).yaml
 
@@ -78,7 +78,7 @@ uninstall: ## Delete every PostgresWriter with its row, then the controller, the
 	@if $(KUBECTL) get crd $(CRD) >/dev/null 2>&1; then \
 		$(KUBECTL) delete $(CRD) --all --all-namespaces --wait --timeout=300s; fi
 	$(KUBECTL) delete --ignore-not-found -f metacontroller/composite.yaml -f metacontroller/decorator.yaml
-	$(KUBECTL) delete --ignore-not-found -f crds/
+	$(KUBECTL) delete --ignore-not-found -k crds
 
 clean: ## Remove what was built and installed here (the data of `make run` in .postgres-writer stays)
 	rm -rf .venv build dist hooks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage*
