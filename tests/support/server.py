@@ -3,11 +3,13 @@
 import contextlib
 import gc
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,9 +33,15 @@ class ServerProcess:
     scheme: str = "http"
     verify: bool | str = True
     port: int = field(default_factory=free_port)
-    log: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="pgw-server-")) / "server.log")
+    log: Path = field(init=False)
     process: "subprocess.Popen[bytes] | None" = None
     session: requests.Session = field(default_factory=requests.Session)
+
+    def __post_init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="pgw-server-"))
+        self.log = folder / "server.log"
+        # a test may read the log after the stop, so the folder lives as long as this object
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
     @property
     def url(self) -> str:
@@ -160,5 +168,3 @@ def running_server(database: Database | None = None, *arguments: str, **environ:
     finally:
         if server.process is not None:
             server.stop()
-        server.log.unlink(missing_ok=True)
-        server.log.parent.rmdir()
