@@ -70,8 +70,8 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
         )
     if request.retain:
         return "Unknown", Reason.UNMANAGED, "The row stays because spec.deletionPolicy is Retain."
-    text = "The row is deleted." if request.last_finalizer else "The row is deleted; another finalizer keeps the resource."
-    return "False", Reason.ROW_DELETED, text
+    kept = "" if request.last_finalizer else "; another finalizer keeps the resource"
+    return "False", Reason.ROW_DELETED, f"The row is deleted{kept}."
 
 
 def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any]:
