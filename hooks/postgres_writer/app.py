@@ -9,13 +9,21 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import math
 import secrets
 import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 from flask import Flask, Response, g, request
-from werkzeug.exceptions import BadRequest, HTTPException, InternalServerError, Unauthorized, UnsupportedMediaType
+from werkzeug.exceptions import (
+    BadRequest,
+    HTTPException,
+    InternalServerError,
+    RequestEntityTooLarge,
+    Unauthorized,
+    UnsupportedMediaType,
+)
 
 from postgres_writer import metrics
 from postgres_writer.caller import call_of
@@ -120,15 +128,27 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        # it would be echoed as Infinity, which is no JSON
+        raise ValueError(text)
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def _decoded_body() -> object:
     if request.mimetype != "application/json":
         raise UnsupportedMediaType
+    data = request.get_data(cache=False)
+    # of a chunked body, which tells no length, werkzeug silently cuts off what is over the limit
+    if len(data) == request.max_content_length and request.environ["wsgi.input"].read(1):
+        raise RequestEntityTooLarge
     try:
-        return _DECODER.decode(request.get_data(cache=False).decode())
+        return _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as exc:
         raise BadRequest("The body is not JSON.") from exc
 
