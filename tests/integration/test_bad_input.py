@@ -1,0 +1,292 @@
+"""Bad input over real HTTP: never a 500, never a traceback, never a lost row."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from postgres_writer.resource import is_table
+from support.answers import check_own_status, decode_answer
+from support.curl import Answer, call_hook, check_problem, curl
+from support.payloads import DELETED, payload, recorded, resource
+from support.postgres import Database
+from support.server import ServerProcess, running_server
+from support.spec_cases import ABSENT, SPEC_CASES, WIRE_ONLY, SpecCase, spec_with
+
+LIMIT = 16 * 1024 * 1024
+ROW = ("default/sample", "alex", 23, "canada")
+KEPT = ("default/kept", "kept", 1, "kept")
+
+
+@pytest.fixture(scope="module")
+def site(maintenance: Database, template: Database) -> Iterator[tuple[ServerProcess, Database]]:
+    """Run one server for the whole module; at its end the log must not tell of any failure."""
+    database = maintenance.create_sibling(template)
+    with running_server(database) as server:
+        workers = server.workers()
+        yield server, database
+        assert '"level": "ERROR"' not in server.logs
+        assert "Traceback" not in server.logs
+        assert set(workers) <= set(server.workers()), "a worker died"
+    maintenance.drop_sibling(database)
+
+
+@pytest.fixture
+def server(site: tuple[ServerProcess, Database]) -> ServerProcess:
+    return site[0]
+
+
+@pytest.fixture
+def database(site: tuple[ServerProcess, Database]) -> Database:
+    """Reset the module's database to two rows: that of the resource, and another one."""
+    site[1].query("TRUNCATE students")
+    site[1].query("INSERT INTO students VALUES (%s, %s, %s, %s), (%s, %s, %s, %s)", *ROW, *KEPT)
+    return site[1]
+
+
+def post(server: ServerProcess, data: bytes, *arguments: str, hook: str = "sync", **options: Any) -> Answer:
+    return curl(f"{server.url}/{hook}", *arguments, data=data, **options)
+
+
+def reason_of(answer: dict[str, Any]) -> str:
+    return next(str(one["reason"]) for one in answer["status"]["conditions"] if one["type"] == "Ready")
+
+
+def body_with(**metadata: Any) -> bytes:
+    return json.dumps(payload(resource(**metadata))).encode()
+
+
+SOUND = body_with()
+NO_JSON: list[tuple[str, bytes]] = [
+    ("an empty body", b""),
+    ("blanks", b"  \n"),
+    ("no JSON", b"parent: {}"),
+    ("a form", b"parent=x&object=y"),
+    ("half a request", SOUND[: len(SOUND) // 2]),
+    ("two requests", SOUND + SOUND),
+    ("no UTF-8", b'{"parent": "\xff\xfe"}'),
+    ("UTF-16", SOUND.decode().encode("utf-16")),
+    ("a byte order mark", b"\xef\xbb\xbf" + SOUND),
+    ("a compressed body", gzip.compress(SOUND)),
+    ("a bare NUL", b"\x00"),
+    ("a raw NUL in a text", SOUND.replace(b"alex", b"al\x00ex")),
+    ("a single quote", SOUND.replace(b'"', b"'")),
+    ("NaN", SOUND.replace(b"23", b"NaN")),
+    ("Infinity", SOUND.replace(b"23", b"-Infinity")),
+    ("a number beyond all floats", SOUND.replace(b"23", b"1e999")),
+    ("a number of 5000 digits", SOUND.replace(b"23", b"9" * 5000)),
+    ("nesting without an end", b"[" * 100_000),
+    ("deep lists", SOUND.replace(b"23", b"[" * 50_000 + b"]" * 50_000)),
+    ("deep objects", SOUND.replace(b"23", b'{"a":' * 50_000 + b"1" + b"}" * 50_000)),
+]
+NO_REQUEST: list[tuple[str, bytes]] = [
+    ("null", b"null"),
+    ("true", b"true"),
+    ("a number", b"7"),
+    ("a text", b'"parent"'),
+    ("a list", b"[" + SOUND + b"]"),
+    ("an empty object", b"{}"),
+    ("neither parent nor object", b'{"controller": {}, "children": {}}'),
+    ("both parent and object", json.dumps({"parent": resource(), "object": resource()}).encode()),
+    ("parent is null", b'{"parent": null}'),
+    ("parent is a list", b'{"parent": []}'),
+    ("object is a text", b'{"object": "x"}'),
+    ("no metadata", b'{"parent": {"spec": {}}}'),
+    ("metadata is null", b'{"parent": {"metadata": null}}'),
+    ("metadata is a text", b'{"parent": {"metadata": "x"}}'),
+    *(
+        (f"{field} is {what}", body_with(**{field: value}))
+        for field in ("namespace", "name")
+        for what, value in (
+            ("missing", ABSENT),
+            ("null", None),
+            ("empty", ""),
+            ("a number", 7),
+            ("a list", ["x"]),
+            ("with a NUL", "a\0"),
+            ("with a lone surrogate", "\ud800"),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("hook", ["sync", "finalize"])
+@pytest.mark.parametrize(
+    "data", [case[1] for case in (*NO_JSON, *NO_REQUEST)], ids=[case[0] for case in (*NO_JSON, *NO_REQUEST)]
+)
+def test_what_is_no_hook_request_is_a_bad_request(
+    server: ServerProcess, database: Database, hook: str, data: bytes
+) -> None:
+    answer = post(server, data, hook=hook)
+    check_problem(answer, 400)
+    assert answer.json["detail"].endswith(".")
+    assert database.rows() == [KEPT, ROW]
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "text/plain", "text/json", "application/yaml", "application/x-www-form-urlencoded", "multipart/form-data"],
+)
+def test_another_content_type_is_refused(server: ServerProcess, content_type: str | None) -> None:
+    check_problem(post(server, SOUND, content_type=content_type), 415)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/json;x=y"]
+)
+def test_a_content_type_with_parameters_is_json(server: ServerProcess, content_type: str) -> None:
+    assert post(server, SOUND, content_type=content_type).status == 200
+
+
+# Size
+
+
+def padded(found: dict[str, Any], size: int, **options: Any) -> bytes:
+    """Return a request of exactly this many bytes: an annotation fills it up, each of its characters escaped."""
+    found["metadata"]["annotations"] = {"filler": ""}
+    empty = len(json.dumps(payload(found, **options)).encode())
+    count, rest = divmod(size - empty, len("\\u00e9"))
+    found["metadata"]["annotations"]["filler"] = "\u00e9" * count + "x" * rest
+    return json.dumps(payload(found, **options)).encode()
+
+
+def test_a_body_at_the_limit_still_finalizes(server: ServerProcess, database: Database) -> None:
+    data = padded(resource(status=recorded("students"), **DELETED), LIMIT, finalizing=True)
+    assert len(data) == LIMIT
+    for framing in ((), ("--header", "Transfer-Encoding: chunked")):
+        answer = post(server, data, *framing, hook="finalize")
+        assert answer.status == 200
+        assert decode_answer(answer.body, "composite")["finalized"]
+        assert database.rows() == [KEPT]
+
+
+@pytest.mark.parametrize("framing", [(), ("--header", "Transfer-Encoding: chunked")], ids=["with a length", "chunked"])
+@pytest.mark.parametrize("size", [LIMIT + 1, 3 * LIMIT])
+def test_a_body_over_the_limit_is_refused(server: ServerProcess, framing: tuple[str, ...], size: int) -> None:
+    check_problem(post(server, padded(resource(), size), *framing), 413)
+
+
+def test_after_a_refused_body_the_server_serves_on(server: ServerProcess) -> None:
+    assert [post(server, data).status for data in (b"x" * (LIMIT + 1), SOUND, b"x", SOUND)] == [413, 200, 400, 200]
+
+
+# Specs
+
+
+def case_request(case: SpecCase, **metadata: Any) -> dict[str, Any]:
+    found = resource(status=recorded("students"), **metadata)
+    found.pop("spec")
+    return {**found, **({} if case.spec is ABSENT else {"spec": case.spec})}
+
+
+CASES = [case for case in (*SPEC_CASES, *WIRE_ONLY) if "not a number" not in case.sentence]
+CASES = [case for case in CASES if "infinity" not in case.sentence]  # neither is JSON
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_every_spec_gets_an_honest_answer_and_can_be_deleted(
+    server: ServerProcess, database: Database, case: SpecCase
+) -> None:
+    answer = call_hook(server.url, "sync", payload(case_request(case)))
+    reason = reason_of(answer)
+    if not case.valid:
+        assert reason == "InvalidSpec"
+        assert database.rows() == [KEPT, ROW]
+    elif case.spec["table"] in ("students", "public.students"):
+        assert reason == "RowSynced"
+        assert database.rows() == [
+            KEPT,
+            ("default/sample", *(case.spec[field] for field in ("name", "age", "country"))),
+        ]
+    else:
+        assert reason == "TableNotFound"
+        assert database.rows() == [KEPT, ROW]
+    assert "students" in answer["status"]["tables"] or case.valid
+    doomed = payload(case_request(case, **DELETED), finalizing=True)
+    if case.valid and case.spec.get("deletionPolicy") == "Retain":
+        return
+    assert call_hook(server.url, "finalize", doomed)["finalized"]
+    assert database.rows() == [KEPT]
+    assert database.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(1,)]
+
+
+@pytest.mark.parametrize("field", ["name", "country"])
+@pytest.mark.parametrize("text", ["x" * 2**20, "\U0001f600" * 2**18, "\0" * 2**20], ids=["x", "emoji", "NUL"])
+def test_a_text_of_a_megabyte_is_refused_in_a_sentence(server: ServerProcess, field: str, text: str) -> None:
+    answer = post(server, json.dumps(payload(resource(spec_with(**{field: text})))).encode())
+    assert answer.status == 200
+    assert len(answer.body) < 2000
+    assert reason_of(decode_answer(answer.body, "composite")) == "InvalidSpec"
+
+
+# Everything else of the resource
+
+FOREIGN: list[Any] = [
+    None, True, 7, -1.5, "Ready", [], [[]], {}, {"a": {"b": []}}, "\0", "\ud800", 10**30, "x" * 2**16,
+    ["students", 7, None, "pg_catalog.pg_class", 'x"; DROP TABLE students'], [{"type": "Ready"}], [{"type": 7}], [None],
+    [{"type": "Ready", "status": "Maybe", "reason": "x y", "message": 7, "lastTransitionTime": "now"}],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["tables", "observedTable", "conditions", "id", "observedGeneration", "unknown", ""])
+def test_a_status_of_a_foreign_shape_is_ignored_and_rebuilt(
+    server: ServerProcess, database: Database, field: str
+) -> None:
+    for value in FOREIGN:
+        status = {**recorded("students"), field: value} if field else value
+        answer = call_hook(server.url, "sync", payload(resource(status=status)))
+        check_own_status(answer["status"])
+        assert (reason_of(answer), answer["status"]["tables"]) in (
+            ("RowSynced", ["students"]),
+            ("TableRecorded", ["students"]),
+        ), value
+        assert database.rows() == [KEPT, ROW]
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["uid", "generation", "annotations", "labels", "finalizers", "deletionTimestamp", "managedFields", "unknown"],
+)
+def test_metadata_of_a_foreign_shape_never_fails(server: ServerProcess, database: Database, field: str) -> None:
+    for value in FOREIGN:
+        answer = call_hook(server.url, "sync", payload(resource(**{field: value})))
+        assert answer["finalized"] is (field == "deletionTimestamp" and value is not None)
+        assert KEPT in database.rows()
+
+
+@pytest.mark.parametrize("field", ["controller", "children", "related", "finalizing", "unknown"])
+def test_the_rest_of_the_request_is_taken_as_it_comes(server: ServerProcess, database: Database, field: str) -> None:
+    for value in FOREIGN:
+        answer = call_hook(server.url, "sync", {**payload(resource()), field: value})
+        assert answer["status"]["tables"] == ["students"]
+        assert database.rows() == [KEPT, ROW]
+
+
+@pytest.mark.parametrize("table", ["a.b.c", "", "pg_catalog.pg_class", "STUDENTS", 'x"; DROP TABLE students; --'])
+def test_finalize_never_deletes_for_a_table_that_it_cannot_read(
+    server: ServerProcess, database: Database, table: str
+) -> None:
+    doomed = payload(resource(spec_with(table=table), **DELETED), finalizing=True)
+    answer = call_hook(server.url, "finalize", doomed)
+    assert answer["finalized"]
+    assert not is_table(table) or table == "STUDENTS"
+    assert database.rows() == [KEPT, ROW]
+
+
+@pytest.mark.parametrize("depths", [[100, 400], range(940, 1000), [2000, 5000, 9000]], ids=["low", "edge", "high"])
+def test_a_deep_status_is_echoed_or_refused(server: ServerProcess, depths: list[int]) -> None:
+    """The decoder and the encoder have limits of their own; what passes the one must pass the other."""
+    data = json.dumps(payload(resource(status=7, **DELETED), finalizing=True)).encode()
+    for depth in depths:
+        deep = b'{"a":' * depth + b"1" + b"}" * depth
+        answer = post(server, data.replace(b'"status": 7', b'"status": ' + deep), hook="finalize")
+        if answer.status == 200:
+            assert depth < 9000
+            assert answer.body.startswith(b'{"status":' + deep + b',"children":[],')
+        else:
+            check_problem(answer, 400)
+            assert depth > 400
