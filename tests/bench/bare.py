@@ -1,0 +1,46 @@
+"""The yardstick: a bare Flask endpoint on the gunicorn settings of the hook server.
+
+It does what any Flask hook must: decode the JSON body and answer JSON (of the size of a real answer). Run as
+``python -m bench.bare`` with the variables of the hook server.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from flask import Flask, request
+
+from bench import bodies
+from postgres_writer import logs
+from postgres_writer.config import Config
+from postgres_writer.gunicorn_conf import HookApplication
+
+ANSWER = {"status": bodies.status("noop"), "children": [], "resyncAfterSeconds": 271.828, "finalized": False}
+
+
+def create_app() -> Flask:
+    """Make the endpoint."""
+    app = Flask("bare")
+
+    @app.post("/sync")
+    def sync() -> dict[str, Any]:
+        if not isinstance(request.get_json(), dict):
+            raise TypeError
+        return ANSWER
+
+    @app.get("/healthz")
+    def healthz() -> str:
+        return "ok\n"
+
+    return app
+
+
+if __name__ == "__main__":
+    config = Config.from_env(os.environ)
+    logs.configure(config.log_level, config.log_format)
+    try:
+        HookApplication(config, create_app).run()
+    except SystemExit as end:
+        sys.exit(end.code)

@@ -1,0 +1,60 @@
+"""How it grows: the cost of a sync by the number of rows, and how the resync of many resources spreads over time."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+from bench import probes
+from bench.cases import Case, noop, run_rounds
+from bench.servers import fill, hook_server
+from bench.spread import schedule_svg, steady_peak, syncs_per_second
+from support.postgres import private_instance
+
+SIZES = (100, 1_000, 10_000, 100_000)
+RESOURCES = 10_000
+PERIOD = 300
+_HORIZON = 4 * PERIOD
+_ROUNDS = 3
+
+
+def measure(say: Callable[[str], None], seconds: int, plot: Path | None) -> dict[str, float]:
+    """Measure the cost of a no-op sync at every size and the resync of RESOURCES resources; give the figures."""
+    with contextlib.ExitStack() as stack:
+        postgres = stack.enter_context(private_instance(password="bench", settings={"shared_buffers": "256MB"}))
+        cases: list[Case] = []
+        for size in SIZES:
+            database = postgres.maintenance.create_sibling()
+            fill(database, "noop", size)
+            database.query("VACUUM (ANALYZE, FREEZE) students")
+            server = stack.enter_context(hook_server(database.environ))
+            case = noop(server, 16, f"{size:,} rows")
+            case.load = type(case.load)(case.load.url, case.load.template, 16, size)
+            cases.append(case)
+        run_rounds(cases, _ROUNDS, seconds, postgres.pid)
+        for case in cases:
+            say(
+                f"{case.name}: {case.rate:,.0f} no-op syncs/s, p50 {case.middle(lambda m: m.p50_ms):.2f} ms, "
+                f"CPU ms {case.server_ms:.3f} server, {case.database_ms:.3f} PostgreSQL"
+            )
+        waits = [probes.answer_of(cases[-1].server, number)["resyncAfterSeconds"] for number in range(RESOURCES)]
+    cost = [case.server_ms + case.database_ms for case in cases]
+    return {**_resync(waits, cost[-1], say, plot), "growth_cpu_ratio": round(max(cost) / min(cost), 3)}
+
+
+def _resync(waits: list[float], cost_ms: float, say: Callable[[str], None], plot: Path | None) -> dict[str, float]:
+    per_second = syncs_per_second(waits, PERIOD, _HORIZON)
+    mean = RESOURCES / PERIOD
+    peak = steady_peak(per_second, PERIOD)
+    cores = mean * cost_ms / 1000
+    say(
+        f"{RESOURCES:,} resources synced at once: from the second period on {mean:.1f} syncs/s, median "
+        f"{median(per_second[2 * PERIOD :])}, at most {peak} in a second (chance alone: about "
+        f"{mean + 3 * math.sqrt(mean):.0f}); {100 * cores:.1f} % of a core"
+    )
+    if plot is not None:
+        plot.write_text(schedule_svg(per_second, PERIOD, RESOURCES), encoding="utf-8")
+    return {"resync_peak_over_mean": round(peak / mean, 2), "resync_cores_per_10000": round(cores, 4)}

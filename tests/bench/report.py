@@ -1,0 +1,65 @@
+"""The figures of a run as a table, and against their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bench.cases import Case, Kind
+
+HEAD = "| case | connections | requests/s | p50 ms | p99 ms | CPU ms server | CPU ms PostgreSQL | to bare |"
+RULE = "| --- | --: | --: | --: | --: | --: | --: | --: |"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a figure of the JSON line must be at most or at least."""
+
+    key: str
+    bound: float
+    at_least: bool = False
+
+    def met(self, figures: Mapping[str, float]) -> bool:
+        """Say whether the figure of this run is within the bound."""
+        value = figures[self.key]
+        return value >= self.bound if self.at_least else value <= self.bound
+
+
+TARGETS = (
+    Target("noop_ratio", 0.5, at_least=True),
+    Target("write_ratio", 0.4, at_least=True),
+    Target("noop_cpu_ratio", 1.8),
+    Target("p99_over_p50", 5),
+    Target("noop_wal_bytes", 2048),
+    Target("noop_round_trips", 1),
+    Target("write_round_trips", 1),
+    Target("delete_round_trips", 1),
+    Target("connections_reopened", 0),
+    Target("rss_mb_per_worker", 70),
+    Target("rss_growth_mb", 2),
+    Target("start_seconds", 2),
+    Target("foreign_time_ratio", 2),
+)
+
+
+def table(cases: Iterable[Case], yardsticks: Mapping[Kind, Case]) -> list[str]:
+    """Give the lines of a Markdown table; ``yardsticks``: the bare endpoint by kind of connections."""
+    lines = [HEAD, RULE]
+    for case in cases:
+        yardstick = yardsticks.get(case.kind)
+        ratio = f"{case.over(yardstick, lambda m: m.rate):.2f}" if yardstick else ""
+        lines.append(
+            f"| {case.name} | {case.connections} | {case.rate:,.0f} | {case.middle(lambda m: m.p50_ms):.2f} "
+            f"| {case.middle(lambda m: m.p99_ms):.2f} | {case.server_ms:.3f} | {case.database_ms:.3f} | {ratio} |"
+        )
+    return lines
+
+
+def verdicts(figures: Mapping[str, float], targets: Iterable[Target] = TARGETS) -> list[str]:
+    """Give a line per target that the run has a figure for."""
+    return [
+        f"{'met   ' if target.met(figures) else 'MISSED'} {target.key} = {figures[target.key]:g} "
+        f"({'at least' if target.at_least else 'at most'} {target.bound:g})"
+        for target in targets
+        if target.key in figures
+    ]

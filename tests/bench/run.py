@@ -1,0 +1,124 @@
+"""The whole run: what is measured in which order, and the figures that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bench import growth, probes, report
+from bench.cases import OBJECTS, Case, keep_alive_cases, run_rounds
+from bench.others import other_cases
+from bench.servers import Bench, bench, counted
+from postgres_writer.settings import DEFAULT_THREADS, default_workers
+
+ROUNDS = 3
+_CONCURRENCIES = (1, 16, 64)
+_WAL_REQUESTS = 10_000
+_MEMORY_MARKS = (20_000, 100_000)
+
+Say = Callable[[str], None]
+Figures = dict[str, float]
+
+
+def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
+    """Measure everything; give the figures of the JSON line and whether a target was missed.
+
+    ``seconds`` is how long each case is measured in all rounds together; ``plot``: where the resync schedule is drawn.
+    """
+    figures: Figures = {}
+    with bench(OBJECTS) as parts:
+        say(f"{default_workers()} workers of {DEFAULT_THREADS} threads, as shipped on this machine\n")
+        figures |= _promises(parts, say)
+        cases = keep_alive_cases(parts, _CONCURRENCIES)
+        with other_cases(parts) as others:
+            cases += others
+            run_rounds(cases, ROUNDS, max(1, seconds // ROUNDS), parts.postgres.pid)
+            check_operations(parts, cases)
+        _print_table(cases, say)
+        figures |= ratios(cases) | connections(parts)
+        for measured in probes.raw(parts.database, max(1, seconds // ROUNDS)):
+            say(f"raw psycopg2, {measured.name}: {measured.rate:,.0f}/s, client {measured.client_ms:.3f} ms CPU each")
+            figures[f"raw_{measured.name.replace('-', '')}_rate"] = round(measured.rate)
+        figures |= _memory(parts, say)
+    figures |= growth.measure(say, max(1, seconds // ROUNDS), plot)
+    say("")
+    for line in report.verdicts(figures):
+        say(line)
+    return figures, any(not t.met(figures) for t in report.TARGETS if t.key in figures)
+
+
+def _promises(parts: Bench, say: Say) -> Figures:
+    requests, wal = probes.wal_bytes(parts, _WAL_REQUESTS)
+    trips = probes.round_trips(parts.database)
+    start = probes.start_seconds(parts.database)
+    say(f"{requests:,} no-op syncs wrote {wal} bytes of WAL; round trips: {trips}; `serve` answers after {start:.2f} s")
+    return {
+        "noop_wal_bytes": wal,
+        "noop_round_trips": trips["no-op"],
+        "write_round_trips": trips["write"],
+        "delete_round_trips": trips["finalize"],
+        "start_seconds": round(start, 3),
+    }
+
+
+def _print_table(cases: list[Case], say: Say) -> None:
+    yardsticks = {case.kind: case for case in cases if case.name.startswith("bare")}
+    say("")
+    for line in report.table(cases, yardsticks):
+        say(line)
+    say("")
+
+
+def _memory(parts: Bench, say: Say) -> Figures:
+    found = probes.memory(parts, _MEMORY_MARKS)
+    for mark, (rss, pss) in found.items():
+        say(f"after {mark:,} syncs the largest worker has {rss:.1f} MB RSS, {pss:.1f} MB PSS")
+    early, late = (found[mark][0] for mark in _MEMORY_MARKS)
+    return {"rss_mb_per_worker": round(late, 1), "rss_growth_mb": round(late - early, 2)}
+
+
+def ratios(cases: Iterable[Case]) -> Figures:
+    """Give the figures that compare the hook with the bare endpoint, at 16 connections that stay open."""
+    at_16 = {case.name: case for case in cases if case.connections == 16 and not case.load.close}
+    bare, noop, write = at_16["bare Flask"], at_16["no-op"], at_16["write"]
+    figures = {
+        "noop_ratio": noop.over(bare, lambda m: m.rate),
+        "write_ratio": write.over(bare, lambda m: m.rate),
+        "noop_cpu_ratio": noop.server_ms / bare.server_ms,
+        "p99_over_p50": noop.middle(lambda m: m.p99_ms / m.p50_ms),
+        "noop_cpu_ms": noop.server_ms,
+        "noop_rate": noop.rate,
+        "bare_rate": bare.rate,
+    }
+    if foreign := at_16.get("no-op, 1,000 foreign fields"):
+        figures["foreign_time_ratio"] = noop.over(foreign, lambda m: m.rate)
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def connections(parts: Bench) -> Figures:
+    """Give how many connections the hook server has opened since its start, and how many it may have at a time."""
+    opened = sum(counted(parts.hook, "postgres_writer_database_connections_opened_total").values())
+    standing = sum(counted(parts.hook, "postgres_writer_database_connections").values())
+    limit = len(parts.hook.workers()) * DEFAULT_THREADS
+    return {"connections_opened": opened, "connections_limit": limit, "connections_reopened": opened - standing}
+
+
+def check_operations(parts: Bench, cases: Iterable[Case]) -> None:
+    """Make sure that the hook did what the cases say: a benchmark of errors would be fast.
+
+    Raises RuntimeError when it did not.
+    """
+    reasons = counted(parts.hook, "postgres_writer_hook_requests_total")
+    good = ("RowSynced", "RowDeleted")
+    other = sum(value for labels, value in reasons.items() if not any(f'reason="{name}"' in labels for name in good))
+    rows = counted(parts.hook, "postgres_writer_rows_total")
+    for operation in ("unchanged", "inserted", "deleted"):
+        mine = [case for case in cases if case.operation == operation and case.server is parts.hook]
+        answered = sum(measured.requests for case in mine for measured in case.rounds)
+        if rows.get(f'operation="{operation}"', 0) < answered:
+            raise RuntimeError(f"{answered} requests should have been {operation}; the server counted {rows}")
+    refused = sum(measured.refused + measured.broken for case in cases for measured in case.rounds)
+    # a request that was under way when wrk ended has nobody to answer to
+    abandoned = sum(case.connections * (len(case.rounds) + 1) for case in cases)
+    if refused or other > abandoned:
+        raise RuntimeError(f"{refused} requests failed, {other} ended otherwise: {reasons}")

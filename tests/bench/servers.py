@@ -1,0 +1,114 @@
+"""What is measured: PostgreSQL, the hook server in its shipped configuration and in others, the bare endpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import bodies
+from support.postgres import Database, PostgresInstance, private_instance, scrubbed_environment
+from support.server import ServerProcess
+
+SHIPPED = {"HOOK_WORKERS": "", "HOOK_THREADS": ""}
+"""Empty counts as unset: the numbers of workers and threads that a user gets."""
+
+
+class BareServer(ServerProcess):
+    """The bare endpoint as a server process."""
+
+    def start(self, *, wait: bool = True) -> None:
+        """Start the endpoint and wait until it serves."""
+        environ = {
+            **scrubbed_environment(os.environ),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PSQL_HOST": "not-used",
+            "HOOK_PORT": str(self.port),
+            **self.environ,
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "bench.bare"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environ,
+                start_new_session=True,
+            )
+        if wait:
+            self.wait_until_serving()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The parts of a run."""
+
+    postgres: PostgresInstance
+    database: Database
+    hook: ServerProcess
+    bare: ServerProcess
+    folder: Path
+
+
+@contextlib.contextmanager
+def bench(objects: int, **environ: str) -> Iterator[Bench]:
+    """Start PostgreSQL with the rows of so many synced objects, the hook server and the bare endpoint."""
+    # over TCP with a password, as PostgreSQL is reached in a cluster; with fsync, because users have it
+    with (
+        private_instance(password="bench", settings={"fsync": "on", "shared_buffers": "256MB"}) as postgres,
+        tempfile.TemporaryDirectory(prefix="pgw-bench-") as folder,
+    ):
+        database = postgres.maintenance.create_sibling()
+        fill(database, "noop", objects)
+        database.query("VACUUM (ANALYZE, FREEZE) students")
+        database.query("CHECKPOINT")
+        with hook_server(database.environ, **environ) as hook, serving(BareServer({**SHIPPED, **environ})) as bare:
+            yield Bench(postgres, database, hook, bare, Path(folder))
+
+
+def hook_server(database: Mapping[str, str], **environ: str) -> contextlib.AbstractContextManager[ServerProcess]:
+    """Run the hook server as shipped, with more variables."""
+    return serving(ServerProcess({**database, **SHIPPED, **environ}))
+
+
+@contextlib.contextmanager
+def serving(server: ServerProcess) -> Iterator[ServerProcess]:
+    """Run a server for the length of a with-block."""
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.process is not None:
+            server.stop()
+        server.log.unlink(missing_ok=True)
+        server.log.parent.rmdir()
+
+
+def fill(database: Database, prefix: str, objects: int, first: int = 0) -> None:
+    """Insert the rows of the objects prefix-first and so on."""
+    numbered = "replace(%s, %s, lpad(n::text, 12, '0'))"
+    database.query(
+        f"INSERT INTO students SELECT {numbered}, {numbered}, %s, %s FROM generate_series(%s, %s) n "
+        "ON CONFLICT DO NOTHING",
+        bodies.row_id(prefix),
+        bodies.NUMBER,
+        bodies.SPEC["name"],
+        bodies.NUMBER,
+        bodies.SPEC["age"],
+        bodies.SPEC["country"],
+        first,
+        first + objects - 1,
+    )
+
+
+def counted(server: ServerProcess, metric: str) -> dict[str, float]:
+    """Give the values of one metric of a server by the text of its labels."""
+    text = server.get("/metrics").text
+    found = re.findall(rf"^{metric}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)
+    return {labels: float(value) for labels, value in found}
