@@ -26,7 +26,7 @@ LABEL org.opencontainers.image.title="postgres-writer" \
       org.opencontainers.image.revision="${REVISION}"
 # A name for the number, because libpq asks for the user's home; a number for USER, because runAsNonRoot checks it.
 RUN python3 -m pip uninstall --yes --quiet --root-user-action=ignore pip \
- && rm -r "$(python3 -c 'import ensurepip; print(ensurepip.__path__[0])')" \
+ && rm -rf /usr/local/lib/python3.*/ensurepip \
  && groupadd --gid 10001 postgres-writer \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin postgres-writer
 COPY --from=build /opt/postgres-writer /opt/postgres-writer
