@@ -1,0 +1,125 @@
+"""Values of files that change while the server runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from postgres_writer.errors import ConfigError
+from postgres_writer.watched import CHECK_SECONDS, Watched
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Give a function that lets the time between two looks at the files go by."""
+    moment = [1000.0]
+    monkeypatch.setattr("postgres_writer.watched.time.monotonic", lambda: moment[0])
+
+    def pass_by() -> None:
+        moment[0] += CHECK_SECONDS
+
+    return pass_by
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "number"
+    path.write_text("1")
+    return path
+
+
+def replace(path: Path, text: str) -> None:
+    """Replace a file as Kubernetes replaces a mounted one: by a rename."""
+    new = path.with_suffix(".new")
+    new.write_text(text)
+    new.rename(path)
+
+
+def test_a_changed_file_is_in_force_after_the_next_look(path: Path, clock: Callable[[], None]) -> None:
+    value = Watched("number", (path,), lambda: int(path.read_text()))
+    assert value.current() == 1
+    replace(path, "2")
+    assert value.current() == 1, "files are not looked at more often than once a second"
+    clock()
+    assert value.current() == 2
+
+
+def test_an_unchanged_file_is_not_read_again(path: Path, clock: Callable[[], None]) -> None:
+    loads: list[None] = []
+    value = Watched("number", (path,), lambda: loads.append(None))
+    for _ in range(3):
+        clock()
+        value.current()
+    assert len(loads) == 1
+
+
+def test_a_change_of_the_same_size_and_time_is_seen_by_the_file_s_identity(
+    path: Path, clock: Callable[[], None]
+) -> None:
+    value = Watched("number", (path,), lambda: int(path.read_text()))
+    stat = path.stat()
+    replace(path, "2")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    clock()
+    assert value.current() == 2
+
+
+@pytest.mark.parametrize("broken", ["secret", "", None], ids=["unusable", "empty", "gone"])
+def test_an_unusable_change_leaves_the_last_value_in_force_and_is_logged_once(
+    path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture, broken: str | None
+) -> None:
+    value = Watched("number", (path,), lambda: int(path.read_text()))
+    path.unlink() if broken is None else replace(path, broken)
+    for _ in range(3):
+        clock()
+        assert value.current() == 1
+    assert len(caplog.records) == 1
+    assert "the last one stays in force" in caplog.text
+    assert "secret" not in caplog.text
+    replace(path, "3")
+    clock()
+    assert value.current() == 3
+
+
+def test_a_sentence_of_ours_is_logged_as_it_is(
+    path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    def load() -> int:
+        if path.read_text() != "1":
+            raise ConfigError("HOOK_TOKENS_FILE: it holds no token.")
+        return 1
+
+    value = Watched("list of tokens", (path,), load)
+    replace(path, "2")
+    clock()
+    value.current()
+    assert "The changed list of tokens cannot be used" in caplog.text
+    assert "HOOK_TOKENS_FILE: it holds no token." in caplog.text
+
+
+def test_the_change_is_logged(path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    value = Watched("number", (path,), lambda: int(path.read_text()))
+    replace(path, "2")
+    clock()
+    value.current()
+    assert caplog.messages == ["The changed number is in force."]
+
+
+def test_any_of_several_files_counts(tmp_path: Path, clock: Callable[[], None]) -> None:
+    paths = (tmp_path / "a", tmp_path / "b")
+    for each in paths:
+        each.write_text("1")
+    value = Watched("sum", paths, lambda: sum(int(each.read_text()) for each in paths))
+    replace(paths[1], "5")
+    clock()
+    assert value.current() == 6
+
+
+def test_the_first_load_fails_aloud(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Watched("number", (tmp_path / "none",), (tmp_path / "none").read_text)
