@@ -1,0 +1,15 @@
+-- The least that the database role of PostgresWriter needs. Run it as the owner of the tables, for example:
+--   psql -v role=postgres_writer -v database=school -v schema=public -v table=students -f grants.sql
+-- The role itself (with a password of your own):
+--   CREATE ROLE postgres_writer LOGIN PASSWORD '...';
+\set ON_ERROR_STOP on
+
+GRANT CONNECT ON DATABASE :"database" TO :"role";
+GRANT USAGE ON SCHEMA :"schema" TO :"role";
+
+-- SELECT to compare before it writes, INSERT and UPDATE to write, DELETE to remove. Repeat for every table that
+-- spec.table may name, and leave the others out: what the role may not write, no PostgresWriter can reach.
+GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE :"schema".:"table" TO :"role";
+
+-- Not needed, and better not given: ownership, TRUNCATE, REFERENCES, TRIGGER, CREATE on schema or database, BYPASSRLS,
+-- membership in other roles. For `postgres-writer audit` a role with USAGE and SELECT alone is enough to look.

@@ -1,0 +1,70 @@
+"""The runbook has a section for every reason and every alert, and none for what there is not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from postgres_writer.errors import Reason
+
+ROOT = Path(__file__).parents[2]
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+RULES: dict[str, Any] = yaml.safe_load((ROOT / "k8s/components/monitoring/prometheusrule.yaml").read_text())
+ALERTS = {rule["alert"]: rule for group in RULES["spec"]["groups"] for rule in group["rules"]}
+
+
+def chapter(title: str) -> dict[str, str]:
+    """Return the sections of a chapter: title -> text."""
+    _, _, rest = RUNBOOK.partition(f"\n# {title}\n")
+    body = re.split(r"^# ", rest, maxsplit=1, flags=re.MULTILINE)[0]
+    parts = re.split(r"^## (.*)$", body, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def anchor(title: str) -> str:
+    """Return the anchor that a Markdown viewer makes of a title."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
+
+
+def test_every_reason_has_a_section_and_every_section_a_reason() -> None:
+    # Paused is the type of a condition; people look it up in the same place
+    assert set(chapter("Reasons")) == {reason.value for reason in Reason} | {"Paused"}
+
+
+def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
+    assert set(chapter("Alerts")) == set(ALERTS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_an_alert_names_its_section(name: str) -> None:
+    assert ALERTS[name]["annotations"]["runbook"] == f"docs/runbook.md, {name}"
+
+
+@pytest.mark.parametrize(("title", "text"), {**chapter("Reasons"), **chapter("Alerts")}.items())
+def test_a_section_says_what_it_means_how_to_look_and_what_to_do(title: str, text: str) -> None:
+    if "othing to do" in text or title in ("Paused", "PostgresWriterRequestsRefused"):
+        return
+    assert "**Look**" in text, title
+    assert "**Do**" in text, title
+
+
+def test_links_within_the_runbook_lead_somewhere() -> None:
+    titles = {anchor(title) for title in re.findall(r"^#+ (.*)$", RUNBOOK, flags=re.MULTILINE)}
+    links = set(re.findall(r"\]\(#([\w-]+)\)", RUNBOOK))
+    assert links
+    assert links <= titles
+
+
+def test_links_to_other_files_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", RUNBOOK):
+        assert (ROOT / "docs" / target).is_file(), target
+
+
+def test_metrics_that_the_runbook_names_are_counted() -> None:
+    source = (ROOT / "hooks/postgres_writer/metrics.py").read_text(encoding="utf-8")
+    for name in set(re.findall(r"`(postgres_writer_\w+)`", RUNBOOK)):
+        assert f'"{name}"' in source, name
