@@ -40,6 +40,7 @@ def busy(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Traffic]:
 
 def test_controller_edited_in_mid_request(busy: Traffic, stack: Stack, report: Report) -> None:
     calls, setbacks, aborted = stack.metacontroller.calls(), stack.recorder.setbacks, 0
+    crashes = stack.metacontroller.crashes
     busy.start()
     try:
         busy.wait_until_busy()
@@ -58,6 +59,7 @@ def test_controller_edited_in_mid_request(busy: Traffic, stack: Stack, report: R
     report.add(stack.variant.kind, f"{EDITS} controller edits in mid-request", took, done, busy.counts)
     report.notes.append(
         f"{stack.variant.kind}: {EDITS} controller edits cut off {aborted} calls in the database; "
+        f"Metacontroller crashed {stack.metacontroller.crashes - crashes} times; "
         f"{stack.recorder.setbacks - setbacks} statuses fell back to an earlier generation"
     )
     assert aborted >= EDITS, "too few calls were under way to prove anything"
@@ -108,7 +110,7 @@ def frozen_over(stack: Stack, leader: Metacontroller) -> None:
 
 def candidate(stack: Stack, number: int) -> Metacontroller:
     flags = ("--leader-election=true", "--leader-election-namespace=default")
-    return stack.new_metacontroller(f"{stack.variant.kind}-candidate-{number}", *flags)
+    return stack.new_metacontroller(f"{stack.variant.kind}-candidate-{number}", *flags, supervised=False)
 
 
 def holder(stack: Stack) -> str:

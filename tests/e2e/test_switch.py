@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from support.stack import TABLES, TOP, Stack, Variant, wait_until
+from support.stack import TABLES, TOP, Stack, Variant
 from support.traffic import Traffic
 
 FINALIZER = "metacontroller.io/{}controller-postgres-writer"
@@ -43,14 +43,17 @@ def switch(stack: Stack, old: str, new: str, traffic: Traffic) -> None:
     traffic.wait_until_busy(actions=30)
     stack.variant = replace(stack.variant, kind=new)
     stack.apply(stack.controller(stack.address))
-    wait_until(lambda: handed_over(stack, old, new), f"no resource carries the finalizer of {old} any more", 60)
+    deadline = time.monotonic() + 60
+    while complaint := handed_over(stack, old, new):
+        assert time.monotonic() < deadline, f"resources still carry the finalizer of {old}: {complaint}"
+        time.sleep(1)
 
 
-def handed_over(stack: Stack, old: str, new: str) -> bool:
-    """Run the script of the guide once and say whether it was content."""
+def handed_over(stack: Stack, old: str, new: str) -> str:
+    """Run the script of the guide once and return what it complains about."""
     script = [str(TOP / "k8s" / "finalizers.sh"), "handover", FINALIZER.format(old), FINALIZER.format(new)]
     done = subprocess.run(script, env=stack.api.environment(), capture_output=True, text=True, check=False)
-    return done.returncode == 0
+    return done.stdout + done.stderr if done.returncode else ""
 
 
 def carried(stack: Stack) -> set[str]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from dataclasses import dataclass, field
@@ -108,13 +109,17 @@ class HookCalls:
 class Metacontroller:
     """One Metacontroller process against the API server that `kubeconfig` names.
 
-    `calls()` adds up over restarts, because a killed process takes its counters along.
+    `calls()` adds up over restarts, because a killed process takes its counters along. A process that ends by itself
+    is started again when `supervised`, as the kubelet does, and counted in `crashes`: 4.17.2 panics when a controller
+    is changed or deleted in the moment in which it writes a finalizer.
     """
 
     binary: Path
     kubeconfig: Path
     log: Path
     flags: tuple[str, ...] = ()
+    supervised: bool = True
+    crashes: int = 0
     process: subprocess.Popen[bytes] | None = None
     metrics_port: int = 0
     health_port: int = 0
@@ -142,6 +147,8 @@ class Metacontroller:
                 self.kill()
                 raise TimeoutError(f"metacontroller did not become healthy:\n{self.tail()}")
             time.sleep(0.1)
+        if self.supervised:
+            threading.Thread(target=self._supervise, args=(self.process,), daemon=True).start()
 
     def stop(self) -> None:
         """End it with SIGTERM, as a pod's end does."""
@@ -153,19 +160,29 @@ class Metacontroller:
 
     def end(self, sign: signal.Signals) -> None:
         """Send `sign` (a stopped process is continued, or it could not end) and wait for the end."""
-        if self.process is None:
+        process = self.process
+        if process is None:
             return
         self.calls()
-        if self.process.poll() is None:
-            self.process.send_signal(sign)
-            self.process.send_signal(signal.SIGCONT)
+        self.process = None  # from here on its end is wanted
+        if process.poll() is None:
+            process.send_signal(sign)
+            process.send_signal(signal.SIGCONT)
             try:
-                self.process.wait(20)
+                process.wait(20)
             except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        self.process = None
+                process.kill()
+                process.wait()
         self._before, self._last = self._before + self._last, HookCalls()
+
+    def _supervise(self, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        if self.process is process:
+            self.crashes += 1
+            self._before, self._last = self._before + self._last, HookCalls()
+            time.sleep(1)
+            if self.process is process:
+                self.start()
 
     def pause(self) -> None:
         """Freeze the process (SIGSTOP)."""

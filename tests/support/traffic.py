@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -60,7 +61,8 @@ class Traffic:
             raise self._failures[0]
         for found in self.client.resources():
             if found["metadata"].get("annotations", {}).get(PAUSED):
-                self._annotate(found["metadata"]["namespace"], found["metadata"]["name"], None)
+                with contextlib.suppress(ApiError):  # 404: it was on its way out
+                    self._annotate(found["metadata"]["namespace"], found["metadata"]["name"], None)
 
     def wait_until_busy(self, actions: int = 100, timeout: float = 60) -> None:
         """Wait until all names were created once and a number of actions has been done since the call."""
