@@ -1,0 +1,77 @@
+"""The statements as values: names are quoted, values never stand in them, what is prepared says the same."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg2.sql import Composable, Composed, Identifier, Placeholder
+
+from postgres_writer import sql
+from postgres_writer.resource import TABLE_PATTERN
+
+NAMES = st.from_regex(TABLE_PATTERN, fullmatch=True)
+
+
+def parts(composed: Composable) -> list[Composable]:
+    """Return the leaves of a composed statement."""
+    if isinstance(composed, Composed):
+        return [leaf for part in composed.seq for leaf in parts(part)]
+    return [composed]
+
+
+@given(NAMES)
+def test_a_table_is_an_identifier_of_one_or_two_parts(table: str) -> None:
+    assert sql.identifier(table).strings == tuple(table.split("."))
+
+
+@given(NAMES, NAMES)
+def test_a_table_stands_in_a_statement_only_as_an_identifier(table: str, old: str) -> None:
+    for statement in (sql.write(table), sql.remove(table), sql.present(table), sql.move(table, (old,))):
+        leaves = parts(statement.text)
+        assert not any(isinstance(leaf, Placeholder) for leaf in leaves)
+        named = {leaf.strings for leaf in leaves if isinstance(leaf, Identifier)}
+        assert named <= {tuple(table.split(".")), tuple(old.split("."))}
+        assert tuple(table.split(".")) in named
+
+
+def test_the_same_statement_for_the_same_table_is_the_same_object() -> None:
+    assert sql.write("students") is sql.write("students")
+    assert sql.remove("students") is sql.remove("students")
+    assert sql.write("students") is not sql.write("Students")
+
+
+def test_a_move_deletes_first_and_in_the_order_given() -> None:
+    leaves = [
+        (leaf.strings, before)
+        for before, leaf in zip(
+            _texts(sql.move("new", ("a", "b"))), parts(sql.move("new", ("a", "b")).text), strict=True
+        )
+        if isinstance(leaf, Identifier)
+    ]
+    changed = [strings for strings, before in leaves if before.endswith(("DELETE FROM ", "INSERT INTO "))]
+    assert changed == [("a",), ("b",), ("new",)]
+
+
+def _texts(statement: sql.Statement) -> list[str]:
+    """Return for each leaf the text that stands before it."""
+    texts, before = [], ""
+    for leaf in parts(statement.text):
+        texts.append(before)
+        before = getattr(leaf, "string", "")
+    return texts
+
+
+@pytest.mark.parametrize("statement", [sql.write("students"), sql.remove("students")], ids=["write", "remove"])
+def test_prepared_says_the_same_with_numbers(statement: sql.Statement) -> None:
+    text = "".join(getattr(leaf, "string", '"students"') for leaf in parts(statement.text))
+    prepare, execute = sql.prepared(text, statement.parameters, "pgw_7")
+    types = ", ".join(
+        {"age": "integer", "until": "double precision"}.get(name, "text") for name in statement.parameters
+    )
+    assert prepare.startswith(f"PREPARE pgw_7 ({types}) AS WITH ")
+    assert "%" not in prepare
+    assert {int(number) for number in re.findall(r"\$(\d+)", prepare)} == set(range(1, len(statement.parameters) + 1))
+    assert execute == f"EXECUTE pgw_7 ({', '.join(f'%({name})s' for name in statement.parameters)})"
