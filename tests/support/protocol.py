@@ -1,0 +1,329 @@
+"""A state machine of random users, delivery and faults around the real hook; see tests/integration/test_protocol.py.
+
+Two things are not random, because the protocol assumes them: a policy or a grant is narrowed only while no answer is
+on its way, and what the controller has sent under another policy or grant it sends again only in a newer version.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from postgres_writer.connection import Call
+from postgres_writer.plan import Permits, Plan, make_plan
+from postgres_writer.resource import PAUSED_ANNOTATION, Controller, HookRequest, load_request
+from postgres_writer.response import build_response
+from postgres_writer.store import Store
+from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, Row, resolved
+from support.cluster_model import (
+    NAMESPACE,
+    OTHER_FINALIZER,
+    ApiServer,
+    Metacontroller,
+    Object,
+    Refused,
+    Sync,
+    is_managed,
+    is_paused,
+)
+
+MAX_TABLES = 3
+"""Lower than the product's cap, so that histories of a few edits reach it."""
+POLICED = "c"
+NARROWING = ("denied", "undeletable")
+ROUNDS = 10
+EDITS = ("age", "name", "deletionPolicy", "broken")
+SWITCHES = ("paused", "managed", "other finalizer")
+
+# the interesting histories are those of one resource
+names = st.sampled_from(("x", "x", "x", "y"))
+tables_named = st.sampled_from((*SPELLINGS, POLICED))
+FATES = ("answered", "answered", "answer lost", "connection lost after commit", "call lost")
+fates = st.sampled_from(FATES)
+
+Planner = Callable[[HookRequest, Permits], Plan]
+
+
+class OrphanedRow(AssertionError):
+    """A row stands where nobody would ever look for it again."""
+
+
+class Protocol(RuleBasedStateMachine):
+    """Users, delivery, the policy and outages; the attributes of the class are set before it runs."""
+
+    tables: ClassVar[BreakableTables]
+    store: ClassVar[Store]
+    no_store: ClassVar[Store]
+    """A store whose database cannot be reached."""
+    kind: ClassVar[Controller]
+    rule_enforced: ClassVar[bool] = True
+    planner: ClassVar[Planner] = staticmethod(make_plan)
+    histories: ClassVar[int] = 0
+    calls: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).histories += 1
+        self.tables.clear()
+        self.api = ApiServer(MAX_TABLES, self.rule_enforced)
+        self.controller = Metacontroller(self.api, self.kind)
+        self.syncs: dict[str, Sync] = {}
+        self.left: dict[str, set[str]] = {}
+        """Tables in which a row stays for good, by the user's wish: retained, or no longer managed."""
+        self.policed = False
+        self.outage = 0
+        """How many more calls find the database down."""
+        self.now = 1_800_000_000.0
+
+    @initialize(policed=st.booleans(), table=tables_named)
+    def begin(self, policed: bool, table: str) -> None:
+        self.policed = policed
+        self.apply("x", table, True)
+
+    @rule(name=names, table=tables_named, wait=st.booleans())
+    def apply(self, name: str, table: str, wait: bool) -> None:
+        if name not in self.api.objects:
+            self.api.create(name, {"table": table, "name": "alex", "age": 23, "country": "canada"})
+        else:
+            try:
+                self.api.edit(name, {"table": table})
+            except Refused:
+                # what `kubectl apply` tells the user; the resource stays as it was
+                return
+        if wait:
+            self.sync(name, "answered", True)
+
+    @rule(name=names)
+    def delete(self, name: str) -> None:
+        if name in self.api.objects:
+            self.api.delete(name)
+
+    @rule()
+    def switch_policy(self) -> None:
+        if self.policed or self._calmed():
+            self.policed = not self.policed
+            self._present_only()
+
+    @rule(calls=st.integers(1, 3))
+    def lose_database(self, calls: int) -> None:
+        self.outage = calls
+
+    # Delivery, in one go or step by step
+
+    @rule(name=names, fate=fates, written=st.booleans())
+    def sync(self, name: str, fate: str, written: bool) -> None:
+        self.take(name, 0)
+        self.call(name, fate)
+        self.write(name, written)
+
+    @rule(name=names, lag=st.integers(0, 2), fate=fates, written=st.booleans())
+    def go_on(self, name: str, lag: int, fate: str, written: bool) -> None:
+        """Take the next step of the sync on its way, or begin one; other things may happen between the steps."""
+        sync = self.syncs.get(name)
+        if sync is None:
+            self.take(name, lag)
+        elif sync.answer is None:
+            self.call(name, fate)
+        else:
+            self.write(name, written)
+
+    def take(self, name: str, lag: int) -> None:
+        if name in self.syncs:
+            return
+        sync = self.controller.take(name, lag)
+        if sync is not None:
+            self.syncs[name] = sync
+
+    def call(self, name: str, fate: str) -> None:
+        sync = self.syncs.get(name)
+        if sync is None or sync.answer is not None:
+            return
+        if fate == "call lost":
+            del self.syncs[name]
+            return
+        answer = self._answer(sync, self.no_store if self.outage else self.store)
+        self.outage = max(self.outage - 1, 0)
+        if fate == "connection lost after commit":
+            answer = self._answer(sync, self.no_store)
+        if fate == "answer lost":
+            del self.syncs[name]
+        else:
+            sync.answer = answer
+
+    def write(self, name: str, written: bool) -> None:
+        sync = self.syncs.get(name)
+        if sync is None or sync.answer is None:
+            return
+        del self.syncs[name]
+        if written and self.controller.write(sync) and _stays(sync):
+            self.left.setdefault(name, set()).update(_holders(name, self.tables.rows()))
+
+    def _answer(self, sync: Sync, store: Store) -> Object:
+        type(self).calls += 1
+        self.now += 7
+        request = load_request(self.controller.payload(sync), finalizing=sync.finalizing)
+        outcome = store.apply(type(self).planner(request, self._permits), Call(time.monotonic(), lambda: False))
+        answer = build_response(request, outcome, self.now, 300.0)
+        children = "children" if self.kind == "composite" else "attachments"
+        assert answer.keys() == {"status", children, "resyncAfterSeconds", "finalized"}
+        assert answer["finalized"] is False or sync.finalizing, "a sync must not release the finalizer"
+        return answer
+
+    def _permits(self, namespace: str, table: str) -> bool:
+        assert namespace == NAMESPACE
+        return not (self.policed and table == POLICED)
+
+    def _calmed(self) -> bool:
+        """Let everything arrive, and say whether nothing is on its way, so that a policy or a grant may be narrowed."""
+        for name in list(self.api.objects):
+            self._deliver(name)
+        rows = self.tables.rows()
+        return all(
+            current.get("status", {}).get("observedTable") == current["spec"]["table"]
+            and _holders(name, rows) <= _listed(current) | self.left.get(name, set())
+            for name, current in self.api.objects.items()
+        )
+
+    def _present_only(self) -> None:
+        """After a change of policy or grant: see to it that nothing sent before is sent again."""
+        self.controller.catch_up()
+        self.syncs = {name: sync for name, sync in self.syncs.items() if sync.answer is not None or not sync.stale}
+
+    # What must hold
+
+    @invariant()
+    def every_row_is_found_again(self) -> None:
+        rows = self.tables.rows()
+        for name in self.api.history:
+            current = self.api.objects.get(name)
+            allowed = self.left.setdefault(name, set())
+            if current is not None:
+                ours = self.controller.finalizer in current["metadata"]["finalizers"]
+                allowed -= _listed(current) if ours else set()
+                if ours or "deletionTimestamp" not in current["metadata"]:
+                    allowed = allowed | _listed(current) | {resolved(current["spec"]["table"])}
+            lost = _holders(name, rows) - allowed
+            if lost:
+                raise OrphanedRow(f"{name} has a row in {sorted(lost)}, nobody looks but in {sorted(allowed)}")
+
+    def teardown(self) -> None:
+        self._mend()
+        self._settle()
+        for name, current in list(self.api.objects.items()):
+            self.api.edit(name, {"age": 7})
+            if is_paused(current):
+                self.api.set_metadata(name, "annotations", PAUSED_ANNOTATION, None)
+            if not is_managed(current):
+                self.api.set_metadata(name, "labels", "managed", "yes")
+        self._settle()
+        rows = self.tables.rows()
+        for name in self.api.history:
+            self._check_settled(name, rows)
+        assert {row for found in rows.values() for row in found} <= {f"{NAMESPACE}/{name}" for name in self.api.history}
+
+    def _check_settled(self, name: str, rows: dict[str, dict[str, Row]]) -> None:
+        """Check that the row stands for the resource, and that nothing else stands for it."""
+        current = self.api.objects.get(name)
+        holders, left = _holders(name, rows), self.left.get(name, set())
+        if current is None or "deletionTimestamp" in current["metadata"]:
+            assert holders <= left
+            return
+        spec, status, row = current["spec"], current["status"], f"{NAMESPACE}/{name}"
+        table = resolved(spec["table"])
+        assert rows[table].get(row) == (row, spec["name"], spec["age"], spec["country"])
+        assert holders <= left | {table}
+        assert (status["tables"], status["observedTable"]) == ([spec["table"]], spec["table"])
+        assert [(c["type"], c["status"], c["reason"]) for c in status["conditions"]] == [("Ready", "True", "RowSynced")]
+
+    def _mend(self) -> None:
+        self.outage, self.policed = 0, False
+        for table in TABLES:
+            for fault in list(self.tables.faults[table]):
+                self.tables.mend(table, fault)
+        self._present_only()
+
+    def _settle(self) -> None:
+        """Deliver everything until nothing changes any more; a state that never rests would write for ever."""
+        for _ in range(ROUNDS):
+            before = self._state()
+            for name in self.api.history:
+                self._deliver(name)
+                self.every_row_is_found_again()
+            if self._state() == before:
+                return
+        raise AssertionError(f"still changing after {ROUNDS} rounds")
+
+    def _deliver(self, name: str) -> None:
+        self.call(name, "answered")
+        self.write(name, True)
+        self.sync(name, "answered", True)
+
+    def _state(self) -> Any:
+        newest = [versions[-1] for versions in self.api.history.values()]
+        return [version and version["metadata"]["resourceVersion"] for version in newest], self.tables.rows()
+
+
+class ProtocolUnderFaults(Protocol):
+    """The same with all that users can do to resources, rows and tables."""
+
+    @rule(name=names, what=st.sampled_from(EDITS))
+    def edit(self, name: str, what: str) -> None:
+        if name not in self.api.objects:
+            return
+        spec = self.api.objects[name]["spec"]
+        retains = spec.get("deletionPolicy") == "Retain"
+        values: dict[str, Object] = {
+            "age": {"age": max(spec["age"], 0) + 1},
+            "name": {"name": spec["name"] + "'"},
+            "deletionPolicy": {"deletionPolicy": "Delete" if retains else "Retain"},
+            "broken": {"age": -1},
+        }
+        self.api.edit(name, values[what])
+
+    @rule(name=names, what=st.sampled_from(SWITCHES))
+    def switch(self, name: str, what: str) -> None:
+        if name not in self.api.objects:
+            return
+        current = self.api.objects[name]
+        if what == "paused":
+            self.api.set_metadata(name, "annotations", PAUSED_ANNOTATION, None if is_paused(current) else "true")
+        elif what == "managed":
+            self.api.set_metadata(name, "labels", "managed", None if is_managed(current) else "yes")
+        else:
+            present = OTHER_FINALIZER in current["metadata"]["finalizers"]
+            if present or "deletionTimestamp" not in current["metadata"]:
+                self.api.set_finalizer(name, OTHER_FINALIZER, present=not present)
+
+    @rule(table=st.sampled_from(TABLES), fault=st.sampled_from(FAULTS))
+    def break_or_mend(self, table: str, fault: str) -> None:
+        if fault in self.tables.faults[table]:
+            self.tables.mend(table, fault)
+        elif self.tables.exists(table) and (fault not in NARROWING or self._calmed()):
+            self.tables.break_(table, fault)
+        if fault in NARROWING:
+            self._present_only()
+
+    @rule()
+    def mend_all(self) -> None:
+        self._mend()
+
+    @rule(table=st.sampled_from(TABLES), name=names, value=st.sampled_from((None, "mallory")))
+    def tamper(self, table: str, name: str, value: str | None) -> None:
+        if self.tables.exists(table):
+            self.tables.tamper(table, f"{NAMESPACE}/{name}", value)
+
+
+def _holders(name: str, rows: dict[str, dict[str, Row]]) -> set[str]:
+    return {table for table, found in rows.items() if f"{NAMESPACE}/{name}" in found}
+
+
+def _listed(resource: Object) -> set[str]:
+    return {resolved(table) for table in resource.get("status", {}).get("tables", [])}
+
+
+def _stays(sync: Sync) -> bool:
+    """Say whether the row was to stay when the finalizer was released."""
+    deleting = "deletionTimestamp" in sync.parent["metadata"]
+    return not deleting or sync.parent["spec"].get("deletionPolicy") == "Retain"
