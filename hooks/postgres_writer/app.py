@@ -166,7 +166,7 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
     if drift:
         metrics.DRIFT.inc()
     ready = hook_request.status.ready
-    failed = outcome.error is not None and (ready is None or ready.reason != reason.value)
+    failed = outcome.error is not None and (ready is None or ready.reason != reason)
     level = logging.WARNING if failed else logging.INFO if operation in _CHANGES else logging.DEBUG
     if not logger.isEnabledFor(level):
         return
@@ -181,12 +181,20 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
             generation=hook_request.generation,
             operation=operation.value,
             table=hook_request.table,
-            reason=reason.value,
+            reason=reason,
             status=status,
             duration_ms=round(seconds * 1000, 3),
             request_id=g.request_id,
         ),
     )
+
+
+def _told(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, str]:
+    """Give the status, reason and message for metrics and log; of the row of a paused resource nothing is claimed."""
+    if hook_request.paused and not hook_request.finalizing:
+        return "Unknown", "Paused", "The resource is paused; nothing was written."
+    status, reason, message = verdict(hook_request, outcome)
+    return status, reason.value, message
 
 
 def _json_response(body: dict[str, Any], status: int, mimetype: str) -> Response:

@@ -119,6 +119,20 @@ def test_sync_of_a_resource_that_is_being_deleted_does_not_write(site: Site) -> 
     assert not [row for row in site.database.rows() if row[0] == "default/going"]
 
 
+def test_a_paused_resource_is_left_alone_until_it_is_deleted(site: Site) -> None:
+    status = site.call("sync", resource(name="paused"))["status"]
+    paused = {"demo.yash.com/paused": "true"}
+    answer = site.call("sync", resource(spec_with(age=99), status, name="paused", annotations=paused, generation=2))
+    ready, pause = answer["status"]["conditions"]
+    assert ready == status["conditions"][0]
+    assert (pause["type"], pause["status"]) == ("Paused", "True")
+    assert ("default/paused", "alex", 23, "canada") in site.database.rows()
+    assert b'reason="Paused"' in curl(f"{site.server.url}/metrics").body
+    doomed = resource(spec_with(age=99), answer["status"], name="paused", annotations=paused, **DELETED)
+    assert site.call("finalize", doomed)["finalized"]
+    assert not [row for row in site.database.rows() if row[0] == "default/paused"]
+
+
 @pytest.mark.parametrize("path", ["healthz", "readyz"])
 def test_probes_need_no_token(site: Site, path: str) -> None:
     answer = curl(f"{site.server.url}/{path}")
