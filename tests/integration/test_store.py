@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from postgres_writer.plan import Operation
@@ -319,3 +321,25 @@ def test_a_table_to_be_recorded_that_does_not_exist_is_listed(subject: Subject) 
     subject.status = {"tables": [], "observedTable": "nowhere"}
     subject.edit(table="nowhere").sync()
     assert (subject.ready, subject.tables) == ("False TableNotFound", ["nowhere"])
+
+
+def test_of_many_workers_at_once_each_finds_the_one_row(database: Database) -> None:
+    """Several stores, as processes have, all with the first sync of the same resource."""
+    barrier = threading.Barrier(8)
+    found: list[str] = []
+
+    def sync() -> None:
+        store = Store(database.config())
+        subject = Subject(store)
+        barrier.wait()
+        subject.sync()
+        found.append(subject.ready)
+        store.close()
+
+    threads = [threading.Thread(target=sync) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["True RowSynced"] * 8
+    assert database.rows() == [ROW]
