@@ -12,7 +12,7 @@ import requests
 
 from postgres_writer.policy import load_policy
 from support.installation import Installation, eventually, install
-from support.manifests import GUIDE, guide, shell
+from support.manifests import GUIDE, K8S, guide, guide_text, shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,6 +58,13 @@ def installation(server: ApiServer, database: Database) -> Installation:
 def test_every_command_of_the_guide_is_tried() -> None:
     titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", GUIDE.read_text(), flags=re.M | re.S), re.M)
     assert {title: len(guide(title)) for title in titles if guide(title)} == TRIED_HERE | TRIED_ELSEWHERE
+
+
+def test_every_component_is_in_the_guide() -> None:
+    named = set(re.findall(r"^\| `([a-z-]+)` \|", guide_text("Configure"), re.M))
+    folders = {path.parent.name for path in (K8S / "components").glob("*/kustomization.yaml")}
+    assert named | {"metacontroller-flags"} == folders
+    assert "k8s/components/metacontroller-flags" in guide_text("Give Metacontroller its flags")
 
 
 def test_settings_reach_the_pods_through_an_optional_config_map(installation: Installation) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.installation import Installation, eventually, install
+from support.installation import Installation, eventually, install, wipe
 from support.manifests import COMPOSITE, DECORATOR, K8S, guide, overlay, shell
 
 if TYPE_CHECKING:
@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 BOTH = frozenset({"composite", "decorator"})
 
 
-@pytest.fixture
-def installation(new_cluster: Callable[[], ApiServer], database: Database) -> Iterator[Installation]:
+@pytest.fixture(scope="module")
+def empty(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
     server = new_cluster()
     server.start_controllers()
-    install(server)
-    yield Installation(server, database)
+    yield server
     server.stop()
+
+
+@pytest.fixture
+def installation(empty: ApiServer, database: Database) -> Iterator[Installation]:
+    install(empty)
+    yield Installation(empty, database)
+    wipe(empty)
 
 
 def steps(*, back: bool = False) -> list[str]:

@@ -20,10 +20,11 @@ SCRIPT = "k8s/finalizers.sh"
 
 
 @pytest.fixture(scope="module")
-def empty(new_cluster: Callable[[], ApiServer]) -> ApiServer:
+def empty(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
     server = new_cluster()
     server.start_controllers()
-    return server
+    yield server
+    server.stop()
 
 
 @pytest.fixture

@@ -102,12 +102,17 @@ def prepare(server: ApiServer, *, foreign: bool = False) -> None:
     server.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
 
 
-def guide(title: str) -> list[str]:
-    """Return the shell commands of one section of the installation guide, one text per code block."""
+def guide_text(title: str) -> str:
+    """Return one section of the installation guide, up to the next heading."""
     text = GUIDE.read_text(encoding="utf-8")
     found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"docs/install.md has no section {title!r}"
-    return re.findall(r"^```sh\n(.*?)^```", found[2], re.MULTILINE | re.DOTALL)
+    return found[2]
+
+
+def guide(title: str) -> list[str]:
+    """Return the shell commands of one section of the installation guide, one text per code block."""
+    return re.findall(r"^```sh\n(.*?)^```", guide_text(title), re.MULTILINE | re.DOTALL)
 
 
 def shell(server: ApiServer, script: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
