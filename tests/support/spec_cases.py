@@ -120,10 +120,7 @@ VALID_SPECS: Final[tuple[SpecCase, ...]] = (
     ),
     *(_valid(f"{field} of one character", **{field: "x"}) for field in ("name", "country")),
     *(_valid(f"{field} of 1024 characters", **{field: "x" * TEXT_LIMIT}) for field in ("name", "country")),
-    *(
-        _valid(f"{field} of 1024 emoji", **{field: "\U0001f600" * TEXT_LIMIT})
-        for field in ("name", "country")
-    ),
+    *(_valid(f"{field} of 1024 emoji", **{field: "\U0001f600" * TEXT_LIMIT}) for field in ("name", "country")),
     _valid("age 0", age=0),
     _valid("the highest age", age=AGE_LIMIT),
     _valid("deletionPolicy Delete", deletionPolicy="Delete"),
