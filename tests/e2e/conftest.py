@@ -59,7 +59,7 @@ def report(request: pytest.FixtureRequest) -> Report:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def stack(tmp_path_factory: pytest.TempPathFactory, report: Report) -> Iterator[Stack]:
     """Start everything but hook servers and controller; skip where it cannot be had."""
     binary = find_binary()
     if binary is None:
@@ -73,6 +73,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         running.start()
         yield running
     finally:
+        if running.recorder.vanished:
+            report.notes.append(f"{len(running.recorder.vanished)} resources vanished in spite of their finalizer")
         running.stop()
         _keep_logs(running.folder)
 

@@ -177,11 +177,16 @@ class Recorder:
 
     Every stored version is one event, so `versions()` counts writes that changed something. `setbacks` counts
     statuses that were overwritten by one of an earlier generation.
+
+    `vanished` are resources that went although they had a finalizer, without ever being marked for deletion: the API
+    server decides on what it read before the finalizer came, and removes the object without looking again
+    (k8s.io/apiserver, pkg/registry/generic/registry/store.go, Delete). Nobody is told to finalize them.
     """
 
     client: ApiClient
     clock: Callable[[], float] = time.monotonic
     setbacks: int = 0
+    vanished: list[Object] = field(default_factory=list)
     _latest: dict[str, tuple[str, int]] = field(default_factory=dict)
     _histories: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(_new_history))
     _counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -228,10 +233,13 @@ class Recorder:
                 time.sleep(0.2)
 
     def _keep(self, kind: str, found: Object) -> None:
-        key = f"{found['metadata']['namespace']}/{found['metadata']['name']}"
+        metadata = found["metadata"]
+        key = f"{metadata['namespace']}/{metadata['name']}"
         self._counts[key] += 1
         self.note(key, f"{kind:8} {summary(found)}")
-        uid, generation = found["metadata"]["uid"], ready_of(found).get("observedGeneration") or 0
+        if kind == "DELETED" and metadata.get("finalizers") and not metadata.get("deletionTimestamp"):
+            self.vanished.append(found)
+        uid, generation = metadata["uid"], ready_of(found).get("observedGeneration") or 0
         before_uid, before = self._latest.get(key, ("", 0))
         if uid == before_uid and generation < before:
             self.setbacks += 1

@@ -71,7 +71,7 @@ class World:
     def problems(self) -> list[Problem]:
         """Return everything that is wrong now."""
         resources = {f"{r['metadata']['namespace']}/{r['metadata']['name']}": r for r in self.client.resources()}
-        rows = self.rows()
+        rows = self._rows_but_vanished(resources)
         found = [Problem("strange table", table, "was not made by the test") for table in rows.keys() - self.tables]
         for key, resource in resources.items():
             found += self._of_resource(key, resource, rows)
@@ -80,6 +80,17 @@ class World:
                 if (table, key) not in self.foreign:
                     found.append(Problem("orphan", key, f"a row without a resource in table {table}"))
         return found
+
+    def _rows_but_vanished(self, resources: dict[str, Object]) -> dict[str, dict[str, Row]]:
+        """Return the rows without those of resources that the API server removed in spite of their finalizer."""
+        rows = self.rows()
+        for gone in self.recorder.vanished if self.recorder else ():
+            key, row = f"{gone['metadata']['namespace']}/{gone['metadata']['name']}", row_of(gone)
+            table = gone["spec"]["table"]
+            wanted = key in resources and resources[key]["spec"]["table"] == table
+            if not wanted and rows.get(table, {}).get(key) == row:
+                del rows[table][key]
+        return rows
 
     def converge(self, timeout: float) -> float:
         """Wait until nothing is wrong and return the seconds it took; NotConverged after `timeout`."""
@@ -107,8 +118,7 @@ class World:
         held = {table: table_rows[key] for table, table_rows in rows.items() if key in table_rows}
         if spec["table"] not in rows:
             return _check_without_table(key, resource, held)
-        wanted = (key, spec["name"], spec["age"], spec["country"])
-        problems = _check_row(key, wanted, spec["table"], held)
+        problems = _check_row(key, row_of(resource), spec["table"], held)
         return problems + _check_status(key, resource)
 
     def _report(self, problems: list[Problem], took: float) -> str:
@@ -118,6 +128,12 @@ class World:
             for key in list(dict.fromkeys(problem.key for problem in problems))[:5]:
                 lines += [f"history of {key}:", *self.recorder.history(key)]
         return "\n".join(lines)
+
+
+def row_of(resource: Object) -> Row:
+    """Return the row that a resource asks for."""
+    metadata, spec = resource["metadata"], resource["spec"]
+    return (f"{metadata['namespace']}/{metadata['name']}", spec["name"], spec["age"], spec["country"])
 
 
 def _check_row(key: str, wanted: Row, table: str, held: dict[str, Row]) -> list[Problem]:
