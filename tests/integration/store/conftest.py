@@ -1,0 +1,68 @@
+"""Fixtures of the store's tests: an empty database, the store, a resource, and a role with few grants."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+from psycopg2 import sql
+
+from postgres_writer.store import Store
+from support.postgres import STUDENTS, Database
+from support.subject import Limited, Subject
+
+EMPTY = f"""
+DO $$ DECLARE found name; BEGIN
+    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+    FOR found IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', found);
+    END LOOP;
+END $$;
+CREATE SCHEMA public;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+{STUDENTS};
+"""
+
+
+@pytest.fixture(scope="package")
+def recycled(maintenance: Database, template: Database) -> Iterator[Database]:
+    """Make one database for all these tests: to make and drop one for each would take most of their time."""
+    database = maintenance.create_sibling(template)
+    yield database
+    maintenance.drop_sibling(database)
+
+
+@pytest.fixture
+def database(recycled: Database) -> Database:
+    """Give a database in which nothing is but an empty table students."""
+    recycled.query(EMPTY)
+    return recycled
+
+
+@pytest.fixture
+def store(database: Database) -> Iterator[Store]:
+    """Make a store on the test's own database."""
+    store = Store(database.config())
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def subject(store: Store) -> Subject:
+    """Make a resource whose hooks work on the test's own database."""
+    return Subject(store)
+
+
+@pytest.fixture
+def limited(database: Database) -> Iterator[Limited]:
+    """Make a role without any grant, not even those that everybody has on the schema public."""
+    role = f"test_{secrets.token_hex(6)}"
+    password = secrets.token_hex(16)
+    database.query(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
+    database.query(f"REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO {role}")
+    store = Store(database.config(user=role, password=password))
+    yield Limited(database, role, Subject(store))
+    store.close()
+    database.query(f"DROP OWNED BY {role}; DROP ROLE {role}")
