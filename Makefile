@@ -12,7 +12,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e soak bench bench-cluster check format lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e soak bench bench-cluster check format docs lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ check: .venv/.dev ## Check style, types, import rules and lengths
 format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/.installed ## Write docs/configuration.md anew from settings.py
+	$(BIN)/postgres-writer config-reference >docs/configuration.md
 
 lock: | .venv/bin/python ## Pin anew, with hashes, what the container image installs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'

@@ -6,7 +6,7 @@ same table, so that a variable cannot exist without its documentation.
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,15 +271,3 @@ SERVER_SETTINGS = (
 )
 
 SETTINGS = DATABASE_SETTINGS + SERVER_SETTINGS
-
-
-def reference_markdown() -> Iterator[str]:
-    """Yield the lines of the configuration reference: a Markdown table of every variable."""
-    for title, group in (("Database", DATABASE_SETTINGS), ("Server", SERVER_SETTINGS)):
-        yield f"## {title}"
-        yield ""
-        yield "| variable | default | meaning |"
-        yield "| --- | --- | --- |"
-        for setting in group:
-            yield f"| `{setting.name}` | {setting.default_text} | {setting.meaning} |"
-        yield ""

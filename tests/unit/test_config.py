@@ -12,7 +12,6 @@ from postgres_writer.settings import (
     available_cpus,
     container_cpu_limit,
     default_workers,
-    reference_markdown,
 )
 
 HOST = {"PSQL_HOST": "db"}
@@ -190,9 +189,3 @@ class TestProcessors:
     def test_there_are_two_to_eight_workers(self) -> None:
         assert 1 <= available_cpus() <= (os.cpu_count() or 1)
         assert 2 <= default_workers() <= 8
-
-
-def test_the_reference_has_a_line_for_every_variable() -> None:
-    lines = list(reference_markdown())
-    for setting in SETTINGS:
-        assert [line for line in lines if line.startswith(f"| `{setting.name}` | ")] != []
