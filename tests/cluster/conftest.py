@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 
 CRD = Path(__file__).parents[2] / "crds" / "postgreswriters.yaml"
 _numbers = count(1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the programs before the first test: a build of minutes inside a fixture would count as that test's time."""
+    needed = any("kube_tools" in getattr(item, "fixturenames", ()) for item in session.items)
+    if needed and not session.config.option.collectonly:
+        with suppress(ToolsMissing):  # the fixture says so, test by test
+            find_tools()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 `find_tools()` gives etcd, kube-apiserver, kubectl and kube-controller-manager, all of one Kubernetes version except
 etcd, which is taken from PATH (Debian's etcd-server). The build is an ordinary one of Go modules: a go.mod that
 requires k8s.io/kubernetes and replaces every staging module (required there at v0.0.0) by its published version.
-It takes about 5 minutes on 2 cores, once; the result lies in
+It takes 4 to 8 minutes on 2 cores, once; the result lies in
 ${XDG_CACHE_HOME:-$HOME/.cache}/postgres-writer/kube-v<version>/.
 """
 
@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _build_into(folder: Path) -> None:
     """Build in a folder beside and rename, so that a build that was cut off leaves nothing that looks ready."""
+    print(f"building kube-apiserver {KUBERNETES} with go: once, for some minutes", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.build.") as temporary:
         work = Path(temporary)
         result = work / "bin"
