@@ -26,6 +26,8 @@ VARIANTS = [
     for version in ("v2", "v1")
     for secure in (True, False)
 ]
+SHORT_VARIANTS = (Variant("composite", "v2", True), Variant("decorator", "v1", False))
+SHORT_FAULTS = ("PostgreSQL killed, back after 5 s", "worker stopped 20 s in mid-request")
 _REPORT = pytest.StashKey[Report]()
 _numbers = count(1)
 
@@ -38,11 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the cells of the matrix that between them show every kind, version and transport."""
+    """Mark the selection that CI runs: the cells and faults that between them touch everything once."""
     for item in items:
-        parameters = getattr(item, "callspec", None)
-        variant = parameters.params.get("installed") if parameters else None
-        if variant in (Variant("composite", "v2", True), Variant("decorator", "v1", False)):
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        cell = parameters.get("installed") in SHORT_VARIANTS
+        fault = parameters.get("loaded") == "composite" and parameters.get("fault") in SHORT_FAULTS
+        if cell or fault:
             item.add_marker(pytest.mark.short)
 
 

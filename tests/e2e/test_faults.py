@@ -27,7 +27,6 @@ LONG_BOUND = {"hook servers down for 20 s": 1000.0}
 RESYNC_SECONDS = "20"
 NAMESPACES = ("load-a", "load-b", "load-c")
 CALM = ("rolling restart of 2 hook servers",)
-SHORT = ("PostgreSQL killed, back after 5 s", "worker stopped 20 s in mid-request", "API server killed, then restarted")
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -44,9 +43,7 @@ def loaded(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Traffic]:
     stack.uninstall()
 
 
-@pytest.mark.parametrize(
-    "fault", [pytest.param(name, marks=pytest.mark.short if name in SHORT else ()) for name in FAULTS]
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_world_converges_after(loaded: Traffic, stack: Stack, report: Report, fault: str) -> None:
     before = stack.metacontroller.calls()
     loaded.start()

@@ -16,7 +16,6 @@ FINALIZER = "metacontroller.io/{}controller-postgres-writer"
 pytestmark = pytest.mark.timeout(300)
 
 
-@pytest.mark.short
 def test_switch_to_the_decorator_and_back_under_load(stack: Stack) -> None:
     stack.client.clear_events()
     stack.install(Variant("composite"), HOOK_RESYNC_SECONDS="20")
