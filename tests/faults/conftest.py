@@ -1,0 +1,24 @@
+"""A PostgreSQL to break, with a role as in production and a table, and the hook server on it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from support.postgres import STUDENTS, PostgresInstance, private_instance
+from support.site import Site, running_site
+
+
+@pytest.fixture(scope="module")
+def instance() -> Iterator[PostgresInstance]:
+    with private_instance(password="first") as instance:
+        instance.maintenance.query("CREATE ROLE hook LOGIN PASSWORD 'hook'")
+        instance.maintenance.query(STUDENTS)
+        instance.maintenance.query("GRANT SELECT, INSERT, UPDATE, DELETE ON students TO hook")
+        yield instance
+
+
+@pytest.fixture(scope="module")
+def site(instance: PostgresInstance) -> Iterator[Site]:
+    """Run one server for all faults: after each it goes on without a restart."""
+    with running_site(instance, instance.port) as site:
+        yield site
