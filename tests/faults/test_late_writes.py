@@ -70,6 +70,7 @@ def test_a_write_held_on_its_way_is_refused_by_the_database(site: Site, proxy: P
             assert given_up.result().status == 0
             insist(site.server, "r0", 3)
             time.sleep(max(0.0, STOPPED - (time.monotonic() - began)))
+            assert held in proxy.links, "the connection must still be there, or the late write is not tried"
             proxy.release()
             time.sleep(1)
             assert ages(site, "r0") == [3]

@@ -98,6 +98,8 @@ class Proxy:
                 with contextlib.suppress(UnboundLocalError):
                     client.close()
                 continue
+            # the time-out was for the connect; an idle connection stays open
+            server.settimeout(None)
             link = _Link(client, server)
             self.links.append(link)
             for source, sink in ((client, server), (server, client)):
