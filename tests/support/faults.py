@@ -11,6 +11,7 @@ import random
 import secrets
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 STOPPED_SECONDS = 20.0
 _HOOK_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'hook'"
-_WAITING = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'hook' AND wait_event_type = 'Lock'"
+_WAITING = "SELECT client_port FROM pg_stat_activity WHERE usename = 'hook' AND wait_event_type = 'Lock'"
 
 
 def kill_postgres(stack: Stack) -> None:
@@ -49,14 +50,14 @@ def kill_workers(stack: Stack) -> None:
     """Kill a gunicorn worker in the midst of a request, five times."""
     for _ in range(5):
         with requests_held(stack, "students"):
-            os.kill(random.choice(_workers(stack)), signal.SIGKILL)
+            os.kill(busy_worker(stack), signal.SIGKILL)
         time.sleep(1)
 
 
 def stop_worker(stack: Stack) -> None:
     """Stop a gunicorn worker in the midst of a request for 20 s, while its resources move on."""
     with requests_held(stack, "students"):
-        worker = random.choice(_workers(stack))
+        worker = busy_worker(stack)
         os.kill(worker, signal.SIGSTOP)
     try:
         time.sleep(STOPPED_SECONDS)
@@ -175,7 +176,7 @@ def requests_held(stack: Stack, table: str) -> Iterator[None]:
     """Hold hook calls in their midst: they wait for a lock until the with-block ends."""
     with _locked(stack, table):
         with contextlib.suppress(AssertionError):  # without load there is nothing to hold
-            wait_until(lambda: stack.database.query(_WAITING)[0][0] >= 2, "two requests wait", timeout=5)
+            wait_until(lambda: len(waiting_ports(stack)) >= 2, "two requests wait", timeout=5)
         yield
 
 
@@ -189,5 +190,24 @@ def _locked(stack: Stack, table: str) -> Iterator[None]:
         cursor.execute("ROLLBACK")
 
 
-def _workers(stack: Stack) -> list[int]:
-    return [worker for server in stack.hooks for worker in server.workers()]
+def waiting_ports(stack: Stack) -> set[int]:
+    """Return the client's port of every session of the hooks that waits for a lock."""
+    return {port for (port,) in stack.database.query(_WAITING)}
+
+
+def busy_worker(stack: Stack) -> int:
+    """Return a worker that has a request in its midst: one of its sessions waits for a lock; any when none does."""
+    workers = [worker for server in stack.hooks for worker in server.workers()]
+    ports = waiting_ports(stack)
+    busy = [worker for worker in workers if ports & _local_ports(worker)]
+    return random.choice(busy or workers)
+
+
+def _local_ports(pid: int) -> set[int]:
+    """Return the local TCP ports of a process, from Linux's /proc (proc_pid_net(5))."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
+    entries = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(entry[1].rpartition(":")[2], 16) for entry in entries if entry[9] in inodes}

@@ -110,15 +110,14 @@ class Metacontroller:
     """One Metacontroller process against the API server that `kubeconfig` names.
 
     `calls()` adds up over restarts, because a killed process takes its counters along. A process that ends by itself
-    is started again when `supervised`, as the kubelet does, and counted in `crashes`: 4.17.2 panics when a controller
-    is changed or deleted in the moment in which it writes a finalizer.
+    is started again, as the kubelet does, and counted in `crashes`: it ends when it has lost its lease, and 4.17.2
+    panics when a controller is changed or deleted in the moment in which it writes a finalizer.
     """
 
     binary: Path
     kubeconfig: Path
     log: Path
     flags: tuple[str, ...] = ()
-    supervised: bool = True
     crashes: int = 0
     process: subprocess.Popen[bytes] | None = None
     metrics_port: int = 0
@@ -147,8 +146,7 @@ class Metacontroller:
                 self.kill()
                 raise TimeoutError(f"metacontroller did not become healthy:\n{self.tail()}")
             time.sleep(0.1)
-        if self.supervised:
-            threading.Thread(target=self._supervise, args=(self.process,), daemon=True).start()
+        threading.Thread(target=self._supervise, args=(self.process,), daemon=True).start()
 
     def stop(self) -> None:
         """End it with SIGTERM, as a pod's end does."""

@@ -108,9 +108,9 @@ class Stack:
         self.balancer.start()
         self.apply(self.controller(self.address))
 
-    def new_metacontroller(self, name: str, *flags: str, supervised: bool = True) -> Metacontroller:
+    def new_metacontroller(self, name: str, *flags: str) -> Metacontroller:
         """Return one more Metacontroller, not started; it ends with the stack at the latest."""
-        one = Metacontroller(self.binary, self.api.kubeconfig, self.folder / f"{name}.log", flags, supervised)
+        one = Metacontroller(self.binary, self.api.kubeconfig, self.folder / f"{name}.log", flags)
         self._running.callback(one.stop)
         return one
 
