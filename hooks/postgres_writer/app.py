@@ -10,9 +10,9 @@ import hmac
 import json
 import logging
 import math
-import secrets
 import time
 from pathlib import Path
+from random import getrandbits
 from typing import Any, NoReturn
 
 from flask import Flask, Response, g, request
@@ -71,6 +71,7 @@ class HookServer:
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
         self._period = config.resync_seconds
+        self._max_body_bytes = config.max_body_bytes
         self._metrics_token_required = config.metrics_token_required
         policy, tokens = config.table_policy_file, config.tokens_file
         self._policy = Watched("table policy", (policy,), lambda: load_policy(policy)) if policy else None
@@ -80,15 +81,16 @@ class HookServer:
         """Make the view function of a hook."""
 
         def answer() -> Response:
-            call = call_of(request.environ.get("gunicorn.socket"))
-            g.request_id = secrets.token_hex(8)
+            environ = request.environ
+            call = call_of(environ.get("gunicorn.socket"))
+            request_id = g.request_id = f"{getrandbits(64):016x}"
             self._authorize()
-            hook_request = load_request(_decoded_body(), finalizing=hook == "finalize")
+            hook_request = load_request(self._decoded_body(environ), finalizing=hook == "finalize")
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
             body = build_response(hook_request, outcome, time.time(), self._period)
-            _report(hook, hook_request, outcome, time.monotonic() - call.arrival)
-            return _json_response(body, 200, "application/json")
+            _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id)
+            return _json_response(body, 200, "application/json", request_id)
 
         return answer
 
@@ -97,6 +99,27 @@ class HookServer:
         if self._metrics_token_required:
             self._authorize()
         return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+
+    def _decoded_body(self, environ: dict[str, Any]) -> object:
+        if environ.get("CONTENT_TYPE") != "application/json" and request.mimetype != "application/json":
+            raise UnsupportedMediaType
+        length = environ.get("CONTENT_LENGTH", "")
+        if length.isdecimal() and int(length) <= self._max_body_bytes:
+            # nothing is left to check of the length, for which werkzeug puts a stream of its own over the server's
+            data = environ["wsgi.input"].read(int(length))
+        else:
+            data = self._body_of_unknown_length(environ)
+        try:
+            return _DECODER.decode(data.decode())
+        except (ValueError, RecursionError) as exc:
+            raise BadRequest("The body is not JSON.") from exc
+
+    def _body_of_unknown_length(self, environ: dict[str, Any]) -> bytes:
+        data = request.get_data(cache=False)
+        # of a chunked body, which tells no length, werkzeug silently cuts off what is over the limit
+        if len(data) == self._max_body_bytes and environ["wsgi.input"].read(1):
+            raise RequestEntityTooLarge
+        return data
 
     def _authorize(self) -> None:
         if self._tokens is None:
@@ -140,28 +163,15 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
-def _decoded_body() -> object:
-    if request.mimetype != "application/json":
-        raise UnsupportedMediaType
-    data = request.get_data(cache=False)
-    # of a chunked body, which tells no length, werkzeug silently cuts off what is over the limit
-    if len(data) == request.max_content_length and request.environ["wsgi.input"].read(1):
-        raise RequestEntityTooLarge
-    try:
-        return _DECODER.decode(data.decode())
-    except (ValueError, RecursionError) as exc:
-        raise BadRequest("The body is not JSON.") from exc
-
-
-def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float) -> None:
+def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float, request_id: str) -> None:
     """Count and log what came of a hook request: a line per change or new failure, no-ops only at DEBUG."""
     status, reason, message = verdict(hook_request, outcome)
     operation = outcome.operation
     left_alone = hook_request.paused and not hook_request.finalizing
-    metrics.HOOK_REQUESTS.labels(hook, hook_request.controller, "Paused" if left_alone else reason.value).inc()
-    metrics.HOOK_SECONDS.labels(hook).observe(seconds)
+    metrics.hook_requests(hook, hook_request.controller, "Paused" if left_alone else reason.value).inc()
+    metrics.hook_seconds(hook).observe(seconds)
     if operation is not Operation.NONE:
-        metrics.ROWS.labels(operation.value).inc()
+        metrics.rows(operation.value).inc()
     drift = is_drift(hook_request, outcome)
     if drift:
         metrics.DRIFT.inc()
@@ -184,7 +194,7 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
             reason=reason,
             status=status,
             duration_ms=round(seconds * 1000, 3),
-            request_id=g.request_id,
+            request_id=request_id,
         ),
     )
 
@@ -197,12 +207,9 @@ def _told(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, str]:
     return status, reason.value, message
 
 
-def _json_response(body: dict[str, Any], status: int, mimetype: str) -> Response:
-    response = Response(_ENCODER.encode(body), status, mimetype=mimetype)
-    request_id = g.get("request_id")
-    if request_id:
-        response.headers["X-Request-Id"] = request_id
-    return response
+def _json_response(body: dict[str, Any], status: int, content_type: str, request_id: str | None) -> Response:
+    headers = [("X-Request-Id", request_id)] if request_id else []
+    return Response(_ENCODER.encode(body).encode(), status, headers, content_type=content_type)
 
 
 def _problem(error: HTTPException) -> Response:
@@ -210,7 +217,7 @@ def _problem(error: HTTPException) -> Response:
     status = error.code or 500
     detail = _DETAILS.get(status) or (error.description if isinstance(error, BadRequest) else None)
     problem = {"type": "about:blank", "title": error.name, "status": status, **({"detail": detail} if detail else {})}
-    response = _json_response(problem, status, "application/problem+json")
+    response = _json_response(problem, status, "application/problem+json", g.get("request_id"))
     if status == 401:  # noqa: PLR2004
         response.headers["WWW-Authenticate"] = "Bearer"
     for header, value in error.get_headers():

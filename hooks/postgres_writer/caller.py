@@ -10,20 +10,23 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from postgres_writer.connection import Call
 
+_TCP_INFO = getattr(socket, "TCP_INFO", None)
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 """tcpi_last_data_recv in struct tcp_info: milliseconds since data last came in. linux/include/uapi/linux/tcp.h"""
+_ESTABLISHED = 1
+"""What tcpi_state, the first byte of struct tcp_info, is until a side closes. linux/include/net/tcp_states.h"""
 
 
 def call_of(connection: Any) -> Call:
     """Give the arrival and the hang-up test of the request on a connection (a socket, or None outside a server)."""
     if not isinstance(connection, socket.socket):
         return Call(time.monotonic(), _never)
-    return Call(time.monotonic() - _seconds_since_data(connection), _hung_up_test(connection))
+    return Call(time.monotonic() - _seconds_since_data(connection), partial(_hung_up, connection))
 
 
 def _never() -> bool:
@@ -31,27 +34,31 @@ def _never() -> bool:
 
 
 def _seconds_since_data(connection: socket.socket) -> float:
-    if not hasattr(socket, "TCP_INFO"):
-        return 0.0
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED.size)
-    except OSError:
-        return 0.0
+    info = _tcp_info(connection, _LAST_DATA_RECEIVED.size)
     if len(info) < _LAST_DATA_RECEIVED.size:
         return 0.0
     milliseconds: int = _LAST_DATA_RECEIVED.unpack(info)[0]
     return milliseconds / 1000
 
 
-def _hung_up_test(connection: socket.socket) -> Callable[[], bool]:
-    events = getattr(select, "POLLRDHUP", 0)
+def _hung_up(connection: socket.socket) -> bool:
+    # unlike poll() it keeps the interpreter's lock, for which a busy worker would queue anew
+    info = _tcp_info(connection, 1)
+    if info:
+        return info[0] != _ESTABLISHED
+    descriptor = connection.fileno()
+    if descriptor < 0:
+        return True
+    poller = select.poll()
+    poller.register(descriptor, getattr(select, "POLLRDHUP", 0))
+    return bool(poller.poll(0))
 
-    def hung_up() -> bool:
-        descriptor = connection.fileno()
-        if descriptor < 0:
-            return True
-        poller = select.poll()
-        poller.register(descriptor, events)
-        return bool(poller.poll(0))
 
-    return hung_up
+def _tcp_info(connection: socket.socket, size: int) -> bytes:
+    """Give the beginning of struct tcp_info; nothing where there is none (no Linux, no TCP, closed)."""
+    if _TCP_INFO is None:
+        return b""
+    try:
+        return connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, size)
+    except OSError:
+        return b""

@@ -9,6 +9,7 @@ import os
 import platform
 import struct
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from prometheus_client import (
@@ -78,6 +79,24 @@ CIRCUIT_OPEN = Gauge(
     "1 while calls fail fast because PostgreSQL could not be reached.",
     multiprocess_mode="livemax",
 )
+
+
+@cache
+def hook_requests(hook: str, controller: str, reason: str) -> Counter:
+    """Give one series of HOOK_REQUESTS; labels() would look for it under a lock at every request."""
+    return HOOK_REQUESTS.labels(hook, controller, reason)
+
+
+@cache
+def hook_seconds(hook: str) -> Histogram:
+    """Give one series of HOOK_SECONDS."""
+    return HOOK_SECONDS.labels(hook)
+
+
+@cache
+def rows(operation: str) -> Counter:
+    """Give one series of ROWS."""
+    return ROWS.labels(operation)
 
 
 _HOOKS = ("sync", "finalize")
