@@ -23,7 +23,7 @@ from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables,
 from support.postgres import Database
 from support.protocol import EDITS, FATES, MAX_TABLES, SWITCHES, OrphanedRow, Protocol, ProtocolUnderFaults
 
-WALKS = 100
+WALKS = 300
 
 
 def without_deletes(request: HookRequest, permits: Permits) -> Plan:
@@ -115,7 +115,7 @@ def walk_all(machine: type[Protocol]) -> None:
 @pytest.mark.parametrize("machine", [Protocol, ProtocolUnderFaults])
 def test_one_row_per_resource_in_every_history(machine: type[Protocol], attributes: dict[str, Any]) -> None:
     machine = type(machine.__name__, (machine,), attributes)
-    run(machine, 60)
+    run(machine, 120)
     assert machine.calls > machine.histories
 
 
