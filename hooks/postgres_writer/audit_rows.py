@@ -50,13 +50,17 @@ class Rows:
 
     def __init__(self, config: DatabaseConfig) -> None:
         """Connect. Raises AuditError when that fails."""
-        try:
-            self._connection = psycopg2.connect(**config.connect_arguments())  # type: ignore[call-overload]
-        except psycopg2.Error as error:
-            # without the driver's text: libpq quotes connection strings in some of them
-            raise AuditError(
-                f"PostgreSQL at {config.host} cannot be reached as {config.user}: check PSQL_*."
-            ) from error
+        failure: psycopg2.Error | None = None
+        for password in config.passwords():
+            try:
+                arguments = {**config.connect_arguments(), "password": password}
+                self._connection = psycopg2.connect(**arguments)  # type: ignore[call-overload]
+            except psycopg2.Error as error:
+                failure = error
+            else:
+                return
+        # without the driver's text: libpq quotes connection strings in some of them
+        raise AuditError(f"PostgreSQL at {config.host} cannot be reached as {config.user}: check PSQL_*.") from failure
 
     def close(self) -> None:
         """Close the connection."""

@@ -49,7 +49,7 @@ class DatabaseConfig:
         return self.connect_timeout_per_host * len(self.host.split(","))
 
     def connect_arguments(self) -> dict[str, str]:
-        """Return libpq's keywords for a new connection; the password file is read anew each time.
+        """Return libpq's keywords for a new connection, with the first of the passwords.
 
         Raises ConfigError when the password file cannot be read (any more).
         """
@@ -58,7 +58,7 @@ class DatabaseConfig:
             "port": str(self.port),
             "dbname": self.dbname,
             "user": self.user,
-            "password": self._current_password(),
+            "password": self.passwords()[0],
             "sslmode": self.sslmode,
             "sslrootcert": self.sslrootcert,
             "target_session_attrs": self.target_session_attrs,
@@ -68,14 +68,20 @@ class DatabaseConfig:
         }
         return {keyword: value for keyword, value in arguments.items() if value}
 
-    def _current_password(self) -> str:
+    def passwords(self) -> tuple[str, ...]:
+        """Return the passwords to try, in their order; the file is read anew each time.
+
+        More than one is for the time of a rotation, in which PostgreSQL changes from one to the other.
+        Raises ConfigError when the password file cannot be read (any more).
+        """
         if self.password_file is None:
-            return self.password
+            return (self.password,)
         try:
-            # only the line end goes: a password may begin or end with a blank
-            return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
+            # only the line ends go: a password may begin or end with a blank
+            lines = self.password_file.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"PSQL_PASSWORD_FILE cannot be read as text: {self.password_file}.") from error
+        return tuple(filter(None, (line.rstrip("\r") for line in lines))) or ("",)
 
 
 @dataclass(frozen=True)

@@ -198,11 +198,13 @@ class Session:
         try:
             arguments = self._config.connect_arguments()
             hosts = targets(arguments, max(0.0, until - time.monotonic()))
+            passwords = self._config.passwords()
         except (ConfigError, OSError) as exc:
             self._fail(hanging=False, why=str(exc))
             raise DatabaseUnavailable(UNAVAILABLE) from exc
-        for number, host in enumerate(hosts):
-            share = (until - time.monotonic()) / (len(hosts) - number)
+        tries = [{**host, **({"password": word} if word else {})} for host in hosts for word in passwords]
+        for number, host in enumerate(tries):
+            share = (until - time.monotonic()) / (len(tries) - number)
             try:
                 self._open({**arguments, **host}, time.monotonic() + share)
             except psycopg2.Error as exc:

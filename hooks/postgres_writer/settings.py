@@ -174,7 +174,8 @@ DATABASE_SETTINGS = (
     Setting(
         "PSQL_PASSWORD_FILE",
         None,
-        "File with the password, read anew for every connection, so that a rotated one needs no restart.",
+        "File with the password, read anew for every connection, so that a rotated one needs no restart. While it "
+        "is rotated, old and new on a line each: both are tried.",
         readable_file,
     ),
     Setting("PSQL_SSLMODE", None, f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.", one_of(*SSL_MODES), "prefer"),

@@ -161,6 +161,16 @@ class TestPasswordFile:
         assert database.connect_arguments()["password"] == "first"
         file.write_text(" second with blanks \r\n")
         assert database.connect_arguments()["password"] == " second with blanks "
+        assert database.passwords() == (" second with blanks ",)
+
+    def test_old_and_new_are_both_tried_while_it_is_rotated(self, tmp_path: Path) -> None:
+        file = tmp_path / "password"
+        file.write_text("old\r\n\nnew\n")
+        database = Config.from_env({**HOST, "PSQL_PASSWORD_FILE": str(file)}).database
+        assert database.passwords() == ("old", "new")
+        assert database.connect_arguments()["password"] == "old"
+        file.write_text("\n")
+        assert database.passwords() == ("",)
 
     def test_a_file_that_went_away_is_a_sentence(self, tmp_path: Path) -> None:
         file = tmp_path / "password"
