@@ -116,7 +116,7 @@ class Stack:
 
     def uninstall(self) -> None:
         """Delete every resource, wait until they are gone, then take controller and hook servers away."""
-        self.api.kubectl("delete", "postgreswriters", "--all", "--all-namespaces", "--timeout=60s")
+        self.api.kubectl("delete", "postgreswriters", "--all", "--all-namespaces", "--timeout=60s", timeout=90)
         self.remove_controller(self.variant.kind)
         self._stop_hooks()
 
