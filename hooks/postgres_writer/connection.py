@@ -11,6 +11,7 @@ import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import Any
 
 import psycopg2
@@ -178,7 +179,11 @@ class Session:
             if len(self._prepared) >= _MAX_PREPARED:
                 self._run("DEALLOCATE ALL", None, rows=False)
                 self._prepared.clear()
-            prepare, text = sql.prepared(self._text(statement), statement.parameters, f"pgw_{len(self._prepared)}")
+            body = self._text(statement)
+            # Named after what it does: behind a pooler that hands out one server connection after the other, a
+            # number would run what another client prepared under it, which may be for another table.
+            name = f"pgw_{blake2b(body.encode(), digest_size=12).hexdigest()}"
+            prepare, text = sql.prepared(body, statement.parameters, name)
             self._run(prepare, None, rows=False)
             self._prepared[statement] = text
         return text

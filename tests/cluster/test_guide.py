@@ -27,7 +27,7 @@ TRIED_HERE = {
     "Configure": 2,
     "Secure": 2,
     "Rotate the token": 3,
-    "Rotate the database password": 1,
+    "Rotate the database password": 2,
     "Upgrade": 1,
 }
 TRIED_ELSEWHERE = {
@@ -134,10 +134,13 @@ def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, 
 
 
 def test_a_password_is_replaced_whatever_characters_it_has(installation: Installation) -> None:
-    (command,) = guide("Rotate the database password")
+    both, alone = guide("Rotate the database password")
     password = 'it\'s "a" $new {one}\\ with spaces and ümlauts ' * 3
     before = installation.secret("postgres-writer-database")
-    shell(installation.cluster, command, PSQL_PASSWORD=password)
+    shell(installation.cluster, both, PSQL_PASSWORD=password)
+    overlap = f"{before['password']}\n{password}"
+    assert installation.secret("postgres-writer-database") == {**before, "password": overlap}
+    shell(installation.cluster, alone, PSQL_PASSWORD=password)
     assert installation.secret("postgres-writer-database") == {**before, "password": password}
 
 
