@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "Start a hook server with a PostgreSQL of its own and show the life of one row.\n"
         "Needs no cluster; everything is removed at the end."
     )
-    parser.epilog = "exit codes: 0 every step held, 1 one did not, 130 interrupted"
+    parser.epilog = "example:\n  postgres-writer demo\n\nexit codes: 0 every step held, 1 one did not, 130 interrupted"
 
 
 def run(_arguments: argparse.Namespace) -> int:
@@ -64,7 +64,7 @@ def run(_arguments: argparse.Namespace) -> int:
     screen = Screen(colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder)) as world:
+        with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder), screen.say) as world:
             screen.say(f"A hook server at {world.url} and a PostgreSQL of its own, both only for this demo.\n")
             for number, (title, step) in enumerate(STEPS, start=1):
                 if step is repair:
@@ -264,8 +264,10 @@ class Screen:
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[World]:
+def served(folder: Path, say: Callable[[str], None]) -> Iterator[World]:
     """Run `postgres-writer serve --embedded` as a process of its own, and stop it at the end.
+
+    Says that it starts, because a first start takes some seconds.
 
     Raises StepFailed when it does not come up.
     """
@@ -285,6 +287,7 @@ def served(folder: Path) -> Iterator[World]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
+        say("Starting a hook server and a PostgreSQL for it ...")
         _wait_until_ready(url, process, log)
         database = DemoDatabase(folder / "data")
         with contextlib.closing(database):

@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 import yaml
 
 from postgres_writer import __version__
+from postgres_writer.commands import NAMES
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server
@@ -143,15 +146,26 @@ class TestProgram:
     def test_version(self) -> None:
         assert run("--version").stdout == f"postgres-writer {__version__}\n"
 
-    @pytest.mark.parametrize("command", ["serve", "demo", "sync", "finalize", "config-reference"])
-    def test_every_command_has_help(self, command: str) -> None:
+    @pytest.mark.parametrize("command", NAMES)
+    def test_every_command_has_help_with_examples_and_exit_codes(self, command: str) -> None:
         ended = run(command, "--help")
-        assert ended.returncode == 0
+        assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.startswith(f"usage: postgres-writer {command}")
+        assert re.search(rf"^examples?:\n  .*postgres-writer {command}", ended.stdout, re.MULTILINE)
+        assert re.search(r"^exit codes: 0 ", ended.stdout, re.MULTILINE)
 
     @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["sync"], ["serve", "--nonsense"]])
-    def test_wrong_usage_ends_with_two(self, arguments: list[str]) -> None:
-        assert run(*arguments).returncode == 2
+    def test_wrong_usage_ends_with_two_and_speaks_on_stderr(self, arguments: list[str]) -> None:
+        ended = run(*arguments)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr.startswith("usage: postgres-writer")
+
+    def test_a_reader_that_goes_away_is_no_error(self) -> None:
+        with subprocess.Popen([str(PROGRAM), "completion", "bash"], stdout=PIPE, stderr=PIPE) as program:
+            assert program.stdout is not None
+            assert program.stderr is not None
+            program.stdout.close()
+            assert program.stderr.read() == b""
 
     def test_development_commands_say_so(self) -> None:
         for command in ("sync", "finalize"):
