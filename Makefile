@@ -12,7 +12,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e soak bench bench-cluster check format docs lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e soak bench test-bench bench-cluster check format docs lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,10 @@ e2e: .venv/.dev ## Run the tests with a real Metacontroller (METACONTROLLER name
 soak: .venv/.dev ## Mix faults and users at random for SECONDS (600); SEED repeats a run
 	SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak $(or $(TESTS),tests/e2e)
 
-bench: .venv/.dev ## Measure throughput and latency
+bench: .venv/.dev ## Measure speed and cost beside a bare Flask endpoint (needs wrk and pgbouncer; SECONDS=9 per case)
+	@PLOT=$${PLOT:-docs/resync.svg} PYTHONPATH=tests $(BIN)/python -m bench
+
+test-bench: .venv/.dev ## Run the short form of the benchmark, with bounds that hold on a busy machine
 	$(BIN)/pytest $(or $(TESTS),tests/bench)
 
 bench-cluster: .venv/.dev ## Measure creates, updates and deletes per second through a real Metacontroller
