@@ -77,7 +77,8 @@ _SURVEY = SQL(
     # A schema of the search path without USAGE is skipped silently: its table looks dropped, but is not.
     " (SELECT h.oid FROM pg_catalog.pg_class h JOIN pg_catalog.pg_namespace n ON n.oid = h.relnamespace"
     "  WHERE h.relname = w.name AND NOT has_schema_privilege(n.oid, 'USAGE')"
-    "  AND n.nspname = ANY (string_to_array(replace(replace(current_setting('search_path'), '\"', ''), ' ', ''), ','))"
+    "  AND n.nspname = ANY (string_to_array(replace(replace(replace("
+    "   current_setting('search_path'), '\"', ''), ' ', ''), '$user', current_user), ','))"
     "  LIMIT 1))"
     " ELSE (SELECT q.oid FROM pg_catalog.pg_class q JOIN pg_catalog.pg_namespace n ON n.oid = q.relnamespace"
     "  WHERE q.relname = w.name AND n.nspname = w.schema LIMIT 1) END"

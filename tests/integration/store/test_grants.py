@@ -163,6 +163,17 @@ def test_a_schema_without_usage_does_not_make_its_table_look_dropped(limited: Li
     assert limited.database.rows("team.pupils") == []
 
 
+def test_the_role_s_own_schema_without_usage_does_not_make_its_table_look_dropped(limited: Limited) -> None:
+    limited.run('CREATE SCHEMA LIMITED; GRANT USAGE ON SCHEMA LIMITED TO LIMITED')
+    limited.database.create_table(f"{limited.role}.pupils")
+    limited.grant(EVERY, f"{limited.role}.pupils")
+    subject = limited.subject
+    assert subject.edit(table="pupils").sync() is Operation.INSERTED
+    limited.run("REVOKE USAGE ON SCHEMA LIMITED FROM LIMITED")
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["pupils"])
+
+
 def test_a_schema_without_usage_that_was_never_listed_blocks_nothing(limited: Limited) -> None:
     limited.run("CREATE SCHEMA team")
     limited.database.create_table("team.pupils")
