@@ -12,7 +12,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e soak bench test-bench bench-cluster check format docs lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster check format docs lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of t
 
 test-faults: .venv/.dev ## Run the slow tests with stopped, killed and hanging parts
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
+
+coverage: .venv/.dev ## Run all tests but the end-to-end ones' and the CRD's, and demand 95 % of the branches
+	$(BIN)/pytest --cov tests/unit tests/integration tests/faults tests/cluster/test_audit_cluster.py
 
 test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (builds one at the first run)
 	$(BIN)/pytest $(or $(TESTS),tests/cluster)
