@@ -164,7 +164,7 @@ def test_a_schema_without_usage_does_not_make_its_table_look_dropped(limited: Li
 
 
 def test_the_role_s_own_schema_without_usage_does_not_make_its_table_look_dropped(limited: Limited) -> None:
-    limited.run('CREATE SCHEMA LIMITED; GRANT USAGE ON SCHEMA LIMITED TO LIMITED')
+    limited.run("CREATE SCHEMA LIMITED; GRANT USAGE ON SCHEMA LIMITED TO LIMITED")
     limited.database.create_table(f"{limited.role}.pupils")
     limited.grant(EVERY, f"{limited.role}.pupils")
     subject = limited.subject
