@@ -49,7 +49,9 @@ def test_world_converges_after(loaded: Traffic, stack: Stack, report: Report, fa
     loaded.start()
     try:
         loaded.wait_until_busy()
+        stack.recorder.mark(f"begin of: {fault}")
         FAULTS[fault](stack)
+        stack.recorder.mark(f"end of: {fault}")
         loaded.wait_until_busy()
     finally:
         loaded.stop()

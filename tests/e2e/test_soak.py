@@ -56,7 +56,9 @@ def run(stack: Stack, traffic: Traffic, dice: random.Random, seconds: float, hap
         while time.monotonic() < end:
             fault = dice.choice(list(FAULTS))
             happened.append(fault)
+            stack.recorder.mark(f"begin of: {fault}")
             FAULTS[fault](stack)
+            stack.recorder.mark(f"end of: {fault}")
             time.sleep(dice.choice((0, 0, 2, 10)))
     finally:
         traffic.stop()

@@ -187,6 +187,7 @@ class Recorder:
     clock: Callable[[], float] = time.monotonic
     setbacks: int = 0
     vanished: list[Object] = field(default_factory=list)
+    _marks: deque[str] = field(default_factory=_new_history)
     _latest: dict[str, tuple[str, int]] = field(default_factory=dict)
     _histories: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(_new_history))
     _counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -209,8 +210,12 @@ class Recorder:
         return self._counts[f"{namespace}/{name}"]
 
     def history(self, key: str) -> list[str]:
-        """Return the latest versions of an object, a line each."""
-        return list(self._histories[key])
+        """Return the latest versions of an object and what was done to the whole, a line each, in their order."""
+        return sorted([*self._histories[key], *self._marks])  # they begin with the time, in a fixed width
+
+    def mark(self, text: str) -> None:
+        """Add a line to the history of every object: what the test did to the whole."""
+        self._marks.append(f"{self.clock() - self._start:9.3f} TEST     {text}")
 
     def note(self, key: str, text: str) -> None:
         """Add a line of the test's own to an object's history."""
