@@ -87,7 +87,8 @@ def keep_alive_cases(parts: Bench, concurrencies: Iterable[int]) -> list[Case]:
 def bare(parts: Bench, connections: int, *, close: bool = False) -> Case:
     """Give the yardstick: the body of a no-op sync to an endpoint that does nothing with it."""
     template = bodies.sync("noop", synced=True)
-    return Case("bare Flask", parts.bare, Load(f"{parts.bare.url}/sync", template, connections, OBJECTS, close))
+    name = "bare Flask, new connections" if close else "bare Flask"
+    return Case(name, parts.bare, Load(f"{parts.bare.url}/sync", template, connections, OBJECTS, close))
 
 
 def noop(
