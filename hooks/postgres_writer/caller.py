@@ -26,7 +26,8 @@ def call_of(connection: Any) -> Call:
     """Give the arrival and the hang-up test of the request on a connection (a socket, or None outside a server)."""
     if not isinstance(connection, socket.socket):
         return Call(time.monotonic(), _never)
-    return Call(time.monotonic() - _seconds_since_data(connection), partial(_hung_up, connection))
+    arrival = time.monotonic() - _seconds_since_data(connection)
+    return Call(arrival, partial(_hung_up, connection), connection.fileno())
 
 
 def _never() -> bool:

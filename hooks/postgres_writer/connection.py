@@ -34,6 +34,8 @@ _GRACE_SECONDS = 0.5
 _LOCK_SHARE = 0.75
 """lock_timeout as a share of statement_timeout, so that waiting for a lock is told apart from a slow statement."""
 _MAX_PREPARED = 256
+_CLOSED = getattr(select, "POLLRDHUP", 0)
+"""What poll() is to tell of the caller's socket; where there is no POLLRDHUP, it tells errors and hang-ups unasked."""
 
 UNAVAILABLE = "PostgreSQL cannot be reached or does not answer; this is tried again by itself."
 READ_ONLY = "PostgreSQL is read-only, as a standby is; this is tried again by itself until a primary answers."
@@ -55,11 +57,13 @@ Result = tuple[Any, ...]
 class Call:
     """The request on whose behalf the database is asked.
 
-    ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone.
+    ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone,
+    ``descriptor`` is the socket on which that shows while a statement runs (negative when there is none).
     """
 
     arrival: float
     hung_up: Callable[[], bool]
+    descriptor: int = -1
 
 
 class _Lost(Exception):
@@ -71,6 +75,10 @@ class _Lost(Exception):
 
 class _TimedOut(Exception):
     """The server did not answer in time."""
+
+
+class _HungUp(Exception):
+    """The caller gave the request up while its statement ran."""
 
 
 class Session:
@@ -87,14 +95,16 @@ class Session:
         milliseconds = int(config.statement_timeout * 1000)
         timeouts = f"statement_timeout = {milliseconds}", f"lock_timeout = {int(milliseconds * _LOCK_SHARE)}"
         self._prepares = config.prepared_statements
+        check = sql.check_connection(local=not self._prepares)
         if self._prepares:
             # planning is most of a short statement's cost, and the plan never depends on the values
             self._greeting = "; ".join(f"SET {item}" for item in (*timeouts, "plan_cache_mode = force_generic_plan"))
+            self._greeting = f"{self._greeting}; {check}"
             self._prefix = ""
         else:
             # a pooler may give every transaction another server connection, so settings travel with each message
             self._greeting = ""
-            self._prefix = "".join(f"SET LOCAL {item}; " for item in timeouts)
+            self._prefix = "".join(f"SET LOCAL {item}; " for item in timeouts) + f"{check}; "
 
     def execute(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
@@ -156,7 +166,12 @@ class Session:
         _expect_waiting(call, start_by)
         began = time.perf_counter()
         try:
-            result = self._run(self._prefix + text, {**parameters, "until": start_by + self._offset})
+            result = self._run(self._prefix + text, {**parameters, "until": start_by + self._offset}, call.descriptor)
+        except _HungUp as exc:
+            # The statement may wait for a lock, and would write when its successor has; without its connection the
+            # server ends it.
+            self.close()
+            raise RequestExpired(EXPIRED) from exc
         finally:
             # the slow ones are those that fail
             metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
@@ -177,23 +192,23 @@ class Session:
         text = self._prepared.get(statement)
         if text is None:
             if len(self._prepared) >= _MAX_PREPARED:
-                self._run("DEALLOCATE ALL", None, rows=False)
+                self._run("DEALLOCATE ALL", None)
                 self._prepared.clear()
             body = self._text(statement)
             # Named after what it does: behind a pooler that hands out one server connection after the other, a
             # number would run what another client prepared under it, which may be for another table.
             name = f"pgw_{blake2b(body.encode(), digest_size=12).hexdigest()}"
             prepare, text = sql.prepared(body, statement.parameters, name)
-            self._run(prepare, None, rows=False)
+            self._run(prepare, None)
             self._prepared[statement] = text
         return text
 
-    def _run(self, text: str, parameters: Parameters | None, rows: bool = True) -> Result:
-        """Send one message and wait for its end."""
+    def _run(self, text: str, parameters: Parameters | None, caller: int = -1) -> Result:
+        """Send one message and wait for its end, or for the caller's; gives the row if there is one."""
         try:
             self._cursor.execute(text, parameters)
-            _wait(self._connection, time.monotonic() + self._config.statement_timeout + _GRACE_SECONDS)
-            return self._cursor.fetchone() if rows else ()
+            _wait(self._connection, time.monotonic() + self._config.statement_timeout + _GRACE_SECONDS, caller)
+            return self._cursor.fetchone() if self._cursor.description else ()
         except psycopg2.Error as exc:
             raise _translated(exc) from exc
 
@@ -253,8 +268,8 @@ def _expect_waiting(call: Call, start_by: float) -> None:
         raise RequestExpired(EXPIRED)
 
 
-def _wait(connection: Any, until: float) -> None:
-    """Let libpq go on until the answer is whole.
+def _wait(connection: Any, until: float, caller: int = -1) -> None:
+    """Let libpq go on until the answer is whole, or until the other end of the caller's socket is closed.
 
     https://www.psycopg.org/docs/advanced.html#asynchronous-support
     """
@@ -264,7 +279,11 @@ def _wait(connection: Any, until: float) -> None:
             raise _TimedOut
         poller = select.poll()
         poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
-        poller.poll(remaining * 1000)
+        if caller >= 0:
+            poller.register(caller, _CLOSED)
+        ready = poller.poll(remaining * 1000)
+        if ready and all(descriptor == caller for descriptor, _ in ready):
+            raise _HungUp
 
 
 def _translated(exc: psycopg2.Error) -> Exception:

@@ -98,6 +98,21 @@ _SURVEY = SQL(
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::double precision"
 
 
+_CHECK = "client_connection_check_interval"
+_CHECK_MILLISECONDS = 20
+"""Longer than nearly every statement runs, and far shorter than Metacontroller needs to call again."""
+
+
+def check_connection(local: bool) -> str:
+    """Let the server look, while a statement runs, whether its client is still there, and end the statement if not.
+
+    ``local``: for one transaction. The setting came with PostgreSQL 14; on Windows the server refuses it.
+    https://www.postgresql.org/docs/current/runtime-config-connection.html
+    """
+    known = f"current_setting('{_CHECK}', true) IS NOT NULL AND version() !~* '(visual c|mingw|windows)'"
+    return f"SELECT set_config('{_CHECK}', '{_CHECK_MILLISECONDS}', {str(local).lower()}) WHERE {known}"
+
+
 def identifier(table: str) -> Identifier:
     """Quote ``table`` or ``schema.table``, in exact case."""
     return Identifier(*table.split("."))

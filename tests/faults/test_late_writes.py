@@ -135,3 +135,26 @@ def test_a_network_that_swallows_everything(site: Site, proxy: Proxy) -> None:
         proxy.cut()
         proxy.restore()
     site.check_recovered(3)
+
+
+def test_a_write_that_waits_for_a_lock_ends_with_its_caller(site: Site) -> None:
+    """The successor waits for the same lock; when it is released the abandoned write must not come second."""
+    site.check_healthy(5)
+    with site.database.connection() as own, own.cursor() as cursor:
+        cursor.execute("BEGIN; LOCK TABLE students")
+        assert ask(site.server.port, body("r0", 6), patience=1).status == 0
+        deadline = time.monotonic() + 1
+        while waiting(site):
+            assert time.monotonic() < deadline, "the abandoned write still waits for the lock"
+            time.sleep(0.02)
+        cursor.execute("COMMIT")
+    time.sleep(0.5)
+    assert ages(site, "r0") == [5]
+    site.check_healthy(7)
+
+
+def waiting(site: Site) -> int:
+    """Count the sessions of the hooks that wait for a lock."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'hook' AND wait_event_type = 'Lock'"
+    ((count,),) = site.database.query(query)
+    return int(count)

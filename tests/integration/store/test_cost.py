@@ -99,7 +99,7 @@ def test_a_dead_connection_is_replaced_without_the_user_seeing_it(database: Data
 def test_prepared_statements_that_a_pooler_lost_are_prepared_again(database: Database, subject: Subject) -> None:
     subject.sync()
     session = subject.store._session()
-    session._run("DEALLOCATE ALL", None, rows=False)
+    session._run("DEALLOCATE ALL", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
 
 
