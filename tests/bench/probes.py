@@ -15,8 +15,9 @@ import psycopg2.extensions
 
 from bench import bodies, load
 from bench.cases import OBJECTS, noop
-from bench.servers import Bench, hook_server
+from bench.servers import Bench, counted, hook_server
 from postgres_writer import sql
+from postgres_writer.settings import DEFAULT_THREADS
 from support.postgres import Database
 from support.server import ServerProcess
 
@@ -136,6 +137,22 @@ def _pump(source: socket.socket, target: socket.socket, seen: Callable[[bytes], 
         pass
     finally:
         target.close()
+
+
+def connections(parts: Bench, connections_at_once: int = 64, seconds: int = 4) -> tuple[float, float, int]:
+    """Give (connections opened, of these not open any more, limit) of a fresh server while it is under load.
+
+    Asked before the load ends: a caller that hangs up while PostgreSQL works for it costs the connection.
+    """
+    with hook_server(parts.database.environ) as server:
+        case = noop(server, connections_at_once)
+        pressing = threading.Thread(target=load.run, args=(case.load, seconds))
+        pressing.start()
+        time.sleep(seconds * 0.6)
+        standing = sum(counted(server, "postgres_writer_database_connections").values())
+        opened = sum(counted(server, "postgres_writer_database_connections_opened_total").values())
+        pressing.join()
+        return opened, opened - standing, len(server.workers()) * DEFAULT_THREADS
 
 
 def memory(parts: Bench, marks: tuple[int, ...]) -> dict[int, tuple[float, float]]:

@@ -96,11 +96,9 @@ def ratios(cases: Iterable[Case]) -> Figures:
 
 
 def connections(parts: Bench) -> Figures:
-    """Give how many connections the hook server has opened since its start, and how many it may have at a time."""
-    opened = sum(counted(parts.hook, "postgres_writer_database_connections_opened_total").values())
-    standing = sum(counted(parts.hook, "postgres_writer_database_connections").values())
-    limit = len(parts.hook.workers()) * DEFAULT_THREADS
-    return {"connections_opened": opened, "connections_limit": limit, "connections_reopened": opened - standing}
+    """Give how many connections the hook server opens under load, and how many it may have at a time."""
+    opened, reopened, limit = probes.connections(parts)
+    return {"connections_opened": opened, "connections_limit": limit, "connections_reopened": reopened}
 
 
 def check_operations(parts: Bench, cases: Iterable[Case]) -> None:
