@@ -172,7 +172,7 @@ def audited(stack: Stack) -> set[tuple[str, str]]:
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     findings = json.loads(done.stdout)["findings"]
     assert {finding["finding"] for finding in findings} <= {"no-resource", "duplicate"}, done.stdout
-    return {(finding["id"], finding["table"]) for finding in findings}
+    return {(finding["id"], finding["table"].removeprefix("public.")) for finding in findings}
 
 
 def holder(stack: Stack) -> str:
