@@ -39,6 +39,11 @@ class HookApplication(BaseApplication):
         self._load = load
         super().__init__()
 
+    @property
+    def max_body_bytes(self) -> int:
+        """What the application takes as a body; the worker waits for no more of it."""
+        return self._config.max_body_bytes
+
     def load_config(self) -> None:
         """Set gunicorn's settings; nothing is read from its own files, variables and arguments."""
         for name, value in settings(self._config).items():

@@ -1,23 +1,39 @@
-"""gunicorn's threaded worker with a limit on how long one client may hold a thread.
+"""gunicorn's threaded worker, whose threads are safe from slow clients.
 
-gunicorn reads headers and body without a deadline, and lingers up to two seconds on a closed connection in
-the loop that accepts new ones. Both let a few slow clients stop the server.
+gunicorn reads headers and body in a thread of the pool, without a deadline, and lingers up to two seconds on a closed
+connection in the loop that accepts new ones. Both let a few slow clients stop the server. Here a request is gathered
+in the loop, without blocking, and gets a thread when it is whole.
 """
+
+from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import signal
 import socket
+import ssl
 import threading
 import time
+from functools import partial
 from typing import Any
 
+from gunicorn import http, sock
 from gunicorn.workers.gthread import ThreadWorker
+
+from postgres_writer.gathering import Gathered
 
 REQUEST_SECONDS = 15.0
 """Longest life of one request from its first byte on. Metacontroller gives up after 10 s, so nobody waits
 for a later answer."""
 
+
+SMALL_BYTES = 65536
+"""A request up to this size, as all of Metacontroller's but the largest are, is gathered whatever others do."""
+LARGE_BYTES = 48 * 1024 * 1024
+"""What all requests that are being gathered may hold together; a large one that would exceed it is cut off."""
+_PART_BYTES = 65536
+_WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
@@ -44,12 +60,13 @@ def _already_closed(*, graceful: bool = False) -> None:
 
 
 class HookWorker(ThreadWorker):
-    """A threaded worker that cuts off a request which is still not done after REQUEST_SECONDS."""
+    """A threaded worker that gathers requests itself and cuts off what is still not done after REQUEST_SECONDS."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._busy: dict[Any, float] = {}
         self._busy_lock = threading.Lock()
+        self._gathering: dict[Any, tuple[Gathered, float]] = {}
 
     def init_signals(self) -> None:
         """Set the worker's handlers; what was held since the fork arrives now."""
@@ -71,10 +88,85 @@ class HookWorker(ThreadWorker):
             conn.close = _already_closed
         return kept
 
+    def enqueue_req(self, conn: Any) -> None:
+        """Gather a request from a connection that is new or readable, then give it to a thread of the pool."""
+        try:
+            if not conn.initialized:
+                self._begin(conn)
+            conn.sock.setblocking(False)
+        except OSError:
+            self._drop(conn)
+            return
+        # what came along with the request before is the beginning of this one
+        application: Any = self.app
+        gathered = Gathered(application.max_body_bytes, conn.parser.unreader.take_buffered())
+        self._gathering[conn] = gathered, time.monotonic() + REQUEST_SECONDS
+        self._gather(conn, None)
+
+    def _begin(self, conn: Any) -> None:
+        conn.initialized = True
+        conn.sock.setblocking(False)
+        if self.cfg.is_ssl:
+            # the handshake is part of what is gathered: it takes as many steps as the client lets it
+            conn.sock = sock.ssl_wrap_socket(conn.sock, self.cfg)
+        conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
+
+    def _gather(self, conn: Any, registered: Any) -> None:
+        """Take what has arrived; ``registered`` is the socket that the loop has been watching for it, if any."""
+        gathered, _ = self._gathering[conn]
+        try:
+            whole = self._take(conn, gathered)
+        except OSError:
+            self._release(conn, registered)
+            self._drop(conn)
+            return
+        if whole:
+            self._release(conn, registered)
+            conn.parser.unreader.unread(bytes(gathered.data))
+            super().enqueue_req(conn)
+        elif registered is None:
+            watcher = partial(self._gather, conn)
+            self.poller.register(conn.sock, selectors.EVENT_READ, watcher)
+
+    def _take(self, conn: Any, gathered: Gathered) -> bool:
+        """Receive what there is without waiting; True when there is a whole request. OSError: drop the connection."""
+        while not gathered.is_whole():
+            if gathered.wants_continue():
+                conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            try:
+                part = conn.sock.recv(_PART_BYTES)
+            except _WAIT:
+                return False
+            if not part:
+                if gathered.data:
+                    # the parser says what is wrong with a request that ends too early
+                    return True
+                raise ConnectionResetError
+            gathered.data += part
+            if len(gathered.data) > SMALL_BYTES and self._held() > LARGE_BYTES:
+                raise ConnectionAbortedError("too much is being gathered")
+        return True
+
+    def _held(self) -> int:
+        return sum(len(gathered.data) for gathered, _ in self._gathering.values())
+
+    def _release(self, conn: Any, registered: Any) -> None:
+        del self._gathering[conn]
+        if registered is not None:
+            self.poller.unregister(registered)
+
+    def _drop(self, conn: Any) -> None:
+        self.nr_conns -= 1
+        conn.close()
+
     def murder_pending(self) -> None:
         """Close what is overdue; gunicorn calls this about once a second."""
         super().murder_pending()
         now = time.monotonic()
+        for conn, (gathered, deadline) in list(self._gathering.items()):
+            if now > deadline or (not self.alive and not gathered.data):
+                self._release(conn, conn.sock)
+                self._drop(conn)
         with self._busy_lock:
             for conn, deadline in self._busy.items():
                 if now > deadline:
