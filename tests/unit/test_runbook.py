@@ -68,3 +68,10 @@ def test_metrics_that_the_runbook_names_are_counted() -> None:
     source = (ROOT / "hooks/postgres_writer/metrics.py").read_text(encoding="utf-8")
     for name in set(re.findall(r"`(postgres_writer_\w+)`", RUNBOOK)):
         assert f'"{name}"' in source, name
+
+
+def test_the_tests_that_the_security_review_names_are_there() -> None:
+    review = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+\.py)`", review))
+    assert named
+    assert named <= {path.name for path in (ROOT / "tests").rglob("test_*.py")}
