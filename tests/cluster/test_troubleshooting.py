@@ -1,0 +1,87 @@
+"""The commands of docs/troubleshooting.md work, and its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.installation import Installation, eventually, install
+from support.manifests import ROOT, shell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.apiserver import ApiServer
+    from support.postgres import Database
+
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+BLOCKS = [re.sub("^  ", "", block, flags=re.M) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", PAGE, re.M | re.S)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def server(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
+    running = new_cluster()
+    running.start_controllers()
+    install(running)
+    yield running
+    running.stop()
+
+
+def run(installation: Installation, command: str, name: str) -> str:
+    """Run a command of the page about the resource of this name; return what it printed."""
+    command = command.replace("NAMESPACE", "default").replace("NAME", name)
+    environ = {**installation.database.environ, "PSQL_USER": "postgres"}
+    path = f"{Path(sys.executable).parent}:{installation.cluster.environment()['PATH']}"
+    return shell(installation.cluster, command, **environ, PATH=path, check="audit" not in command).stdout
+
+
+def test_every_command_of_the_page_says_what_it_promises(server: ApiServer, database: Database, tmp_path: Path) -> None:
+    installation = Installation(server, database)
+    untried = list(COMMANDS)
+
+    def printed(part: str, name: str = "one", *, more: str = "") -> str:
+        [command] = [command for command in COMMANDS if part in command]
+        untried.remove(command)
+        return run(installation, command + more, name)
+
+    with installation.served(tmp_path):
+        installation.create("one")
+        installation.wait_ready("one")
+        assert "compositecontrollers" in printed("get crd")
+        assert "compositecontroller.metacontroller.k8s.io/postgres-writer" in printed("get compositecontroller,")
+        assert "No resources found" in printed("reason=SyncError")
+        assert printed('type=="Ready"') == "The row stands in table students."
+        assert "condition met" in printed("observedTable")
+        assert "deletionPolicy" in printed("kubectl explain")
+        assert printed("observedGeneration") == "1 1\n"
+        assert printed("paused") == "\n"
+        assert printed("status.id") == 'default/one ["students"]\n'
+        assert "RowSynced: The row stands in table students." in printed("metadata.finalizers")
+        assert "patched" in printed("kubectl -n NAMESPACE patch")
+        installation.delete("one")
+        eventually(lambda: not installation.finalizers(), "the deletion")
+        assert installation.ids() == ["one"]
+    listed, pruned = [command for command in COMMANDS if "audit" in command]
+    assert re.search(r"^no-resource +default/one +public\.students", run(installation, listed, "one"), re.M)
+    assert "1 of 1 rows deleted." in run(installation, pruned + " --yes", "one")
+    assert installation.ids() == []
+    assert untried == [listed, pruned]
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors that the headings of a page get where Markdown is shown."""
+    titles = re.findall(r"^#+ (.*)$", page, re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_every_link_leads_to_a_section() -> None:
+    links = re.findall(r"\]\(([a-z]*\.md)?#([\w-]+)\)", PAGE)
+    assert len(links) > 30
+    pages = {name: anchors((DOCS / (name or "troubleshooting.md")).read_text(encoding="utf-8")) for name, _ in links}
+    assert [link for link in links if link[1] not in pages[link[0]]] == []
