@@ -282,7 +282,7 @@ def _wait(connection: Any, until: float, caller: int = -1) -> None:
         if caller >= 0:
             poller.register(caller, _CLOSED)
         ready = poller.poll(remaining * 1000)
-        if ready and all(descriptor == caller for descriptor, _ in ready):
+        if len(ready) == 1 and ready[0][0] == caller:
             raise _HungUp
 
 
