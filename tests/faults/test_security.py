@@ -25,12 +25,19 @@ SECRET = "Very-Private-Value"
 TOKEN = "the-right-token"
 
 
-@pytest.fixture
-def guarded(database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
+@pytest.fixture(scope="module")
+def guarded_database(maintenance: Database, template: Database) -> Iterator[Database]:
+    database = maintenance.create_sibling(template)
+    yield database
+    maintenance.drop_sibling(database)
+
+
+@pytest.fixture(scope="module")
+def guarded(guarded_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Run a server that asks for a token."""
-    tokens = tmp_path / "tokens"
+    tokens = tmp_path_factory.mktemp("guarded") / "tokens"
     tokens.write_text(f"{TOKEN}\n")
-    with running_server(database, HOOK_TOKENS_FILE=str(tokens), HOOK_MAX_BODY_BYTES="65536") as server:
+    with running_server(guarded_database, HOOK_TOKENS_FILE=str(tokens), HOOK_MAX_BODY_BYTES="65536") as server:
         yield server
 
 
@@ -131,15 +138,16 @@ def test_limits_are_answered_at_once_and_the_server_goes_on(guarded: ServerProce
     ids=str,
 )
 def test_without_the_token_nothing_is_done_and_nothing_is_told(
-    guarded: ServerProcess, database: Database, headers: dict[str, str]
+    guarded: ServerProcess, guarded_database: Database, headers: dict[str, str]
 ) -> None:
+    guarded_database.query("TRUNCATE students")
     wire = {name: value.encode("latin-1") for name, value in headers.items()}
     for hook in ("sync", "finalize"):
         answer = guarded.post(hook, payload(resource(**(DELETED if hook == "finalize" else {}))), headers=wire)
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert TOKEN not in answer.text
-    assert database.rows() == []
+    assert guarded_database.rows() == []
     assert TOKEN not in guarded.logs
 
 
