@@ -1,0 +1,78 @@
+"""The log of a running server: one line for each change of a row, none for what changed nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.payloads import DELETED, payload, resource
+from support.server import ServerProcess, running_server
+from support.spec_cases import spec_with
+
+if TYPE_CHECKING:
+    from support.postgres import Database
+
+FIELDS = {"namespace", "name", "uid", "generation", "operation", "table", "duration_ms", "request_id", "hook"}
+
+
+def story(server: ServerProcess, database: Database) -> list[str]:
+    """Let a row come, stay, change, drift, be refused twice, heal, and go; returns the request ids."""
+    status: Any = None
+    requests: list[str] = []
+
+    def call(hook: str, generation: int, **changes: Any) -> None:
+        nonlocal status
+        metadata = DELETED if hook == "finalize" else {}
+        found = resource(spec_with(**changes), status, generation=generation, **metadata)
+        answer = server.post(hook, payload(found, finalizing=hook == "finalize"))
+        status = answer.json()["status"]
+        requests.append(answer.headers["X-Request-Id"])
+
+    call("sync", 1)
+    call("sync", 1)
+    call("sync", 2, age=24)
+    database.query("UPDATE students SET age = 1")
+    call("sync", 2, age=24)
+    database.query("ALTER TABLE students ADD CHECK (age < 100)")
+    call("sync", 3, age=200)
+    call("sync", 3, age=200)
+    call("sync", 4, age=25)
+    call("finalize", 5, age=25)
+    call("finalize", 5, age=25)
+    return requests
+
+
+def lines(server: ServerProcess) -> list[dict[str, Any]]:
+    """Return the lines about hook requests."""
+    return [line for line in map(json.loads, server.logs.splitlines()) if "operation" in line]
+
+
+@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+def test_a_line_per_change_and_per_new_failure_and_no_ops_only_at_debug(database: Database, level: str) -> None:
+    with running_server(database, LOG_LEVEL=level) as server:
+        requests = story(server, database)
+        logged = lines(server)
+    told = [(line["level"], line["operation"], line["generation"], line["reason"]) for line in logged]
+    changes = [
+        ("INFO", "inserted", 1, "RowSynced"),
+        ("DEBUG", "unchanged", 1, "RowSynced"),
+        ("INFO", "updated", 2, "RowSynced"),
+        ("INFO", "updated", 2, "RowSynced"),
+        ("WARNING", "none", 3, "RowRejected"),
+        ("DEBUG", "none", 3, "RowRejected"),
+        ("INFO", "updated", 4, "RowSynced"),
+        ("INFO", "deleted", 5, "RowDeleted"),
+        ("DEBUG", "absent", 5, "RowDeleted"),
+    ]
+    assert told == [change for change in changes if level == "DEBUG" or change[0] != "DEBUG"]
+    shown = [
+        request for request, change in zip(requests, changes, strict=True) if level == "DEBUG" or change[0] != "DEBUG"
+    ]
+    assert [line["request_id"] for line in logged] == shown
+    for line in logged:
+        assert line.keys() >= FIELDS
+        assert (line["namespace"], line["name"], line["table"]) == ("default", "sample", "students")
+        assert line["duration_ms"] > 0
+    assert [line["message"] == "drift repaired" for line in logged].count(True) == 1
