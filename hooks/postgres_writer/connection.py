@@ -175,9 +175,7 @@ class Session:
         finally:
             # the slow ones are those that fail
             metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
-        if self._circuit.succeeded():
-            metrics.CIRCUIT_OPEN.set(0)
-            logger.info("PostgreSQL answers again")
+        self._succeed()
         return result
 
     def _text(self, statement: sql.Statement) -> str:
@@ -252,8 +250,12 @@ class Session:
         self._connection, self._cursor = connection, cursor
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
-        self._circuit.succeeded()
-        metrics.CIRCUIT_OPEN.set(0)
+        self._succeed()
+
+    def _succeed(self) -> None:
+        if self._circuit.succeeded():
+            metrics.CIRCUIT_OPEN.set(0)
+            logger.info("PostgreSQL answers again")
 
     def _fail(self, hanging: bool, why: str) -> None:
         self.close()
