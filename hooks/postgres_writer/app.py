@@ -165,10 +165,9 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float, request_id: str) -> None:
     """Count and log what came of a hook request: a line per change or new failure, no-ops only at DEBUG."""
-    status, reason, message = verdict(hook_request, outcome)
+    status, reason, message = _told(hook_request, outcome)
     operation = outcome.operation
-    left_alone = hook_request.paused and not hook_request.finalizing
-    metrics.hook_requests(hook, hook_request.controller, "Paused" if left_alone else reason.value).inc()
+    metrics.hook_requests(hook, hook_request.controller, reason).inc()
     metrics.hook_seconds(hook).observe(seconds)
     if operation is not Operation.NONE:
         metrics.rows(operation.value).inc()

@@ -119,6 +119,13 @@ def test_sync_of_a_resource_that_is_being_deleted_does_not_write(site: Site) -> 
     assert not [row for row in site.database.rows() if row[0] == "default/going"]
 
 
+def test_the_log_claims_nothing_of_a_paused_resource_s_row(database: Database) -> None:
+    with running_server(database, LOG_LEVEL="DEBUG") as server:
+        server.post("sync", payload(resource(annotations={"demo.yash.com/paused": "true"})))
+        assert "nothing was written" in server.logs
+        assert "stands in table" not in server.logs
+
+
 def test_a_paused_resource_is_left_alone_until_it_is_deleted(site: Site) -> None:
     status = site.call("sync", resource(name="paused"))["status"]
     paused = {"demo.yash.com/paused": "true"}
