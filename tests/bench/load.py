@@ -68,7 +68,7 @@ def run(load: Load, seconds: int, first: int = 0) -> Measured:
 
 
 def cpu_seconds(root: int) -> float:
-    """Give the CPU time of a process and of all its living descendants up to now."""
+    """Give the CPU time of a process and of all its descendants up to now."""
     return sum(_cpu(pid) for pid in family(root))
 
 
@@ -95,4 +95,5 @@ def _cpu(pid: int) -> float:
         return 0.0
     # the name, in parentheses, may hold blanks
     values = text.rpartition(")")[2].split()
-    return (int(values[11]) + int(values[12])) / _TICKS
+    # of its own, and of the children that have ended: a connection that is closed takes its server process along
+    return sum(int(value) for value in values[11:15]) / _TICKS
