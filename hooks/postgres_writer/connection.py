@@ -179,6 +179,9 @@ class Session:
         return result
 
     def _text(self, statement: sql.Statement) -> str:
+        if not statement.parameters:
+            # made anew for every use, so it would be kept for nothing
+            return statement.text.as_string(self._connection)
         text = self._texts.get(statement)
         if text is None:
             if len(self._texts) >= _MAX_PREPARED:
