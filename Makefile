@@ -30,7 +30,7 @@ run: .venv/.installed ## Serve the hooks on port 8080, on the database of PSQL_H
 # Test it
 
 test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of them)
-	$(BIN)/pytest $(or $(TESTS),tests/unit tests/integration)
+	$(BIN)/pytest $(or $(TESTS),-n 2 --dist loadfile tests/unit tests/integration)
 
 test-faults: .venv/.dev ## Run the slow tests with stopped, killed and hanging parts
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
