@@ -35,6 +35,7 @@ from postgres_writer.policy import ALLOW_ALL, load_policy
 from postgres_writer.resource import HookRequest, load_request
 from postgres_writer.response import build_response, verdict
 from postgres_writer.store import Store
+from postgres_writer.tokens import tokens_in
 from postgres_writer.watched import Watched
 
 logger = logging.getLogger(__name__)
@@ -138,10 +139,9 @@ def load_tokens(path: Path) -> tuple[bytes, ...]:
     Raises ConfigError with one sentence when there is none: nobody could call the hooks.
     """
     try:
-        lines = [line.strip() for line in path.read_bytes().splitlines()]
+        tokens = tokens_in(path.read_bytes())
     except OSError as exc:
         raise ConfigError(f"HOOK_TOKENS_FILE: {path} cannot be read ({exc.strerror}).") from exc
-    tokens = tuple(line for line in lines if line and not line.startswith(b"#"))
     if not tokens:
         raise ConfigError(f"HOOK_TOKENS_FILE: {path} holds no token; put one on a line of its own.")
     return tokens

@@ -17,6 +17,7 @@ import requests
 import yaml
 
 from postgres_writer.errors import PostgresWriterError
+from postgres_writer.tokens import tokens_in
 
 KIND = "PostgresWriter"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -257,10 +258,9 @@ def _token(file: Path | None) -> str | None:
     if file is None:
         return None
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        tokens = [token.decode() for token in tokens_in(file.read_bytes())]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--token-file cannot be read: {file}.") from error
-    tokens = [line for line in lines if line and not line.startswith("#")]
     if not tokens:
         raise UsageError(f"--token-file holds no token: {file}.")
     return tokens[0]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from postgres_writer.errors import ConfigError
+from postgres_writer.tokens import tokens_in
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("json", "text")
@@ -89,10 +90,10 @@ def tokens_file(name: str, value: str) -> Path:
     """Return the path of a readable file that holds at least one token."""
     path = readable_file(name, value)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        content = path.read_text(encoding="utf-8").encode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name} must be UTF-8 text with one token per line: {value}.") from error
-    if not any(line and not line.startswith("#") for line in lines):
+    if not tokens_in(content):
         raise ConfigError(f"{name} holds no token, so every hook call would be refused: {value}.")
     return path
 
