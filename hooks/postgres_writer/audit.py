@@ -20,7 +20,7 @@ from postgres_writer.audit_report import write_json, write_table
 from postgres_writer.audit_resources import PAGE, AuditError, Kubectl, ListExpired, from_file, is_id, is_namespace
 from postgres_writer.audit_rows import Rows
 from postgres_writer.audit_spool import Spool
-from postgres_writer.config import database_from_env
+from postgres_writer.config.values import database_from_env
 from postgres_writer.errors import ConfigError, InvalidRequest
 
 _LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)

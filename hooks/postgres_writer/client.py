@@ -16,8 +16,8 @@ from typing import Any
 import requests
 import yaml
 
+from postgres_writer.config.tokens import tokens_in
 from postgres_writer.errors import PostgresWriterError
-from postgres_writer.tokens import tokens_in
 
 KIND = "PostgresWriter"
 DEFAULT_URL = "http://127.0.0.1:8080"

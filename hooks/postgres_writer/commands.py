@@ -43,7 +43,7 @@ COMMANDS = (
     Command("sync", "call the sync hook with manifests, as Metacontroller would (for development)", "client"),
     Command("finalize", "call the finalize hook with manifests (for development)", "client"),
     Command("audit", "compare the resources with the rows, and repair or prune on demand", "audit"),
-    Command("config-reference", "print the table of environment variables as Markdown", "reference"),
+    Command("config-reference", "print the table of environment variables as Markdown", "config.reference"),
     Command("completion", "print what completes the commands and options in a shell", "completion"),
 )
 NAMES = tuple(command.name for command in COMMANDS)

@@ -19,7 +19,7 @@ from psycopg2 import extensions
 
 from postgres_writer import metrics, sql
 from postgres_writer.circuit import Circuit
-from postgres_writer.config import DatabaseConfig
+from postgres_writer.config.values import DatabaseConfig
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.hosts import targets
 from postgres_writer.logs import fields

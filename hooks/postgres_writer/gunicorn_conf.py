@@ -10,7 +10,7 @@ from typing import Any
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
-from postgres_writer.config import Config
+from postgres_writer.config.values import Config
 from postgres_writer.metrics_files import VARIABLE, DeadWorkers, shared_memory_folder
 from postgres_writer.tls import watched_context
 from postgres_writer.worker import hold_signals

@@ -9,7 +9,7 @@ from enum import Enum
 
 from postgres_writer import refusals, sql
 from postgres_writer.circuit import Circuit
-from postgres_writer.config import DatabaseConfig
+from postgres_writer.config.values import DatabaseConfig
 from postgres_writer.connection import EXPIRED, Call, Parameters, Result, Session
 from postgres_writer.errors import (
     DatabaseBusy,

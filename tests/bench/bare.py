@@ -14,7 +14,7 @@ from flask import Flask, request
 
 from bench import bodies
 from postgres_writer import logs
-from postgres_writer.config import Config
+from postgres_writer.config.values import Config
 from postgres_writer.gunicorn_conf import HookApplication
 
 ANSWER = {"status": bodies.status("noop"), "children": [], "resyncAfterSeconds": 271.828, "finalized": False}

@@ -17,7 +17,7 @@ from bench import bodies, load
 from bench.cases import OBJECTS, noop
 from bench.servers import Bench, counted, hook_server
 from postgres_writer import sql
-from postgres_writer.settings import DEFAULT_THREADS
+from postgres_writer.config.settings import DEFAULT_THREADS
 from support.postgres import Database
 from support.server import ServerProcess
 

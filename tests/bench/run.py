@@ -9,7 +9,7 @@ from bench import growth, probes, report
 from bench.cases import OBJECTS, Case, keep_alive_cases, run_rounds
 from bench.others import other_cases
 from bench.servers import Bench, bench, counted
-from postgres_writer.settings import DEFAULT_THREADS, default_workers
+from postgres_writer.config.settings import DEFAULT_THREADS, default_workers
 
 ROUNDS = 3
 _CONCURRENCIES = (1, 16, 64)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from postgres_writer.settings import SETTINGS
+from postgres_writer.config.settings import SETTINGS
 from support.certificates import make_certificate
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment

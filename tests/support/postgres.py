@@ -23,7 +23,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from postgres_writer.config import DatabaseConfig
+from postgres_writer.config.values import DatabaseConfig
 
 with warnings.catch_warnings():
     # it looks for the user's runtime folder at import and says so where there is none

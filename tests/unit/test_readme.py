@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from postgres_writer.reference import markdown
-from postgres_writer.settings import SETTINGS
+from postgres_writer.config.reference import markdown
+from postgres_writer.config.settings import SETTINGS
 
 TOP = Path(__file__).parents[2]
 README = (TOP / "README.md").read_text(encoding="utf-8")

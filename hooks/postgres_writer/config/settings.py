@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from postgres_writer.config.tokens import tokens_in
 from postgres_writer.errors import ConfigError
-from postgres_writer.tokens import tokens_in
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("json", "text")

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from postgres_writer.config import Config, DatabaseConfig
-from postgres_writer.errors import ConfigError
-from postgres_writer.settings import (
+from postgres_writer.config.settings import (
     SETTINGS,
     available_cpus,
     container_cpu_limit,
     default_workers,
 )
+from postgres_writer.config.values import Config, DatabaseConfig
+from postgres_writer.errors import ConfigError
 
 HOST = {"PSQL_HOST": "db"}
 

@@ -2,12 +2,12 @@
 
 import argparse
 
-from postgres_writer.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
+from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
 
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Made by `make docs` from hooks/postgres_writer/settings.py: edit it there. -->
+<!-- Made by `make docs` from hooks/postgres_writer/config/settings.py: edit it there. -->
 
 Every setting is an environment variable; an empty one counts as unset. A value that cannot be used ends the start with
 exit code 2 and one sentence that names the variable; what the files hold is looked at, too. Tokens, TLS, table policy

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from postgres_writer.reference import markdown
-from postgres_writer.settings import SETTINGS, Setting
+from postgres_writer.config.reference import markdown
+from postgres_writer.config.settings import SETTINGS, Setting
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_page_is_current() -> None:
