@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from postgres_writer.core.request import load_request
 from postgres_writer.errors import Reason
-from postgres_writer.resource import load_request
 
 COLUMNS = ("name", "age", "country")
 

@@ -18,7 +18,7 @@ from psycopg2.sql import SQL, Composable, Identifier
 from postgres_writer.audit_model import Relation, Row, Tables
 from postgres_writer.audit_resources import AuditError, is_id
 from postgres_writer.config.values import DatabaseConfig
-from postgres_writer.resource import is_table
+from postgres_writer.core.request import is_table
 
 _FETCH = 2000
 _BATCH = 1000

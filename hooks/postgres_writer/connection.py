@@ -20,10 +20,10 @@ from psycopg2 import extensions
 from postgres_writer import metrics, sql
 from postgres_writer.circuit import Circuit
 from postgres_writer.config.values import DatabaseConfig
+from postgres_writer.core.refusals import Refused
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.hosts import targets
 from postgres_writer.logs import fields
-from postgres_writer.refusals import Refused
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from postgres_writer import __version__
+from postgres_writer.core.plan import Operation
 from postgres_writer.errors import Reason
 from postgres_writer.metrics_files import VARIABLE, reading
-from postgres_writer.plan import Operation
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 

@@ -7,10 +7,13 @@ import threading
 from dataclasses import replace
 from enum import Enum
 
-from postgres_writer import refusals, sql
+from postgres_writer import sql
 from postgres_writer.circuit import Circuit
 from postgres_writer.config.values import DatabaseConfig
 from postgres_writer.connection import EXPIRED, Call, Parameters, Result, Session
+from postgres_writer.core import refusals
+from postgres_writer.core.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
+from postgres_writer.core.refusals import Access, Own, Refused
 from postgres_writer.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
@@ -19,8 +22,6 @@ from postgres_writer.errors import (
     TableRecorded,
 )
 from postgres_writer.logs import fields
-from postgres_writer.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
-from postgres_writer.refusals import Access, Own, Refused
 
 logger = logging.getLogger(__name__)
 

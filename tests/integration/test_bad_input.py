@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from postgres_writer.resource import is_table
+from postgres_writer.core.request import is_table
 from support.answers import check_own_status, decode_answer
 from support.curl import Answer, call_hook, check_problem, curl
 from support.payloads import DELETED, payload, recorded, resource

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from postgres_writer.plan import Permits, Plan, Record, Write, make_plan
-from postgres_writer.resource import HookRequest
+from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
+from postgres_writer.core.request import HookRequest
 from postgres_writer.store import Store
 from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, breakable_tables
 from support.postgres import Database
@@ -53,7 +53,7 @@ def attributes(
     request: pytest.FixtureRequest, tables: BreakableTables, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, Any]]:
     """Give what a machine needs: sound tables, a store that reaches them and one that does not."""
-    monkeypatch.setattr("postgres_writer.response.MAX_TABLES", MAX_TABLES)
+    monkeypatch.setattr("postgres_writer.core.response.MAX_TABLES", MAX_TABLES)
     tables.reset()
     store, no_store = Store(tables.writer), Store(dataclasses.replace(tables.writer, host="127.0.0.1", port=1))
     yield {"tables": tables, "store": store, "no_store": no_store, "kind": request.param}

@@ -9,7 +9,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
-from postgres_writer.resource import PAUSED_ANNOTATION, Controller
+from postgres_writer.core.request import PAUSED_ANNOTATION, Controller
 
 NAMESPACE = "default"
 OTHER_FINALIZER = "example.com/other"

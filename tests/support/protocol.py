@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from postgres_writer.connection import Call
-from postgres_writer.plan import Permits, Plan, make_plan
-from postgres_writer.resource import PAUSED_ANNOTATION, Controller, HookRequest, load_request
-from postgres_writer.response import build_response
+from postgres_writer.core.plan import Permits, Plan, make_plan
+from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequest, load_request
+from postgres_writer.core.response import build_response
 from postgres_writer.store import Store
 from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, Row, resolved
 from support.cluster_model import (

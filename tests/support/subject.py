@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postgres_writer.connection import Call
-from postgres_writer.plan import Operation, Outcome, make_plan
-from postgres_writer.resource import load_request
-from postgres_writer.response import build_response
+from postgres_writer.core.plan import Operation, Outcome, make_plan
+from postgres_writer.core.request import load_request
+from postgres_writer.core.response import build_response
 from postgres_writer.store import Store
 from support.answers import check_own_status, decode_answer
 from support.payloads import DELETED, finalizer, payload, resource

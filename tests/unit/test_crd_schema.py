@@ -14,7 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator, ValidationError
 from jsonschema.validators import extend
 
-from postgres_writer.resource import MAX_TABLES
+from postgres_writer.core.request import MAX_TABLES
 from support.spec_cases import SPEC_CASES, SYSTEM_TABLE_PATTERN, TABLE_PATTERN, SpecCase
 
 if TYPE_CHECKING:

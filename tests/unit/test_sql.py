@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from psycopg2.sql import Composable, Composed, Identifier, Placeholder
 
 from postgres_writer import sql
-from postgres_writer.resource import TABLE_PATTERN
+from postgres_writer.core.request import TABLE_PATTERN
 
 NAMES = st.from_regex(TABLE_PATTERN, fullmatch=True)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from postgres_writer.plan import Operation
+from postgres_writer.core.plan import Operation
 from postgres_writer.store import Store
 from support.postgres import Database
 from support.relay import Relay, relayed

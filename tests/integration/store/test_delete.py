@@ -7,8 +7,8 @@ import time
 import pytest
 
 from postgres_writer.connection import REQUEST_SECONDS, Call
+from postgres_writer.core.plan import Operation
 from postgres_writer.errors import RequestExpired
-from postgres_writer.plan import Operation
 from postgres_writer.store import Store
 from support.postgres import Database
 from support.spec_cases import spec_with

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postgres_writer.plan import Operation
+from postgres_writer.core.plan import Operation
 from support.subject import ROW, Limited
 
 EVERY = "SELECT, INSERT, UPDATE, DELETE"

@@ -7,8 +7,8 @@ import threading
 import psycopg2.errors
 import pytest
 
-from postgres_writer.plan import Operation
-from postgres_writer.resource import MAX_TABLES
+from postgres_writer.core.plan import Operation
+from postgres_writer.core.request import MAX_TABLES
 from postgres_writer.store import Store
 from support.postgres import Database
 from support.spec_cases import VALID_SPECS, SpecCase

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postgres_writer.core.refusals import Access, Own, Refused, cannot_hold, denied_delete, of_delete, of_write
 from postgres_writer.errors import AccessDenied, DeleteFailed, ResourceError, RowRejected, TableNotFound
-from postgres_writer.refusals import Access, Own, Refused, cannot_hold, denied_delete, of_delete, of_write
 
 FULL = Access(found=True, writable=True, deletable=True, takes_rows=True)
 MISSING = Access(found=False, writable=False, deletable=False, takes_rows=True)

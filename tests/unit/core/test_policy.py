@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postgres_writer.core.policy import ALLOW_ALL, TablePolicy, load_policy
 from postgres_writer.errors import ConfigError
-from postgres_writer.policy import ALLOW_ALL, TablePolicy, load_policy
 
 
 @pytest.fixture

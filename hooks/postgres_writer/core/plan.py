@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from postgres_writer.core.request import HookRequest, Spec, is_table
 from postgres_writer.errors import InvalidSpec, ResourceError, TableNotAllowed
-from postgres_writer.resource import HookRequest, Spec, is_table
 
 Permits = Callable[[str, str], bool]
 """(namespace, table) -> whether the table policy lets this namespace write this table."""

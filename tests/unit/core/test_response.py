@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postgres_writer import errors
+from postgres_writer.core.plan import Operation, Outcome
+from postgres_writer.core.request import MAX_TABLES, HookRequest, load_request
+from postgres_writer.core.response import build_response, resync_after
 from postgres_writer.errors import DatabaseUnavailable, ResourceError, Retry, RowRejected, TableNotFound, TableRecorded
-from postgres_writer.plan import Operation, Outcome
-from postgres_writer.resource import MAX_TABLES, HookRequest, load_request
-from postgres_writer.response import build_response, resync_after
 from support.answers import check_own_status, decode_answer
 from support.payloads import DELETED, NOW, THEN, condition, finalizer, payload, recorded, resource
 from support.spec_cases import ABSENT, spec_with

@@ -10,9 +10,9 @@ from datetime import datetime, timezone
 from hashlib import blake2b
 from typing import Any
 
+from postgres_writer.core.plan import Outcome
+from postgres_writer.core.request import MAX_TABLES, PAUSED_ANNOTATION, Condition, HookRequest
 from postgres_writer.errors import Reason, Retry
-from postgres_writer.plan import Outcome
-from postgres_writer.resource import MAX_TABLES, PAUSED_ANNOTATION, Condition, HookRequest
 
 PASSING_SECONDS = 20.0
 """A database that was unreachable or locked is asked again after this, plus or minus half."""

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postgres_writer.errors import DatabaseUnavailable, InvalidSpec, ResourceError, TableNotAllowed
-from postgres_writer.plan import (
+from postgres_writer.core.plan import (
     Leave,
     Look,
     Operation,
@@ -22,8 +21,9 @@ from postgres_writer.plan import (
     is_drift,
     make_plan,
 )
-from postgres_writer.resource import MAX_TABLES, HookRequest, Spec, is_table, load_request
-from postgres_writer.response import build_response
+from postgres_writer.core.request import MAX_TABLES, HookRequest, Spec, is_table, load_request
+from postgres_writer.core.response import build_response
+from postgres_writer.errors import DatabaseUnavailable, InvalidSpec, ResourceError, TableNotAllowed
 from support.payloads import DELETED, NOW, condition, payload, recorded, resource
 from support.spec_cases import ABSENT, spec_with
 
