@@ -25,7 +25,6 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from postgres_writer import metrics
 from postgres_writer.caller import call_of
 from postgres_writer.config.tokens import tokens_in
 from postgres_writer.config.values import Config
@@ -34,8 +33,9 @@ from postgres_writer.core.policy import ALLOW_ALL, load_policy
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, verdict
 from postgres_writer.errors import ConfigError, InvalidRequest
-from postgres_writer.logs import fields
 from postgres_writer.store import Store  # noqa: PLC0415
+from postgres_writer.telemetry import metrics
+from postgres_writer.telemetry.logs import fields
 from postgres_writer.watched import Watched
 
 logger = logging.getLogger(__name__)

@@ -17,13 +17,14 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from postgres_writer import metrics, sql
+from postgres_writer import sql
 from postgres_writer.circuit import Circuit
 from postgres_writer.config.values import DatabaseConfig
 from postgres_writer.core.refusals import Refused
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.hosts import targets
-from postgres_writer.logs import fields
+from postgres_writer.telemetry import metrics
+from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 

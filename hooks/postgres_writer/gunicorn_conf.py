@@ -11,7 +11,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from postgres_writer.config.values import Config
-from postgres_writer.metrics_files import VARIABLE, DeadWorkers, shared_memory_folder
+from postgres_writer.telemetry.folder import VARIABLE, DeadWorkers, shared_memory_folder
 from postgres_writer.tls import watched_context
 from postgres_writer.worker import hold_signals
 

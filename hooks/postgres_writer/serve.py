@@ -8,11 +8,11 @@ import textwrap
 from pathlib import Path
 from types import FrameType
 
-from postgres_writer import logs
 from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
 from postgres_writer.config.values import Config
 from postgres_writer.errors import ConfigError
-from postgres_writer.metrics_files import metrics_folder
+from postgres_writer.telemetry import logs
+from postgres_writer.telemetry.folder import metrics_folder
 
 DEFAULT_DATA_FOLDER = ".postgres-writer"
 

@@ -21,7 +21,7 @@ from postgres_writer.errors import (
     RequestExpired,
     TableRecorded,
 )
-from postgres_writer.logs import fields
+from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Any
 from flask import Flask, request
 
 from bench import bodies
-from postgres_writer import logs
 from postgres_writer.config.values import Config
 from postgres_writer.gunicorn_conf import HookApplication
+from postgres_writer.telemetry import logs
 
 ANSWER = {"status": bodies.status("noop"), "children": [], "resyncAfterSeconds": 271.828, "finalized": False}
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from postgres_writer.metrics_files import DeadWorkers, metrics_folder, reading, remove_abandoned
+from postgres_writer.telemetry.folder import DeadWorkers, metrics_folder, reading, remove_abandoned
 from support.payloads import DELETED, payload, recorded, resource
 from support.postgres import free_port
 from support.scrape import scrape

@@ -65,7 +65,7 @@ def test_links_to_other_files_lead_somewhere() -> None:
 
 
 def test_metrics_that_the_runbook_names_are_counted() -> None:
-    source = (ROOT / "hooks/postgres_writer/metrics.py").read_text(encoding="utf-8")
+    source = (ROOT / "hooks/postgres_writer/telemetry/metrics.py").read_text(encoding="utf-8")
     for name in set(re.findall(r"`(postgres_writer_\w+)`", RUNBOOK)):
         assert f'"{name}"' in source, name
 

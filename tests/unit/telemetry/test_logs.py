@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from postgres_writer import logs
-from postgres_writer.logs import fields
+from postgres_writer.telemetry import logs
+from postgres_writer.telemetry.logs import fields
 
 HOSTILE = 'x\n2026-01-01T00:00:00Z ERROR   forged\r\x1b[31m\x00\u2028\u202e\x85 "quoted" \ud800 \U0001f600'
 

@@ -28,7 +28,7 @@ from prometheus_client.registry import Collector
 from postgres_writer import __version__
 from postgres_writer.core.plan import Operation
 from postgres_writer.errors import Reason
-from postgres_writer.metrics_files import VARIABLE, reading
+from postgres_writer.telemetry.folder import VARIABLE, reading
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
