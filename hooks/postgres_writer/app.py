@@ -32,8 +32,8 @@ from postgres_writer.core.plan import Operation, Outcome, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL, load_policy
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, verdict
+from postgres_writer.database.store import Store  # noqa: PLC0415
 from postgres_writer.errors import ConfigError, InvalidRequest
-from postgres_writer.store import Store  # noqa: PLC0415
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 from postgres_writer.watched import Watched

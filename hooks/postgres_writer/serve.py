@@ -71,7 +71,7 @@ def _serve(config: Config) -> int:
 
     def load() -> WsgiApplication:
         from postgres_writer.app import create_app  # noqa: PLC0415 # the metrics' folder must be known before
-        from postgres_writer.store import Store  # noqa: PLC0415
+        from postgres_writer.database.store import Store  # noqa: PLC0415
 
         return create_app(config, Store(config.database))
 

@@ -16,8 +16,8 @@ import psycopg2.extensions
 from bench import bodies, load
 from bench.cases import OBJECTS, noop
 from bench.servers import Bench, counted, hook_server
-from postgres_writer import sql
 from postgres_writer.config.settings import DEFAULT_THREADS
+from postgres_writer.database import statements
 from support.postgres import Database
 from support.server import ServerProcess
 
@@ -182,9 +182,9 @@ def start_seconds(database: Database, tries: int = 3) -> float:
 
 def raw(database: Database, seconds: int) -> list[Raw]:
     """Run the statement of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
-    statement = sql.write(bodies.TABLE)
+    statement = statements.write(bodies.TABLE)
     with database.connection() as connection, connection.cursor() as cursor:
-        prepare, execute = sql.prepared(statement.text.as_string(connection), statement.parameters, "raw")
+        prepare, execute = statements.prepared(statement.text.as_string(connection), statement.parameters, "raw")
         cursor.execute("SET plan_cache_mode = force_generic_plan")
         cursor.execute(prepare)
         return [_loop(cursor, execute, seconds, prefix, name) for prefix, name in (("noop", "no-op"), ("raw", "write"))]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from postgres_writer.circuit import OPEN_SECONDS
+from postgres_writer.database.circuit import OPEN_SECONDS
 from support.callers import ask, body
 from support.site import Site
 

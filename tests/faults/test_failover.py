@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from postgres_writer.circuit import OPEN_SECONDS
+from postgres_writer.database.circuit import OPEN_SECONDS
 from support.callers import ask
 from support.load import steady_load
 from support.payloads import DELETED, payload, resource

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from postgres_writer.connection import Call, _wait
 from postgres_writer.core.plan import Operation, Outcome, Plan, Remove, Write
 from postgres_writer.core.request import Spec
-from postgres_writer.store import Store
+from postgres_writer.database.session import Call, _wait
+from postgres_writer.database.store import Store
 from support.postgres import Database
 
 ID = "default/sample"

@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
 from postgres_writer.core.request import HookRequest
-from postgres_writer.store import Store
+from postgres_writer.database.store import Store
 from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, breakable_tables
 from support.postgres import Database
 from support.protocol import EDITS, FATES, MAX_TABLES, SWITCHES, OrphanedRow, Protocol, ProtocolUnderFaults

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from postgres_writer.caller import call_of
-from postgres_writer.hosts import targets
+from postgres_writer.database.dial import targets
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from postgres_writer.connection import Call
 from postgres_writer.core.plan import Permits, Plan, make_plan
 from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequest, load_request
 from postgres_writer.core.response import build_response
-from postgres_writer.store import Store
+from postgres_writer.database.session import Call
+from postgres_writer.database.store import Store
 from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, Row, resolved
 from support.cluster_model import (
     NAMESPACE,

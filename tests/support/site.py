@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from postgres_writer.circuit import OPEN_SECONDS
+from postgres_writer.database.circuit import OPEN_SECONDS
 from support.callers import Answer, ask, ask_all, body
 from support.postgres import Database, PostgresInstance
 from support.server import ServerProcess, running_server

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from psycopg2 import sql
 
-from postgres_writer.store import Store
+from postgres_writer.database.store import Store
 from support.postgres import STUDENTS, Database
 from support.subject import Limited, Subject
 

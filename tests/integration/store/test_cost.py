@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.store import Store
+from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.relay import Relay, relayed
 from support.subject import ROW, Subject

@@ -6,10 +6,10 @@ import time
 
 import pytest
 
-from postgres_writer.connection import REQUEST_SECONDS, Call
 from postgres_writer.core.plan import Operation
+from postgres_writer.database.session import REQUEST_SECONDS, Call
+from postgres_writer.database.store import Store
 from postgres_writer.errors import RequestExpired
-from postgres_writer.store import Store
 from support.postgres import Database
 from support.spec_cases import spec_with
 from support.subject import ROW, Subject

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.store import Store
+from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.subject import ROW, Subject
 

@@ -9,7 +9,7 @@ import pytest
 
 from postgres_writer.core.plan import Operation
 from postgres_writer.core.request import MAX_TABLES
-from postgres_writer.store import Store
+from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.spec_cases import VALID_SPECS, SpecCase
 from support.subject import ROW, Subject

@@ -7,13 +7,13 @@ import threading
 from dataclasses import replace
 from enum import Enum
 
-from postgres_writer import sql
-from postgres_writer.circuit import Circuit
 from postgres_writer.config.values import DatabaseConfig
-from postgres_writer.connection import EXPIRED, Call, Parameters, Result, Session
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
 from postgres_writer.core.refusals import Access, Own, Refused
+from postgres_writer.database import statements
+from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.session import EXPIRED, Call, Parameters, Result, Session
 from postgres_writer.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
@@ -75,10 +75,10 @@ class Store:
             session = self._local.session = Session(self._config, self._circuit)
         return session
 
-    def _ask(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+    def _ask(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         return self._session().execute(call, statement, parameters)
 
-    def _in_time(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+    def _in_time(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run a statement whose last column says whether its deadline held; repeat it if only the clock was off."""
         result = self._ask(call, statement, parameters)
         if not result[-1] and not self._session().late(call):
@@ -97,7 +97,7 @@ class Store:
 
     def _put(self, plan: Write, call: Call) -> Operation:
         parameters = _values(plan)
-        before, after, in_time = self._in_time(call, sql.write(plan.spec.table), parameters)
+        before, after, in_time = self._in_time(call, statements.write(plan.spec.table), parameters)
         if before:
             return Operation.UNCHANGED
         if after:
@@ -107,7 +107,7 @@ class Store:
         raise Refused(Own.SWALLOWED if after is None else Own.ALTERED)
 
     def _move(self, plan: Write, call: Call) -> Operation:
-        statement = sql.move(plan.spec.table, plan.leave)
+        statement = statements.move(plan.spec.table, plan.leave)
         for last in (False, True):
             try:
                 self._ask(call, statement, _values(plan))
@@ -153,7 +153,7 @@ class Store:
 
     def _delete(self, plan: Remove, table: str, call: Call) -> bool:
         """Delete the row from one table; True when there was one."""
-        statement, parameters = sql.remove(table), {"id": plan.id}
+        statement, parameters = statements.remove(table), {"id": plan.id}
         try:
             deleted, present, in_time = self._in_time(call, statement, parameters)
             if present and not deleted and in_time:
@@ -214,7 +214,7 @@ class Store:
 
     def _presence(self, row: str, table: str, call: Call) -> Presence:
         try:
-            present = self._ask(call, sql.present(table), {"id": row})[0]
+            present = self._ask(call, statements.present(table), {"id": row})[0]
         except Refused as exc:
             gone = exc.code in refusals.MISSING_CODES and not self._survey(table, call).found
             return Presence.IMPOSSIBLE if gone or refusals.cannot_hold(exc) else Presence.UNKNOWN
@@ -223,7 +223,7 @@ class Store:
     def _survey(self, table: str, call: Call) -> Access:
         schema, _, name = table.rpartition(".")
         quoted = ".".join(f'"{part}"' for part in table.split("."))
-        return Access(*self._ask(call, sql.survey(), {"schema": schema or None, "name": name, "quoted": quoted}))
+        return Access(*self._ask(call, statements.survey(), {"schema": schema or None, "name": name, "quoted": quoted}))
 
 
 def _values(plan: Write) -> dict[str, str | int]:

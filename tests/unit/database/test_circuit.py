@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from postgres_writer.circuit import OPEN_SECONDS, Circuit
+from postgres_writer.database.circuit import OPEN_SECONDS, Circuit
 
 
 def test_a_closed_circuit_admits_everybody() -> None:

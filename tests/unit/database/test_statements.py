@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg2.sql import Composable, Composed, Identifier, Placeholder
 
-from postgres_writer import sql
 from postgres_writer.core.request import TABLE_PATTERN
+from postgres_writer.database import statements
 
 NAMES = st.from_regex(TABLE_PATTERN, fullmatch=True)
 
@@ -24,12 +24,17 @@ def parts(composed: Composable) -> list[Composable]:
 
 @given(NAMES)
 def test_a_table_is_an_identifier_of_one_or_two_parts(table: str) -> None:
-    assert sql.identifier(table).strings == tuple(table.split("."))
+    assert statements.identifier(table).strings == tuple(table.split("."))
 
 
 @given(NAMES, NAMES)
 def test_a_table_stands_in_a_statement_only_as_an_identifier(table: str, old: str) -> None:
-    for statement in (sql.write(table), sql.remove(table), sql.present(table), sql.move(table, (old,))):
+    for statement in (
+        statements.write(table),
+        statements.remove(table),
+        statements.present(table),
+        statements.move(table, (old,)),
+    ):
         leaves = parts(statement.text)
         assert not any(isinstance(leaf, Placeholder) for leaf in leaves)
         named = {leaf.strings for leaf in leaves if isinstance(leaf, Identifier)}
@@ -38,16 +43,16 @@ def test_a_table_stands_in_a_statement_only_as_an_identifier(table: str, old: st
 
 
 def test_the_same_statement_for_the_same_table_is_the_same_object() -> None:
-    assert sql.write("students") is sql.write("students")
-    assert sql.remove("students") is sql.remove("students")
-    assert sql.write("students") is not sql.write("Students")
+    assert statements.write("students") is statements.write("students")
+    assert statements.remove("students") is statements.remove("students")
+    assert statements.write("students") is not statements.write("Students")
 
 
 def test_a_move_deletes_first_and_in_the_order_given() -> None:
     leaves = [
         (leaf.strings, before)
         for before, leaf in zip(
-            _texts(sql.move("new", ("a", "b"))), parts(sql.move("new", ("a", "b")).text), strict=True
+            _texts(statements.move("new", ("a", "b"))), parts(statements.move("new", ("a", "b")).text), strict=True
         )
         if isinstance(leaf, Identifier)
     ]
@@ -55,7 +60,7 @@ def test_a_move_deletes_first_and_in_the_order_given() -> None:
     assert changed == [("a",), ("b",), ("new",)]
 
 
-def _texts(statement: sql.Statement) -> list[str]:
+def _texts(statement: statements.Statement) -> list[str]:
     """Return for each leaf the text that stands before it."""
     texts, before = [], ""
     for leaf in parts(statement.text):
@@ -64,10 +69,12 @@ def _texts(statement: sql.Statement) -> list[str]:
     return texts
 
 
-@pytest.mark.parametrize("statement", [sql.write("students"), sql.remove("students")], ids=["write", "remove"])
-def test_prepared_says_the_same_with_numbers(statement: sql.Statement) -> None:
+@pytest.mark.parametrize(
+    "statement", [statements.write("students"), statements.remove("students")], ids=["write", "remove"]
+)
+def test_prepared_says_the_same_with_numbers(statement: statements.Statement) -> None:
     text = "".join(getattr(leaf, "string", '"students"') for leaf in parts(statement.text))
-    prepare, execute = sql.prepared(text, statement.parameters, "pgw_7")
+    prepare, execute = statements.prepared(text, statement.parameters, "pgw_7")
     types = ", ".join(
         {"age": "integer", "until": "double precision"}.get(name, "text") for name in statement.parameters
     )

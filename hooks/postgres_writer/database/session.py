@@ -17,12 +17,12 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from postgres_writer import sql
-from postgres_writer.circuit import Circuit
 from postgres_writer.config.values import DatabaseConfig
 from postgres_writer.core.refusals import Refused
+from postgres_writer.database import statements
+from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.dial import targets
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
-from postgres_writer.hosts import targets
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -91,12 +91,12 @@ class Session:
         self._connection: Any = None
         self._cursor: Any = None
         self._offset = 0.0
-        self._texts: dict[sql.Statement, str] = {}
-        self._prepared: dict[sql.Statement, str] = {}
+        self._texts: dict[statements.Statement, str] = {}
+        self._prepared: dict[statements.Statement, str] = {}
         milliseconds = int(config.statement_timeout * 1000)
         timeouts = f"statement_timeout = {milliseconds}", f"lock_timeout = {int(milliseconds * _LOCK_SHARE)}"
         self._prepares = config.prepared_statements
-        check = sql.check_connection(local=not self._prepares)
+        check = statements.check_connection(local=not self._prepares)
         if self._prepares:
             # planning is most of a short statement's cost, and the plan never depends on the values
             self._greeting = "; ".join(f"SET {item}" for item in (*timeouts, "plan_cache_mode = force_generic_plan"))
@@ -107,7 +107,7 @@ class Session:
             self._greeting = ""
             self._prefix = "".join(f"SET LOCAL {item}; " for item in timeouts) + f"{check}; "
 
-    def execute(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+    def execute(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
 
         ``until`` is added to the parameters: the deadline by the server's clock. Repeated once when the connection
@@ -155,7 +155,7 @@ class Session:
     def _start_by(self, call: Call) -> float:
         return call.arrival + REQUEST_SECONDS - self._config.statement_timeout
 
-    def _attempt(self, call: Call, statement: sql.Statement, parameters: Parameters) -> Result:
+    def _attempt(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         start_by = self._start_by(call)
         if not self._circuit.admits(time.monotonic(), self._connection is not None):
             raise DatabaseUnavailable(UNAVAILABLE)
@@ -179,7 +179,7 @@ class Session:
         self._succeed()
         return result
 
-    def _text(self, statement: sql.Statement) -> str:
+    def _text(self, statement: statements.Statement) -> str:
         if not statement.parameters:
             # made anew for every use, so it would be kept for nothing
             return statement.text.as_string(self._connection)
@@ -190,7 +190,7 @@ class Session:
             text = self._texts[statement] = statement.text.as_string(self._connection)
         return text
 
-    def _execute_text(self, statement: sql.Statement) -> str:
+    def _execute_text(self, statement: statements.Statement) -> str:
         text = self._prepared.get(statement)
         if text is None:
             if len(self._prepared) >= _MAX_PREPARED:
@@ -200,7 +200,7 @@ class Session:
             # Named after what it does: behind a pooler that hands out one server connection after the other, a
             # number would run what another client prepared under it, which may be for another table.
             name = f"pgw_{blake2b(body.encode(), digest_size=12).hexdigest()}"
-            prepare, text = sql.prepared(body, statement.parameters, name)
+            prepare, text = statements.prepared(body, statement.parameters, name)
             self._run(prepare, None)
             self._prepared[statement] = text
         return text
@@ -244,7 +244,7 @@ class Session:
         try:
             _wait(connection, until)
             cursor = connection.cursor()
-            cursor.execute(f"{self._greeting}; {sql.CLOCK}" if self._greeting else sql.CLOCK)
+            cursor.execute(f"{self._greeting}; {statements.CLOCK}" if self._greeting else statements.CLOCK)
             _wait(connection, until)
             # measured against the end of the round trip: the deadline may come early by that much, never late
             self._offset = cursor.fetchone()[0] - time.monotonic()
@@ -308,5 +308,5 @@ def _translated(exc: psycopg2.Error) -> Exception:
         return _Lost()
     primary = exc.diag.message_primary or ""
     # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
-    guard = primary.partition(sql.GUARD)[2].split(maxsplit=1) if code == _GUARD_CODE else []
+    guard = primary.partition(statements.GUARD)[2].split(maxsplit=1) if code == _GUARD_CODE else []
     return Refused(code, exc.diag.constraint_name or "", guard[0] if guard else "")

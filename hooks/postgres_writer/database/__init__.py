@@ -1,0 +1,1 @@
+"""Makes a plan true in PostgreSQL and says what is true. The driver lives here; nothing here knows HTTP."""
