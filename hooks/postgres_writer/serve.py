@@ -67,11 +67,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _serve(config: Config) -> int:
     logs.configure(config.log_level, config.log_format)
 
-    from postgres_writer.gunicorn_conf import HookApplication, WsgiApplication  # noqa: PLC0415 # spares `--help`
+    from postgres_writer.server.gunicorn_app import HookApplication, WsgiApplication  # noqa: PLC0415 # spares `--help`
 
     def load() -> WsgiApplication:
-        from postgres_writer.app import create_app  # noqa: PLC0415 # the metrics' folder must be known before
         from postgres_writer.database.store import Store  # noqa: PLC0415
+        from postgres_writer.server.app import create_app  # noqa: PLC0415 # the metrics' folder must be known before
 
         return create_app(config, Store(config.database))
 

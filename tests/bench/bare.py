@@ -14,7 +14,7 @@ from flask import Flask, request
 
 from bench import bodies
 from postgres_writer.config.values import Config
-from postgres_writer.gunicorn_conf import HookApplication
+from postgres_writer.server.gunicorn_app import HookApplication
 from postgres_writer.telemetry import logs
 
 ANSWER = {"status": bodies.status("noop"), "children": [], "resyncAfterSeconds": 271.828, "finalized": False}

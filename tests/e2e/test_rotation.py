@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from postgres_writer.watched import CHECK_SECONDS
+from postgres_writer.server.files import CHECK_SECONDS
 from support.api_client import resource
 from support.stack import Stack, Variant, make_certificate
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from postgres_writer.watched import CHECK_SECONDS
+from postgres_writer.server.files import CHECK_SECONDS
 from support.certificates import make_certificate
 from support.load import steady_load
 from support.payloads import payload, resource

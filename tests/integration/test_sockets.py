@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from postgres_writer.caller import call_of
 from postgres_writer.database.dial import targets
+from postgres_writer.server.caller import call_of
 
 Pair = tuple[socket.socket, socket.socket]
 

@@ -13,11 +13,11 @@ import yaml
 from packaging.requirements import Requirement
 
 from postgres_writer import __version__
-from postgres_writer.app import create_app
 from postgres_writer.config.settings import SETTINGS
 from postgres_writer.config.values import Config, DatabaseConfig
 from postgres_writer.database.store import Store
-from postgres_writer.gunicorn_conf import settings
+from postgres_writer.server.app import create_app
+from postgres_writer.server.gunicorn_app import settings
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from postgres_writer.config.settings import DATABASE_SETTINGS, SETTINGS, default_workers
+from postgres_writer.config.tls import server_context
 from postgres_writer.errors import ConfigError
-from postgres_writer.tls import server_context
 
 # The webhook's caller gives up after 10 s; what is left above this sum is for reading the request, for the
 # circuit's bookkeeping and for writing the answer.

@@ -1,20 +1,9 @@
-"""The server's TLS context, which follows its files: a renewed certificate needs no restart."""
+"""The server's TLS context."""
 
 from __future__ import annotations
 
 import ssl
 from pathlib import Path
-
-from postgres_writer.watched import Watched
-
-
-def watched_context(certificate: Path, key: Path) -> Watched[ssl.SSLContext]:
-    """Watch the files of the server's certificate and key.
-
-    Open connections keep their context; new handshakes get the new certificate. Files that do not match (the moment
-    between the writing of one and of the other) leave the last good context in force.
-    """
-    return Watched("server certificate", (certificate, key), lambda: server_context(certificate, key))
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:

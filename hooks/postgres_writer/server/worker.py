@@ -21,7 +21,7 @@ from typing import Any
 from gunicorn import http, sock
 from gunicorn.workers.gthread import ThreadWorker
 
-from postgres_writer.gathering import Gathered
+from postgres_writer.server.gathering import Gathered
 
 REQUEST_SECONDS = 15.0
 """Longest life of one request from its first byte on. Metacontroller gives up after 10 s, so nobody waits

@@ -11,9 +11,9 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from postgres_writer.config.values import Config
+from postgres_writer.server.files import watched_context
+from postgres_writer.server.worker import hold_signals
 from postgres_writer.telemetry.folder import VARIABLE, DeadWorkers, shared_memory_folder
-from postgres_writer.tls import watched_context
-from postgres_writer.worker import hold_signals
 
 WsgiApplication = Callable[..., Any]
 
@@ -59,7 +59,7 @@ def settings(config: Config) -> dict[str, Any]:
     host = f"[{config.host}]" if ":" in config.host else config.host
     chosen: dict[str, Any] = {
         "bind": f"{host}:{config.port}",
-        "worker_class": "postgres_writer.worker.HookWorker",
+        "worker_class": "postgres_writer.server.worker.HookWorker",
         "workers": config.workers,
         "threads": config.threads,
         # Go's HTTP client drops idle connections after 90 s: ours must live longer, or a request races the close

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from postgres_writer.config.tls import server_context
 from postgres_writer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,15 @@ class Watched(Generic[T]):
 
     def _files_version(self) -> tuple[object, ...]:
         return tuple(_version(path) for path in self._paths)
+
+
+def watched_context(certificate: Path, key: Path) -> Watched[ssl.SSLContext]:
+    """Watch the files of the server's certificate and key.
+
+    Open connections keep their context; new handshakes get the new certificate. Files that do not match (the moment
+    between the writing of one and of the other) leave the last good context in force.
+    """
+    return Watched("server certificate", (certificate, key), lambda: server_context(certificate, key))
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

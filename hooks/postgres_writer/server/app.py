@@ -25,7 +25,6 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from postgres_writer.caller import call_of
 from postgres_writer.config.tokens import tokens_in
 from postgres_writer.config.values import Config
 from postgres_writer.core.plan import Operation, Outcome, is_drift, make_plan
@@ -34,9 +33,10 @@ from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, verdict
 from postgres_writer.database.store import Store  # noqa: PLC0415
 from postgres_writer.errors import ConfigError, InvalidRequest
+from postgres_writer.server.caller import call_of
+from postgres_writer.server.files import Watched
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
-from postgres_writer.watched import Watched
 
 logger = logging.getLogger(__name__)
 

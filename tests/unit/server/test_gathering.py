@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postgres_writer.gathering import HEAD_BYTES, Gathered
+from postgres_writer.server.gathering import HEAD_BYTES, Gathered
 
 LIMIT = 1000
 HEAD = b"POST /sync HTTP/1.1\r\nHost: x\r\n"

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from postgres_writer.errors import ConfigError
-from postgres_writer.watched import CHECK_SECONDS, Watched
+from postgres_writer.server.files import CHECK_SECONDS, Watched
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Give a function that lets the time between two looks at the files go by."""
     moment = [1000.0]
-    monkeypatch.setattr("postgres_writer.watched.time.monotonic", lambda: moment[0])
+    monkeypatch.setattr("postgres_writer.server.files.time.monotonic", lambda: moment[0])
 
     def pass_by() -> None:
         moment[0] += CHECK_SECONDS
