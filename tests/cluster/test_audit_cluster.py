@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from postgres_writer.audit_resources import Kubectl, ListExpired
+from postgres_writer.audit.resources import Kubectl, ListExpired
 from support.payloads import recorded
 from support.postgres import Database, private_instance
 

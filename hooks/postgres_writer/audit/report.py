@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable
 from typing import TextIO
 
-from postgres_writer.audit_model import COLUMNS, Finding, Kind
-from postgres_writer.audit_spool import Spool
+from postgres_writer.audit.model import COLUMNS, Finding, Kind
+from postgres_writer.audit.spool import Spool
 
 _HINTS = {
     Kind.NO_RESOURCE: (

@@ -15,8 +15,8 @@ import psycopg2
 from psycopg2 import extensions
 from psycopg2.sql import SQL, Composable, Identifier
 
-from postgres_writer.audit_model import Relation, Row, Tables
-from postgres_writer.audit_resources import AuditError, is_id
+from postgres_writer.audit.model import Relation, Row, Tables
+from postgres_writer.audit.resources import AuditError, is_id
 from postgres_writer.config.values import DatabaseConfig
 from postgres_writer.core.request import is_table
 

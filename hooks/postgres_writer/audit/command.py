@@ -14,12 +14,12 @@ from typing import IO, Any
 
 from tqdm import tqdm
 
-from postgres_writer.audit_actions import Prune, chosen_findings, repair
-from postgres_writer.audit_model import Finding, Kind, Relation, Resource, Row, Tables, judge, parse_resource
-from postgres_writer.audit_report import write_json, write_table
-from postgres_writer.audit_resources import PAGE, AuditError, Kubectl, ListExpired, from_file, is_id, is_namespace
-from postgres_writer.audit_rows import Rows
-from postgres_writer.audit_spool import Spool
+from postgres_writer.audit.actions import Prune, chosen_findings, repair
+from postgres_writer.audit.model import Finding, Kind, Relation, Resource, Row, Tables, judge, parse_resource
+from postgres_writer.audit.report import write_json, write_table
+from postgres_writer.audit.resources import PAGE, AuditError, Kubectl, ListExpired, from_file, is_id, is_namespace
+from postgres_writer.audit.rows import Rows
+from postgres_writer.audit.spool import Spool
 from postgres_writer.config.values import database_from_env
 from postgres_writer.errors import ConfigError, InvalidRequest
 

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 
-from postgres_writer.audit_model import Finding, Relation, Tables, is_surplus, parse_resource
-from postgres_writer.audit_report import write_rows
-from postgres_writer.audit_resources import AuditError, Kubectl
-from postgres_writer.audit_rows import Rows
-from postgres_writer.audit_spool import Spool
+from postgres_writer.audit.model import Finding, Relation, Tables, is_surplus, parse_resource
+from postgres_writer.audit.report import write_rows
+from postgres_writer.audit.resources import AuditError, Kubectl
+from postgres_writer.audit.rows import Rows
+from postgres_writer.audit.spool import Spool
 
 _BATCH = 1000
 

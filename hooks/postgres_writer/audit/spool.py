@@ -10,8 +10,8 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from postgres_writer.audit_model import Finding, Kind, Resource
-from postgres_writer.audit_resources import AuditError
+from postgres_writer.audit.model import Finding, Kind, Resource
+from postgres_writer.audit.resources import AuditError
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
