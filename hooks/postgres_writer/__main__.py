@@ -2,7 +2,7 @@
 
 import sys
 
-from postgres_writer.cli import main
+from postgres_writer.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

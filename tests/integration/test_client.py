@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from postgres_writer import __version__
-from postgres_writer.commands import NAMES
+from postgres_writer.cli.commands import NAMES
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from postgres_writer.commands import NAMES
+from postgres_writer.cli.commands import NAMES
 from support.server import PROGRAM
 
 # what bash does at a tab: it calls the function that `complete` names and reads COMPREPLY

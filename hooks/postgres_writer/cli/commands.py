@@ -38,13 +38,13 @@ class Command:
 
 
 COMMANDS = (
-    Command("serve", "serve Metacontroller's hooks", "serve"),
-    Command("demo", "show a row come, change, heal and go, on a server and database of its own", "demo"),
-    Command("sync", "call the sync hook with manifests, as Metacontroller would (for development)", "client"),
-    Command("finalize", "call the finalize hook with manifests (for development)", "client"),
+    Command("serve", "serve Metacontroller's hooks", "cli.serve"),
+    Command("demo", "show a row come, change, heal and go, on a server and database of its own", "cli.demo"),
+    Command("sync", "call the sync hook with manifests, as Metacontroller would (for development)", "cli.client"),
+    Command("finalize", "call the finalize hook with manifests (for development)", "cli.client"),
     Command("audit", "compare the resources with the rows, and repair or prune on demand", "audit.command"),
     Command("config-reference", "print the table of environment variables as Markdown", "config.reference"),
-    Command("completion", "print what completes the commands and options in a shell", "completion"),
+    Command("completion", "print what completes the commands and options in a shell", "cli.completion"),
 )
 NAMES = tuple(command.name for command in COMMANDS)
 

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from postgres_writer.commands import PROGRAM, Command, build_parser
+from postgres_writer.cli.commands import PROGRAM, Command, build_parser
 from postgres_writer.errors import PostgresWriterError
 
 NOT_DONE = 1

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     config = Config.from_env({**environ, "PSQL_HOST": "embedded"})
     logs.configure(config.log_level, config.log_format)
 
-    from postgres_writer.embedded import embedded_database  # noqa: PLC0415 # only --embedded pays for it
+    from postgres_writer.cli.embedded import embedded_database  # noqa: PLC0415 # only --embedded pays for it
 
     with embedded_database(arguments.data_dir) as variables:
         return _serve(Config.from_env({**environ, **variables}))

@@ -23,8 +23,8 @@ from typing import Any
 
 import requests
 
-from postgres_writer.client import HookClient, finalizing, ready_condition
-from postgres_writer.demo_database import DemoDatabase
+from postgres_writer.cli.client import HookClient, finalizing, ready_condition
+from postgres_writer.cli.demo_database import DemoDatabase
 from postgres_writer.errors import PostgresWriterError
 
 START_SECONDS = 30.0

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import sql
 
-from postgres_writer.embedded import connection_variables
+from postgres_writer.cli.embedded import connection_variables
 
 
 class DemoDatabase:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import shtab
 
-from postgres_writer.commands import build_parser
+from postgres_writer.cli.commands import build_parser
 
 EXAMPLES = """\
 examples:
