@@ -12,7 +12,7 @@ from bench import probes
 from bench.cases import Case, noop, run_rounds
 from bench.servers import fill, hook_server
 from bench.spread import schedule_svg, steady_peak, syncs_per_second
-from support.postgres import private_instance  # noqa: PLC0415
+from support.postgres import private_instance
 
 SIZES = (100, 1_000, 10_000, 100_000)
 RESOURCES = 10_000

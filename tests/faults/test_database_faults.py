@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from postgres_writer.database.circuit import OPEN_SECONDS
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 from support.callers import ask, body
 from support.site import Site
 
@@ -131,7 +131,7 @@ def test_a_finalizer_stays_while_the_database_is_away(site: Site) -> None:
     with stopped(site):
         answer = ask(site.server.port, request, "finalize")
         assert (answer.body["finalized"], answer.ready, answer.tables) == (False, UNAVAILABLE, ["students"])
-    time.sleep(OPEN_SECONDS + 0.5)
+    time.sleep(CIRCUIT_SECONDS + 0.5)
     assert ask(site.server.port, request, "finalize").body["finalized"] is True
     assert "default/r0" not in [row[0] for row in site.database.rows()]
     site.check_recovered(2)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from postgres_writer.database.circuit import OPEN_SECONDS
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 from support.callers import ask
 from support.load import steady_load
 from support.payloads import DELETED, payload, resource
@@ -82,7 +82,7 @@ def test_the_server_follows_to_the_promoted_standby(pair: Pair) -> None:
         assert reason(between["status"]) == "DatabaseUnavailable"
         assert pair.standby.maintenance.rows() == [("default/sample", "alex", 23, "canada")]
         promote(pair.standby)
-        time.sleep(OPEN_SECONDS + 0.5)
+        time.sleep(CIRCUIT_SECONDS + 0.5)
         after = sync(server, status, age=24)
         assert reason(after) == "RowSynced"
         assert pair.standby.maintenance.rows() == [("default/sample", "alex", 24, "canada")]

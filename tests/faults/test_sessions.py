@@ -7,8 +7,9 @@ import pytest
 
 from postgres_writer.core.plan import Operation, Outcome, Plan, Remove, Write
 from postgres_writer.core.request import Spec
-from postgres_writer.database.session import Call, _wait
+from postgres_writer.database.session import _wait
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import Call
 from support.postgres import Database
 
 ID = "default/sample"

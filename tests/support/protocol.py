@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from postgres_writer.core.plan import Permits, Plan, make_plan
 from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequest, load_request
 from postgres_writer.core.response import build_response
-from postgres_writer.database.session import Call
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import Call
 from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, Row, resolved
 from support.cluster_model import (
     NAMESPACE,

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from postgres_writer.database.circuit import OPEN_SECONDS
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 from support.callers import Answer, ask, ask_all, body
 from support.postgres import Database, PostgresInstance
 from support.server import ServerProcess, running_server
@@ -50,7 +50,7 @@ class Site:
         Each worker lets one caller through to find out that the database is back; of many at the same moment the
         others are told once more that it is away.
         """
-        time.sleep(OPEN_SECONDS + 0.5)
+        time.sleep(CIRCUIT_SECONDS + 0.5)
         for number in range(8):
             assert ask(self.server.port, body(f"r{number}", age)).ready == "True RowSynced"
         self.sync_all(age)

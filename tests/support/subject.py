@@ -11,8 +11,8 @@ from typing import Any
 from postgres_writer.core.plan import Operation, Outcome, make_plan
 from postgres_writer.core.request import load_request
 from postgres_writer.core.response import build_response
-from postgres_writer.database.session import Call
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import Call
 from support.answers import check_own_status, decode_answer
 from support.payloads import DELETED, finalizer, payload, resource
 from support.postgres import Database

@@ -1,1 +1,1 @@
-"""The command line: commands, the client of the hooks, the demo and its embedded PostgreSQL. Only this package prints."""
+"""The command line: commands, client, demo and its embedded PostgreSQL. Only this package prints."""

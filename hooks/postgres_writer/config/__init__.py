@@ -1,1 +1,1 @@
-"""The configuration: text from the environment becomes frozen values. It reads files only to check them; it opens no socket."""
+"""The configuration: text becomes frozen values. It reads files only to check them and opens no socket."""

@@ -11,11 +11,9 @@ from typing import Any
 
 from postgres_writer.config.settings import DATABASE_SETTINGS, SETTINGS, default_workers
 from postgres_writer.config.tls import server_context
+from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
-# The webhook's caller gives up after 10 s; what is left above this sum is for reading the request, for the
-# circuit's bookkeeping and for writing the answer.
-DATABASE_SECONDS = 8.0
 # libpq rounds a shorter timeout up to this, for each host.
 _LIBPQ_SHORTEST_CONNECT = 2
 

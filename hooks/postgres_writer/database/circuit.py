@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 
-OPEN_SECONDS = 2.0
-"""Long enough to spare a dead server, short enough that nobody notices the end of an outage late."""
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 
 
 class Circuit:
     """One for all threads of a process; times are of the monotonic clock, in seconds."""
 
-    def __init__(self, seconds: float = OPEN_SECONDS) -> None:
+    def __init__(self, seconds: float = CIRCUIT_SECONDS) -> None:
         self._seconds = seconds
         self._until = 0.0
         self._hanging = False

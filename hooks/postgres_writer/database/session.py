@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -22,18 +21,13 @@ from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.dial import targets
+from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, LOCK_SHARE, WRITE_BY_SECONDS, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 
-REQUEST_SECONDS = 8.5
-"""All that is written for a request is written within this after its arrival; the webhook gives up after 10 s."""
-_GRACE_SECONDS = 0.5
-"""How much longer than the server's statement_timeout the client waits, so that the server's error comes first."""
-_LOCK_SHARE = 0.75
-"""lock_timeout as a share of statement_timeout, so that waiting for a lock is told apart from a slow statement."""
 _MAX_PREPARED = 256
 _CLOSED = getattr(select, "POLLRDHUP", 0)
 """What poll() is to tell of the caller's socket; where there is no POLLRDHUP, it tells errors and hang-ups unasked."""
@@ -52,19 +46,6 @@ _UNAVAILABLE_CLASSES = {"08", "53", "57", "58", "XX", "28", "3D"}
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """The request on whose behalf the database is asked.
-
-    ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone,
-    ``descriptor`` is the socket on which that shows while a statement runs (negative when there is none).
-    """
-
-    arrival: float
-    hung_up: Callable[[], bool]
-    descriptor: int = -1
 
 
 class _Lost(Exception):
@@ -94,7 +75,7 @@ class Session:
         self._texts: dict[statements.Statement, str] = {}
         self._prepared: dict[statements.Statement, str] = {}
         milliseconds = int(config.statement_timeout * 1000)
-        timeouts = f"statement_timeout = {milliseconds}", f"lock_timeout = {int(milliseconds * _LOCK_SHARE)}"
+        timeouts = f"statement_timeout = {milliseconds}", f"lock_timeout = {int(milliseconds * LOCK_SHARE)}"
         self._prepares = config.prepared_statements
         check = statements.check_connection(local=not self._prepares)
         if self._prepares:
@@ -153,7 +134,7 @@ class Session:
         metrics.CONNECTIONS_OPEN.dec()
 
     def _start_by(self, call: Call) -> float:
-        return call.arrival + REQUEST_SECONDS - self._config.statement_timeout
+        return call.arrival + WRITE_BY_SECONDS - self._config.statement_timeout
 
     def _attempt(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         start_by = self._start_by(call)
@@ -209,7 +190,7 @@ class Session:
         """Send one message and wait for its end, or for the caller's; gives the row if there is one."""
         try:
             self._cursor.execute(text, parameters)
-            _wait(self._connection, time.monotonic() + self._config.statement_timeout + _GRACE_SECONDS, caller)
+            _wait(self._connection, time.monotonic() + self._config.statement_timeout + CLIENT_GRACE_SECONDS, caller)
             return self._cursor.fetchone() if self._cursor.description else ()
         except psycopg2.Error as exc:
             raise _translated(exc) from exc

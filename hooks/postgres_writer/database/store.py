@@ -13,7 +13,8 @@ from postgres_writer.core.plan import Leave, Look, Operation, Outcome, Plan, Rec
 from postgres_writer.core.refusals import Access, Own, Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
-from postgres_writer.database.session import EXPIRED, Call, Parameters, Result, Session
+from postgres_writer.database.session import EXPIRED, Parameters, Result, Session
+from postgres_writer.deadlines import Call
 from postgres_writer.errors import (
     DatabaseBusy,
     DatabaseUnavailable,

@@ -31,7 +31,7 @@ from postgres_writer.core.plan import Operation, Outcome, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL, load_policy
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, verdict
-from postgres_writer.database.store import Store  # noqa: PLC0415
+from postgres_writer.database.store import Store
 from postgres_writer.errors import ConfigError, InvalidRequest
 from postgres_writer.server.caller import call_of
 from postgres_writer.server.files import Watched

@@ -13,7 +13,7 @@ import time
 from functools import partial
 from typing import Any
 
-from postgres_writer.database.session import Call
+from postgres_writer.deadlines import Call
 
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")

@@ -11,6 +11,7 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger
 
 from postgres_writer.config.values import Config
+from postgres_writer.deadlines import GRACEFUL_SECONDS, KEEPALIVE_SECONDS
 from postgres_writer.server.files import watched_context
 from postgres_writer.server.worker import hold_signals
 from postgres_writer.telemetry.folder import VARIABLE, DeadWorkers, shared_memory_folder
@@ -62,10 +63,8 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_class": "postgres_writer.server.worker.HookWorker",
         "workers": config.workers,
         "threads": config.threads,
-        # Go's HTTP client drops idle connections after 90 s: ours must live longer, or a request races the close
-        "keepalive": 120,
-        # above the 10 s after which the webhook's caller gives up, below Kubernetes' 30 s of grace
-        "graceful_timeout": 15,
+        "keepalive": KEEPALIVE_SECONDS,
+        "graceful_timeout": GRACEFUL_SECONDS,
         # imported once and shared by the workers; the store connects lazily, so nothing is shared that must not be
         "preload_app": True,
         # the workers' heartbeat files: the root file system may be read-only, and a slow disk would stop them

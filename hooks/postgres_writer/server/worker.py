@@ -21,12 +21,8 @@ from typing import Any
 from gunicorn import http, sock
 from gunicorn.workers.gthread import ThreadWorker
 
+from postgres_writer.deadlines import CONNECTION_SECONDS
 from postgres_writer.server.gathering import Gathered
-
-REQUEST_SECONDS = 15.0
-"""Longest life of one request from its first byte on. Metacontroller gives up after 10 s, so nobody waits
-for a later answer."""
-
 
 SMALL_BYTES = 65536
 """A request up to this size, as all of Metacontroller's but the largest are, is gathered whatever others do."""
@@ -60,7 +56,7 @@ def _already_closed(*, graceful: bool = False) -> None:
 
 
 class HookWorker(ThreadWorker):
-    """A threaded worker that gathers requests itself and cuts off what is still not done after REQUEST_SECONDS."""
+    """A threaded worker that gathers requests itself and cuts off what is still not done after CONNECTION_SECONDS."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -76,7 +72,7 @@ class HookWorker(ThreadWorker):
     def handle(self, conn: Any) -> Any:
         """Serve one request on a connection, in a thread of the pool."""
         with self._busy_lock:
-            self._busy[conn] = time.monotonic() + REQUEST_SECONDS
+            self._busy[conn] = time.monotonic() + CONNECTION_SECONDS
         try:
             kept = super().handle(conn)
         finally:
@@ -100,7 +96,7 @@ class HookWorker(ThreadWorker):
         # what came along with the request before is the beginning of this one
         application: Any = self.app
         gathered = Gathered(application.max_body_bytes, conn.parser.unreader.take_buffered())
-        self._gathering[conn] = gathered, time.monotonic() + REQUEST_SECONDS
+        self._gathering[conn] = gathered, time.monotonic() + CONNECTION_SECONDS
         self._gather(conn, None)
 
     def _begin(self, conn: Any) -> None:

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.database.session import REQUEST_SECONDS, Call
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import WRITE_BY_SECONDS, Call
 from postgres_writer.errors import RequestExpired
 from support.postgres import Database
 from support.spec_cases import spec_with
@@ -77,7 +77,7 @@ def test_retain_leaves_the_row(database: Database, subject: Subject) -> None:
 @pytest.mark.parametrize(
     "late",
     [
-        pytest.param(Call(time.monotonic() - REQUEST_SECONDS - 3600, lambda: False), id="too old"),
+        pytest.param(Call(time.monotonic() - WRITE_BY_SECONDS - 3600, lambda: False), id="too old"),
         pytest.param(Call(time.monotonic() + 3600, lambda: True), id="hung up"),
     ],
 )

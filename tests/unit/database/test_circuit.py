@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from postgres_writer.database.circuit import OPEN_SECONDS, Circuit
+from postgres_writer.database.circuit import Circuit
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 
 
 def test_a_closed_circuit_admits_everybody() -> None:
@@ -72,7 +73,7 @@ def test_of_many_callers_at_once_exactly_one_tries() -> None:
 
     def call() -> None:
         barrier.wait()
-        admitted.append(circuit.admits(OPEN_SECONDS, connected=False))
+        admitted.append(circuit.admits(CIRCUIT_SECONDS, connected=False))
 
     threads = [threading.Thread(target=call) for _ in range(8)]
     for thread in threads:

@@ -1,0 +1,41 @@
+"""The time budget of one request, in one place, and the request as the parts that wait see it.
+
+Metacontroller gives up on a call after WEBHOOK_SECONDS. Whatever is written for it must be written before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+WEBHOOK_SECONDS = 10.0
+"""After this Metacontroller gives a call up (its default; metacontroller/*.yaml say the same)."""
+WRITE_BY_SECONDS = 8.5
+"""All that is written for a request is written within this after its arrival."""
+DATABASE_SECONDS = 8.0
+"""What connect and statement time-out may add up to; the rest is for reading the request and writing the answer."""
+CLIENT_GRACE_SECONDS = 0.5
+"""How much longer than the server's statement_timeout the client waits, so that the server's error comes first."""
+LOCK_SHARE = 0.75
+"""lock_timeout as a share of statement_timeout, so that waiting for a lock is told apart from a slow statement."""
+CIRCUIT_SECONDS = 2.0
+"""Long enough to spare a dead server, short enough that the end of an outage is noticed in time."""
+CONNECTION_SECONDS = 15.0
+"""Longest life of one request on a connection from its first byte on: no one waits for a later answer."""
+KEEPALIVE_SECONDS = 120
+"""Go's HTTP client drops idle connections after 90 s: ours must live longer, or a request races the close."""
+GRACEFUL_SECONDS = 15
+"""Above WEBHOOK_SECONDS, below Kubernetes' 30 s of grace."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """The request on whose behalf the database is asked.
+
+    ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone,
+    ``descriptor`` is the socket on which that shows while a statement runs (negative when there is none).
+    """
+
+    arrival: float
+    hung_up: Callable[[], bool]
+    descriptor: int = -1
