@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from postgres_writer.core.policy import load_policy
+from postgres_writer.server.files import load_policy
 from support.installation import Installation, eventually, install
 from support.manifests import GUIDE, K8S, guide, guide_text, shell
 

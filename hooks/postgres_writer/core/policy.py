@@ -1,16 +1,15 @@
-"""The table policy: which namespaces may write which tables. A mounted YAML file; absent means all."""
+"""The table policy: which namespaces may write which tables, as rules of globs."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from fnmatch import translate
-from pathlib import Path
 
 import yaml
 from marshmallow import Schema, ValidationError, fields, validate
 
-from postgres_writer.errors import ConfigError
+_SET = re.compile(r"\[!?]?[^]]*]")
 
 
 class _RuleSchema(Schema):
@@ -36,22 +35,26 @@ class TablePolicy:
 ALLOW_ALL = TablePolicy(((re.compile(".*", re.DOTALL), re.compile(".*", re.DOTALL)),))
 
 
-def load_policy(path: Path) -> TablePolicy:
-    """Read the policy from a file.
+def parse_policy(content: bytes) -> TablePolicy:
+    """Read the policy from the content of its YAML file.
 
-    Raises ConfigError with one sentence when it cannot be read or is no policy.
+    Raises ValueError when it is not rules, each with namespaces and tables as lists of globs.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        loaded = _PolicySchema().load(document)
-    except OSError as exc:
-        raise ConfigError(f"HOOK_TABLE_POLICY_FILE: {path} cannot be read ({exc.strerror}).") from exc
-    except (yaml.YAMLError, UnicodeDecodeError, ValidationError) as exc:
-        raise ConfigError(
-            f"HOOK_TABLE_POLICY_FILE: {path} must hold rules, each with namespaces and tables as lists of globs."
-        ) from exc
+        loaded = _PolicySchema().load(yaml.safe_load(content.decode()))
+    except (yaml.YAMLError, ValidationError) as exc:
+        raise ValueError("not a table policy") from exc
     return TablePolicy(tuple((_union(rule["namespaces"]), _union(rule["tables"])) for rule in loaded["rules"]))
 
 
 def _union(globs: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(translate(glob) for glob in globs))
+    return re.compile("|".join(_pattern(glob) for glob in globs))
+
+
+def _pattern(glob: str) -> str:
+    """Translate a glob so that no wildcard and no set matches a dot: ``team_*`` must not reach into a schema team_x.
+
+    The dots of the glob itself use up all of a name that has as many, so none is left for a wildcard.
+    """
+    dots = _SET.sub("", glob).count(".")
+    return rf"(?=[^.]*{r'[.][^.]*' * dots}\Z){translate(glob)}"

@@ -28,13 +28,13 @@ from werkzeug.exceptions import (
 from postgres_writer.config.tokens import tokens_in
 from postgres_writer.config.values import Config
 from postgres_writer.core.plan import Operation, Outcome, is_drift, make_plan
-from postgres_writer.core.policy import ALLOW_ALL, load_policy
+from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, verdict
 from postgres_writer.database.store import Store
 from postgres_writer.errors import ConfigError, InvalidRequest
 from postgres_writer.server.caller import call_of
-from postgres_writer.server.files import Watched
+from postgres_writer.server.files import Watched, load_policy
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 

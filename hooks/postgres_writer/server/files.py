@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from postgres_writer.config.tls import server_context
+from postgres_writer.core.policy import TablePolicy, parse_policy
 from postgres_writer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,21 @@ def watched_context(certificate: Path, key: Path) -> Watched[ssl.SSLContext]:
     between the writing of one and of the other) leave the last good context in force.
     """
     return Watched("server certificate", (certificate, key), lambda: server_context(certificate, key))
+
+
+def load_policy(path: Path) -> TablePolicy:
+    """Read the table policy from its file.
+
+    Raises ConfigError with one sentence when it cannot be read or is not a policy.
+    """
+    try:
+        return parse_policy(path.read_bytes())
+    except OSError as exc:
+        raise ConfigError(f"HOOK_TABLE_POLICY_FILE: {path} cannot be read ({exc.strerror}).") from exc
+    except ValueError as exc:
+        raise ConfigError(
+            f"HOOK_TABLE_POLICY_FILE: {path} must hold rules, each with namespaces and tables as lists of globs."
+        ) from exc
 
 
 def _version(path: Path) -> tuple[int, int, int] | None:

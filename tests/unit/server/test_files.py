@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from postgres_writer.errors import ConfigError
-from postgres_writer.server.files import CHECK_SECONDS, Watched
+from postgres_writer.server.files import CHECK_SECONDS, Watched, load_policy
 
 
 @pytest.fixture
@@ -123,3 +123,20 @@ def test_any_of_several_files_counts(tmp_path: Path, clock: Callable[[], None]) 
 def test_the_first_load_fails_aloud(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         Watched("number", (tmp_path / "none",), (tmp_path / "none").read_text)
+
+
+def test_a_policy_is_read_from_its_file(path: Path) -> None:
+    path.write_text("rules: [{namespaces: [a], tables: [t]}]")
+    assert load_policy(path).permits("a", "t")
+
+
+@pytest.mark.parametrize("content", [b"rules: x", b"\xff\xfe\x00"], ids=["not rules", "not a text"])
+def test_a_file_that_is_not_a_policy_is_said_in_one_sentence(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"^HOOK_TABLE_POLICY_FILE: .* must hold rules, .*\.$"):
+        load_policy(path)
+
+
+def test_a_policy_that_cannot_be_read_is_said_in_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^HOOK_TABLE_POLICY_FILE: .* cannot be read \(No such file or directory\)"):
+        load_policy(tmp_path / "nothing")
