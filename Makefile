@@ -53,8 +53,8 @@ bench: .venv/.dev ## Measure speed and cost beside a bare Flask endpoint (needs 
 test-bench: .venv/.dev ## Run the short form of the benchmark, with bounds that hold on a busy machine
 	$(BIN)/pytest $(or $(TESTS),tests/bench)
 
-bench-cluster: .venv/.dev ## Measure creates, updates and deletes per second through a real Metacontroller
-	PYTHONPATH=tests $(BIN)/python -m bench.throughput
+bench-cluster: .venv/.dev ## Race a naive hook through a real Metacontroller: rates and CPU per object (ROUNDS=3)
+	PYTHONPATH=tests $(BIN)/python -m bench.race
 
 check: .venv/.dev ## Check style, types, import rules and lengths
 	$(BIN)/ruff check .

@@ -1,0 +1,88 @@
+"""Who runs in the race: the shipped hook server, the naive hook, and a Go operator where its binary is named."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg2.extensions import make_dsn
+
+from support.postgres import free_port
+from support.stack import Stack, Variant
+
+OPERATOR = "GO_OPERATOR"
+"""The variable that names the binary of an operator which serves PostgresWriters by itself. It is started with
+KUBECONFIG and the PSQL_* variables, must set Ready with an observedGeneration, and is ended by SIGTERM."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to serve PostgresWriters; ``run`` gives the process id of what serves them, for its length."""
+
+    name: str
+    controller: str
+    run: Callable[[Stack, str], AbstractContextManager[int]]
+
+
+@contextlib.contextmanager
+def shipped(stack: Stack, kind: str) -> Iterator[int]:
+    """Run the server with its default workers, called directly."""
+    stack.install(Variant(kind), HOOK_WORKERS="")
+    stack.apply(stack.controller(stack.hooks[0].url))
+    try:
+        yield stack.hooks[0].pid
+    finally:
+        stack.uninstall()
+
+
+@contextlib.contextmanager
+def naive(stack: Stack, kind: str) -> Iterator[int]:
+    """Run the naive hook under gunicorn, with the threads that its author would give it."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("gunicorn")), "--bind", f"127.0.0.1:{port}", "--workers", "2"]
+    command += ["--threads", "4", "--keep-alive", "120", "--worker-class", "gthread", "naive:app"]
+    environ = os.environ | {"NAIVE_DSN": make_dsn(**stack.database.connect)}
+    stack.variant = Variant(kind)
+    with _running(command, environ, Path(__file__).parent) as pid:
+        stack.apply(stack.controller(f"http://127.0.0.1:{port}"))
+        yield pid
+        stack.remove_controller(kind)
+
+
+@contextlib.contextmanager
+def operator(stack: Stack, _kind: str) -> Iterator[int]:
+    """Run the Go operator; Metacontroller has nothing to do meanwhile."""
+    environ = os.environ | stack.hook_environment() | {"KUBECONFIG": str(stack.api.kubeconfig)}
+    environ["PSQL_PASSWORD"] = stack.password_file.read_text(encoding="utf-8")
+    with _running([os.environ[OPERATOR]], environ, stack.folder) as pid:
+        yield pid
+
+
+def contenders() -> tuple[Contender, ...]:
+    """Give who runs, in the order of a round."""
+    hooks = [
+        Contender(name, kind, run)
+        for kind in ("composite", "decorator")
+        for name, run in (("PostgresWriter", shipped), ("naive Flask hook", naive))
+    ]
+    own = [Contender("Go operator", "itself", operator)] if os.environ.get(OPERATOR) else []
+    return (*hooks, *own)
+
+
+@contextlib.contextmanager
+def _running(command: list[str], environ: dict[str, str], folder: Path) -> Iterator[int]:
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log)
+        try:
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
