@@ -12,7 +12,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster check format docs lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale check format docs lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-bench: .venv/.dev ## Run the short form of the benchmark, with bounds that 
 
 bench-cluster: .venv/.dev ## Race a naive hook through a real Metacontroller: rates and CPU per object (ROUNDS=3)
 	PYTHONPATH=tests $(BIN)/python -m bench.race
+
+bench-scale: .venv/.dev ## Measure what OBJECTS=2000 resources cost: memory, a steady hour, a restart, outages, an audit
+	PYTHONPATH=tests $(BIN)/python -m bench.scale
 
 check: .venv/.dev ## Check style, types, import rules and lengths
 	$(BIN)/ruff check .

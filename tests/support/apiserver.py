@@ -177,6 +177,13 @@ class ApiServer:
         answer = requests.post(f"{etcd}/compaction", json={"revision": newest, "physical": True}, timeout=10)
         answer.raise_for_status()
 
+    def etcd_bytes(self) -> int:
+        """Return what etcd's file holds in use, its history compacted away."""
+        self.compact()
+        text = requests.get(f"http://127.0.0.1:{self._etcd_port}/metrics", timeout=10).text
+        name = "etcd_mvcc_db_total_size_in_use_in_bytes"
+        return next(int(float(line.split()[1])) for line in text.splitlines() if line.startswith(f"{name} "))
+
     def log(self, name: str, size: int = 4000) -> str:
         """Return the end of a process's log (`etcd`, `kube-apiserver`, `kube-controller-manager`)."""
         path = self.folder / f"{name}.log"

@@ -1,0 +1,216 @@
+"""What many resources cost: a real API server, Metacontroller, PostgreSQL and hook server with OBJECTS resources.
+
+Run by `make bench-scale` (OBJECTS=2000 by default; 100000 takes about an hour on 2 cores). It prints a line per finding
+and, last, all of them as one JSON line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.load import cpu_seconds, family, memory_mb
+from bench.progress import Progress
+from support.api_client import resource
+from support.kube_tools import find_tools
+from support.metacontroller import SKIP_REASON, find_binary
+from support.server import PROGRAM
+from support.stack import Stack, Variant
+
+OBJECTS = int(os.environ.get("OBJECTS") or 2000)
+MARKS = (1_000, 10_000, 50_000, 100_000)
+CLIENTS = 16
+NAMESPACE = "scale"
+OUTAGE_SECONDS = 20.0
+NEWCOMERS = 20
+STEADY_SECONDS = 60.0
+QUIET_SECONDS = 5.0
+"""How long no more than a trickle of hook calls may arrive before a storm counts as over."""
+LONGEST = 3600.0
+_WRITES = ("POST", "PUT", "PATCH", "DELETE")
+
+
+def main() -> int:
+    """Measure everything and print it; returns the exit code."""
+    binary = find_binary()
+    if binary is None:
+        print(SKIP_REASON, file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder), find_tools(), binary)
+        try:
+            stack.start()
+            stack.recorder.stop()
+            stack.install(Variant(os.environ.get("CONTROLLER") or "composite"), HOOK_WORKERS="")
+            stack.client.create_namespace(NAMESPACE)
+            stack.wait_for_controller()
+            found = Scale(stack).run()
+        finally:
+            stack.stop()
+    print(json.dumps(found))
+    return 0
+
+
+@dataclass
+class Scale:
+    """One run: the parts, the watch that says how far they are, and what was found."""
+
+    stack: Stack
+    progress: Progress = field(init=False)
+    found: dict[str, Any] = field(default_factory=lambda: {"objects": OBJECTS})
+
+    def run(self) -> dict[str, Any]:
+        """Go through all steps in their order; gives the figures by name."""
+        self.progress = Progress(self.stack.client)
+        self.progress.start()
+        self._create()
+        self._measure_memory()
+        self._steady()
+        self._restart_metacontroller()
+        self._outage("without_hook_servers", self._no_hook_servers)
+        self._outage("without_postgresql", self._no_postgresql)
+        self._audit()
+        self.progress.stop()
+        return self.found
+
+    def _say(self, name: str, value: Any) -> None:
+        self.found[name] = value
+        print(f"{name}: {value}", flush=True)
+
+    def _create(self) -> None:
+        """Create everything; the rate is that of the last tenth before each mark, in which so many exist."""
+        marks = [mark for mark in MARKS if mark < OBJECTS] + [OBJECTS]
+        began, before = time.monotonic(), self.stack.api.etcd_bytes()
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            sent = pool.map(self._create_one, range(OBJECTS))
+            for mark in marks:
+                self.progress.wait_for(lambda m=mark: self.progress.ready >= m * 0.9, f"nine tenths of {mark}", LONGEST)  # type: ignore[misc]
+                first, count = time.monotonic(), self.progress.ready
+                self.progress.wait_for(lambda m=mark: self.progress.ready >= m, f"all {mark}", LONGEST)  # type: ignore[misc]
+                rate = (self.progress.ready - count) / max(time.monotonic() - first, 0.001)
+                self._say(f"creates_per_second_at_{mark}", round(rate))
+            list(sent)
+        self._say("create_seconds", round(time.monotonic() - began))
+        self._say("etcd_bytes_per_object", round((self.stack.api.etcd_bytes() - before) / OBJECTS))
+
+    def _create_one(self, number: int) -> None:
+        self.stack.client.create(resource(NAMESPACE, f"object-{number}", name=f"name {number}"))
+
+    def _measure_memory(self) -> None:
+        for part, pid in self._pids().items():
+            self._say(f"{part}_mb", round(sum(memory_mb(one, "Pss") for one in family(pid))))
+
+    def _steady(self) -> None:
+        """Sample a steady state: resyncs only."""
+        self._wait_until_quiet()
+        before = self._cpu()
+        calls, writes = self.stack.metacontroller.calls().total, self._writes()
+        time.sleep(STEADY_SECONDS)
+        for part, seconds in self._cpu().items():
+            self._say(f"steady_{part}_cpu_cores", round((seconds - before[part]) / STEADY_SECONDS, 4))
+        self._say(
+            "steady_calls_per_second", round((self.stack.metacontroller.calls().total - calls) / STEADY_SECONDS, 1)
+        )
+        self._say("steady_writes", self._writes() - writes)
+
+    def _restart_metacontroller(self) -> None:
+        """Start Metacontroller again: it asks for every object once. A new object comes in the middle of it."""
+        writes = self._writes()
+        self.stack.metacontroller.stop()
+        self.stack.metacontroller.start()
+        began = time.monotonic()
+        self._create_new(["in-the-storm"])
+        self._say("restart_new_object_seconds", round(self._wait_for_new(["in-the-storm"]), 1))
+        self._wait_until_quiet()
+        self._say("restart_storm_seconds", round(time.monotonic() - began - QUIET_SECONDS, 1))
+        self._say("restart_writes", self._writes() - writes)
+
+    def _outage(self, what: str, outage: Callable[[], Iterator[None]]) -> None:
+        """Take something away while users go on creating; count what that writes and how long it is felt."""
+        writes, versions = self._writes(), self.progress.versions
+        names = [f"{what}-{number}".replace("_", "-") for number in range(NEWCOMERS)]
+        for _ in outage():
+            self._create_new(names)
+            time.sleep(OUTAGE_SECONDS)
+        began, worst = time.monotonic(), self.progress.existing - self.progress.ready
+        self._say(f"{what}_new_objects_seconds", round(self._wait_for_new(names), 1))
+        self.progress.wait_for(lambda: self.progress.ready == self.progress.existing, f"Ready again, {what}", LONGEST)
+        self._say(f"{what}_all_ready_seconds", round(time.monotonic() - began, 1))
+        self._say(f"{what}_not_ready", worst)
+        self._say(f"{what}_writes", self._writes() - writes)
+        self._say(f"{what}_stored_versions", self.progress.versions - versions)
+
+    def _create_new(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.stack.client.create(resource(NAMESPACE, name))
+
+    def _wait_for_new(self, names: Collection[str]) -> float:
+        """Wait until new objects are Ready; gives the seconds it took."""
+
+        def ready() -> bool:
+            return all(self.progress.is_ready(NAMESPACE, name) for name in names)
+
+        return self.progress.wait_for(ready, "new objects", LONGEST)
+
+    def _no_hook_servers(self) -> Iterator[None]:
+        servers = self.stack.hooks
+        for server in servers:
+            server.stop()
+        yield
+        for server in servers:
+            server.start()
+
+    def _no_postgresql(self) -> Iterator[None]:
+        self.stack.postgres.stop()
+        yield
+        self.stack.postgres.start()
+
+    def _audit(self) -> None:
+        environ = self.stack.api.environment() | self.stack.hook_environment()
+        began = time.monotonic()
+        done = subprocess.run([str(PROGRAM), "audit"], env=environ, capture_output=True, text=True, check=False)
+        self._say("audit_seconds", round(time.monotonic() - began, 1))
+        self._say("audit_exit_code", done.returncode)
+        if done.returncode:
+            print(done.stdout + done.stderr, file=sys.stderr)
+
+    def _wait_until_quiet(self) -> None:
+        """Wait until hook calls come no faster than resyncs are due (twice the mean, for they are not even)."""
+        bound = max(20.0, 2 * OBJECTS / 300) * QUIET_SECONDS
+        deadline = time.monotonic() + LONGEST
+        while time.monotonic() < deadline:
+            calls = self.stack.metacontroller.calls().total
+            time.sleep(QUIET_SECONDS)
+            if self.stack.metacontroller.calls().total - calls <= bound:
+                return
+        raise TimeoutError("it does not become quiet")
+
+    def _writes(self) -> int:
+        return sum(count for verb, count in self.stack.client.writes().items() if verb.startswith(_WRITES))
+
+    def _pids(self) -> dict[str, int]:
+        metacontroller = self.stack.metacontroller.process
+        assert metacontroller is not None
+        return {
+            "apiserver": self.stack.api.pid("kube-apiserver"),
+            "etcd": self.stack.api.pid("etcd"),
+            "postgresql": self.stack.postgres.pid,
+            "hook": self.stack.hooks[0].pid,
+            "metacontroller": metacontroller.pid,
+        }
+
+    def _cpu(self) -> dict[str, float]:
+        return {part: cpu_seconds(pid) for part, pid in self._pids().items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
