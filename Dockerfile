@@ -33,7 +33,7 @@ COPY --from=build /opt/postgres-writer /opt/postgres-writer
 ENV PATH=/opt/postgres-writer/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    HOOK_HOST=0.0.0.0
+    HOOK_HOST=::
 USER 10001:10001
 EXPOSE 8080
 # The exec form: the server itself is process 1 and gets the signals.

@@ -226,7 +226,12 @@ DATABASE_SETTINGS = (
 )
 
 SERVER_SETTINGS = (
-    Setting("HOOK_HOST", "127.0.0.1", "Address to listen on; 0.0.0.0 for all, as in a container."),
+    Setting(
+        "HOOK_HOST",
+        "127.0.0.1",
+        "Address to listen on. :: stands for all addresses, IPv6 and IPv4, or only IPv4 where IPv6 is off; the "
+        "container image sets it. 0.0.0.0 stands for all IPv4 addresses.",
+    ),
     Setting("HOOK_PORT", "8080", "Port to listen on.", _PORT),
     Setting(
         "HOOK_WORKERS",

@@ -1,4 +1,4 @@
-"""Values read from files and read anew when the files change: what is rotated needs no restart."""
+"""Values read from files and read again when the files change: what is rotated needs no restart."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from postgres_writer.config.tls import server_context
 from postgres_writer.core.policy import TablePolicy, parse_policy
 from postgres_writer.errors import ConfigError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 CHECK_SECONDS = 1.0
-"""How often the files are looked at, at the most; Kubernetes itself takes up to a minute to update a mounted Secret."""
+"""How often the files are looked at, at most; Kubernetes itself takes up to a minute to update a mounted Secret."""
 
 
 class Watched(Generic[T]):
     """The value of ``load()``, made again when one of ``paths`` has changed.
 
-    A change that cannot be loaded (the moment between the writing of two files, a mistake) leaves the last good
-    value in force and is logged once. Raises what ``load`` raises when the first load fails.
+    A change that cannot be loaded (the moment between the writing of two files, a mistake) leaves the previous value
+    in use. It is logged once and tried again at every look, because what was wrong need not show in the files: a
+    folder on the way to them, or the process's own limits. Raises what ``load`` raises when the first load fails.
     """
 
     def __init__(self, what: str, paths: tuple[Path, ...], load: Callable[[], T]) -> None:
@@ -35,6 +36,7 @@ class Watched(Generic[T]):
         self._load = load
         self._lock = threading.Lock()
         self._version = self._files_version()
+        self._unusable: tuple[object, ...] | None = None
         self._next_check = time.monotonic() + CHECK_SECONDS
         self._value = load()
 
@@ -53,13 +55,15 @@ class Watched(Generic[T]):
         version = self._files_version()
         if version == self._version:
             return
-        self._version = version
         try:
             self._value = self._load()
-        except (OSError, ValueError, ConfigError) as error:
-            log.warning("The changed %s cannot be used, the last one stays in force: %s", self._what, _cause(error))
+        except (OSError, ValueError, ConfigError) as exc:
+            if version != self._unusable:
+                logger.warning("Could not reload the %s; keeping the previous one. %s", self._what, _cause(exc))
+            self._unusable = version
         else:
-            log.info("The changed %s is in force.", self._what)
+            self._version, self._unusable = version, None
+            logger.info("Reloaded the %s.", self._what)
 
     def _files_version(self) -> tuple[object, ...]:
         return tuple(_version(path) for path in self._paths)
@@ -69,7 +73,7 @@ def watched_context(certificate: Path, key: Path) -> Watched[ssl.SSLContext]:
     """Watch the files of the server's certificate and key.
 
     Open connections keep their context; new handshakes get the new certificate. Files that do not match (the moment
-    between the writing of one and of the other) leave the last good context in force.
+    between the writing of one and of the other) leave the previous context in use.
     """
     return Watched("server certificate", (certificate, key), lambda: server_context(certificate, key))
 
@@ -89,14 +93,15 @@ def load_policy(path: Path) -> TablePolicy:
         ) from exc
 
 
-def _version(path: Path) -> tuple[int, int, int] | None:
+def _version(path: Path) -> tuple[int, ...] | None:
     try:
         stat = path.stat()
     except OSError:
         return None
-    return stat.st_mtime_ns, stat.st_ino, stat.st_size
+    # the time of the last change of status shows a mode or an owner that was corrected
+    return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size
 
 
 def _cause(error: Exception) -> str:
-    # The texts of other errors may quote the file.
-    return str(error) if isinstance(error, ConfigError) else type(error).__name__
+    # the texts of other errors may quote the file
+    return str(error) if isinstance(error, ConfigError) else f"({type(error).__name__})"

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -57,9 +58,8 @@ class HookApplication(BaseApplication):
 
 def settings(config: Config) -> dict[str, Any]:
     """Return gunicorn's settings, each one that differs from its default for a reason."""
-    host = f"[{config.host}]" if ":" in config.host else config.host
     chosen: dict[str, Any] = {
-        "bind": f"{host}:{config.port}",
+        "bind": binds(config.host, config.port),
         "worker_class": "postgres_writer.server.worker.HookWorker",
         "workers": config.workers,
         "threads": config.threads,
@@ -85,6 +85,22 @@ def settings(config: Config) -> dict[str, Any]:
         # gunicorn asks for every new connection
         chosen["ssl_context"] = lambda _config, _default_factory: context.current()
     return chosen
+
+
+def binds(host: str, port: int) -> list[str]:
+    """Return what gunicorn listens on. The host :: stands for every address that the machine has, of both kinds."""
+    if host != "::":
+        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
+    everything = {"IPv4": f"0.0.0.0:{port}", "IPv6": f"[::]:{port}"}
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            only_v6 = probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
+            probe.bind((host, 0))
+    except OSError:
+        # a kernel that was started with ipv6.disable=1 has no such sockets
+        return [everything["IPv4"]]
+    # by default a socket on :: takes IPv4 too, and a second one for it would fail; net.ipv6.bindv6only changes that
+    return [everything["IPv6"], everything["IPv4"]] if only_v6 else [everything["IPv6"]]
 
 
 def forget_worker(_arbiter: Any, worker: Any) -> None:

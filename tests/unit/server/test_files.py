@@ -39,7 +39,7 @@ def replace(path: Path, text: str) -> None:
     new.rename(path)
 
 
-def test_a_changed_file_is_in_force_after_the_next_look(path: Path, clock: Callable[[], None]) -> None:
+def test_a_changed_file_is_in_use_after_the_next_look(path: Path, clock: Callable[[], None]) -> None:
     value = Watched("number", (path,), lambda: int(path.read_text()))
     assert value.current() == 1
     replace(path, "2")
@@ -69,7 +69,7 @@ def test_a_change_of_the_same_size_and_time_is_seen_by_the_file_s_identity(
 
 
 @pytest.mark.parametrize("broken", ["secret", "", None], ids=["unusable", "empty", "gone"])
-def test_an_unusable_change_leaves_the_last_value_in_force_and_is_logged_once(
+def test_an_unusable_change_leaves_the_previous_value_in_use_and_is_logged_once(
     path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture, broken: str | None
 ) -> None:
     value = Watched("number", (path,), lambda: int(path.read_text()))
@@ -78,11 +78,50 @@ def test_an_unusable_change_leaves_the_last_value_in_force_and_is_logged_once(
         clock()
         assert value.current() == 1
     assert len(caplog.records) == 1
-    assert "the last one stays in force" in caplog.text
+    assert "Could not reload the number; keeping the previous one." in caplog.text
     assert "secret" not in caplog.text
     replace(path, "3")
     clock()
     assert value.current() == 3
+
+
+def test_a_corrected_mode_is_seen(path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture) -> None:
+    def load() -> int:
+        # root, as which these tests may run, could read it all the same
+        if not path.stat().st_mode & 0o400:
+            raise PermissionError
+        return int(path.read_text())
+
+    value = Watched("number", (path,), load)
+    path.write_text("22")
+    path.chmod(0o000)
+    for _ in range(3):
+        clock()
+        assert value.current() == 1
+    path.chmod(0o600)
+    clock()
+    assert value.current() == 22
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_what_failed_for_a_reason_outside_the_files_is_tried_again(
+    path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    failures: list[Exception] = [OSError(), OSError()]
+
+    def load() -> int:
+        if path.read_text() != "1" and failures:
+            raise failures.pop()
+        return int(path.read_text())
+
+    value = Watched("number", (path,), load)
+    replace(path, "2")
+    seen = []
+    for _ in range(3):
+        clock()
+        seen.append(value.current())
+    assert seen == [1, 1, 2]
+    assert len(caplog.records) == 1
 
 
 def test_a_sentence_of_ours_is_logged_as_it_is(
@@ -97,7 +136,7 @@ def test_a_sentence_of_ours_is_logged_as_it_is(
     replace(path, "2")
     clock()
     value.current()
-    assert "The changed list of tokens cannot be used" in caplog.text
+    assert "Could not reload the list of tokens; keeping the previous one." in caplog.text
     assert "HOOK_TOKENS_FILE: it holds no token." in caplog.text
 
 
@@ -107,7 +146,7 @@ def test_the_change_is_logged(path: Path, clock: Callable[[], None], caplog: pyt
     replace(path, "2")
     clock()
     value.current()
-    assert caplog.messages == ["The changed number is in force."]
+    assert caplog.messages == ["Reloaded the number."]
 
 
 def test_any_of_several_files_counts(tmp_path: Path, clock: Callable[[], None]) -> None:

@@ -1,0 +1,94 @@
+"""HOOK_HOST=:: serves whatever kinds of addresses a pod has: real sockets, each kind in a network of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from postgres_writer.server.gunicorn_app import binds
+from support.postgres import scrubbed_environment
+from support.server import PROGRAM
+
+PORT = 8080
+
+KINDS = {
+    "both kinds": (":", {"127.0.0.1", "::1"}),
+    "IPv6 switched off": ("echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6", {"127.0.0.1"}),
+    "IPv6 alone": ("ip address del 127.0.0.1/8 dev lo", {"::1"}),
+    "sockets of one kind by default": ("echo 1 >/proc/sys/net/ipv6/bindv6only", {"127.0.0.1", "::1"}),
+}
+
+ANSWERED = """
+import http.client, sys
+for host in sys.argv[2:]:
+    connection = http.client.HTTPConnection(host, int(sys.argv[1]), timeout=10)
+    try:
+        connection.request("GET", "/healthz")
+        if connection.getresponse().read() == b"ok\\n":
+            print(host, flush=True)
+    except OSError:
+        pass
+"""
+
+
+def in_namespace(pid: int, *command: str) -> list[str]:
+    """Run a command in the network of a process, and return the lines that it prints."""
+    done = subprocess.run(
+        ["nsenter", "--target", str(pid), "--net", "--", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can make networks")
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_network_is_served(kind: str, tmp_path: Path) -> None:
+    setting, expected = KINDS[kind]
+    log = tmp_path / "log"
+    environ = {**scrubbed_environment(os.environ), "PSQL_HOST": "127.0.0.1", "HOOK_HOST": "::", "HOOK_WORKERS": "1"}
+    script = f"ip link set lo up; {setting}; exec {PROGRAM} serve"
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            ["unshare", "--net", "--", "sh", "-ec", script],
+            stdout=output,
+            stderr=output,
+            env={**environ, "HOOK_PORT": str(PORT)},
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while (found := in_namespace(server.pid, sys.executable, "-c", ANSWERED, str(PORT), "127.0.0.1", "::1")) == []:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+        assert set(found) == expected
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(30) == 0, log.read_text()
+
+
+def test_a_kernel_without_ipv6_leaves_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test can start such a kernel; what it answers is known."""
+
+    def refuse(*_arguments: object) -> socket.socket:
+        raise OSError(97, "Address family not supported by protocol")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    assert binds("::", PORT) == [f"0.0.0.0:{PORT}"]
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"),
+    [("127.0.0.1", "127.0.0.1:8080"), ("::1", "[::1]:8080"), ("localhost", "localhost:8080")],
+)
+def test_one_address_is_one_bind(host: str, bind: str) -> None:
+    assert binds(host, PORT) == [bind]
