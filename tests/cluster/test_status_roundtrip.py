@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
-FINALIZER = "metacontroller.io/compositecontroller-postgreswriter"
+FINALIZER = "metacontroller.io/compositecontroller-postgres-writer"
 OTHER_FINALIZER = "example.com/somebody-else"
 seen: set[Reason] = set()
 

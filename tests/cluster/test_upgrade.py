@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ORIGINAL_CRD = Path(__file__).parent / "data" / "original_crd.yaml"
 ORIGINAL_FINALIZER = "finalizers.postgreswriters.demo.yash.com/cleanup-row"
-OUR_FINALIZER = "metacontroller.io/compositecontroller-postgreswriter"
+OUR_FINALIZER = "metacontroller.io/compositecontroller-postgres-writer"
 NAMESPACE = "default"
 
 STORED: dict[str, Any] = {

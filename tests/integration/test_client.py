@@ -13,11 +13,15 @@ import pytest
 import yaml
 
 from postgres_writer import __version__
+from postgres_writer.cli.client import finalizing, requests_of
 from postgres_writer.cli.commands import NAMES
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server
+from support.spec_cases import ABSENT
 
+ROOT = Path(__file__).parents[2]
+SAMPLE = ROOT / "k8s" / "samples" / "sample-student.yaml"
 MANIFEST = """\
 apiVersion: demo.yash.com/v1
 kind: PostgresWriter
@@ -89,6 +93,22 @@ class TestFinalize:
             ended = run("finalize", "-", "--url", server.url, "-o", "json", given=ALEX)
             assert (ended.returncode, json.loads(ended.stdout)["finalized"]) == (0, True)
             assert database.rows() == []
+
+    def test_the_sample_is_released_without_waiting_for_another_finalizer(self, server: ServerProcess) -> None:
+        ended = run("finalize", str(SAMPLE), "--url", server.url)
+        assert ended.returncode == 0
+        _, line = ended.stdout.splitlines()
+        assert line.split()[:4] == ["default", "sample-student", "students", "Finalized"], line
+        assert "finalizer" not in line
+
+    @pytest.mark.parametrize("kind", ["composite", "decorator"])
+    def test_controller_and_finalizer_are_those_of_the_manifests(self, kind: str) -> None:
+        manifest = yaml.safe_load((ROOT / "metacontroller" / f"{kind}.yaml").read_text())
+        [sample] = requests_of(SAMPLE.read_text(), force=False)
+        assert sample["controller"]["metadata"]["name"] == manifest["metadata"]["name"]
+        request = finalizing({**payload(resource(finalizers=ABSENT), kind), "controller": {}})
+        [finalizer] = request["parent" if kind == "composite" else "object"]["metadata"]["finalizers"]
+        assert finalizer == f"metacontroller.io/{kind}controller-{manifest['metadata']['name']}"
 
     def test_what_is_not_finalized_makes_it_one(self) -> None:
         with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:

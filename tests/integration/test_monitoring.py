@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from postgres_writer.errors import Reason
+from postgres_writer.telemetry.metrics import PAUSED
 from support.payloads import payload, resource
 from support.scrape import Scrape, scrape
 from support.server import running_server
@@ -133,9 +134,9 @@ def test_every_series_that_an_expression_names_is_in_a_scrape(expression: str, r
 def test_no_reason_is_forgotten_in_the_error_ratio() -> None:
     excluded = re.search(r'reason!~"([^"]*)"', rule_expressions()["PostgresWriterErrorRatio"])
     assert excluded is not None
-    harmless = {"RowSynced", "RowDeleted", "Unmanaged", "TableRecorded"}
+    harmless = {"RowSynced", "RowDeleted", "Unmanaged", "Paused", "TableRecorded"}
     assert set(excluded[1].split("|")) == harmless | {"DatabaseUnavailable"}
-    assert harmless <= {reason.value for reason in Reason}
+    assert harmless <= {reason.value for reason in Reason} | {PAUSED}
 
 
 def test_the_dashboard_can_be_imported() -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from support.spec_cases import ABSENT, spec_with
 
-NAMES: Final = {"composite": "postgreswriter", "decorator": "postgreswriter-decorator"}
+CONTROLLER_NAME: Final = "postgres-writer"
 NOW: Final = 1_700_000_000.0
 THEN: Final = "2023-01-01T00:00:00Z"
 DELETED: Final[dict[str, Any]] = {"deletionTimestamp": "2023-11-14T22:13:20Z"}
@@ -15,7 +15,7 @@ UID: Final = "7c9f3c6e-2a51-4f34-9a4e-0d3b8f5c1a10"
 
 def finalizer(controller: str = "composite") -> str:
     """Return the finalizer that Metacontroller sets for the controller."""
-    return f"metacontroller.io/{controller}controller-{NAMES[controller]}"
+    return f"metacontroller.io/{controller}controller-{CONTROLLER_NAME}"
 
 
 def resource(
@@ -51,7 +51,7 @@ def payload(
         "controller": {
             "apiVersion": "metacontroller.k8s.io/v1alpha1",
             "kind": kind,
-            "metadata": {"name": NAMES[controller]},
+            "metadata": {"name": CONTROLLER_NAME},
         },
         ("parent" if controller == "composite" else "object"): found,
         ("children" if controller == "composite" else "attachments"): groups,

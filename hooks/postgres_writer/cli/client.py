@@ -22,7 +22,8 @@ from postgres_writer.errors import PostgresWriterError
 KIND = "PostgresWriter"
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_SECONDS = 15
-FINALIZER = "metacontroller.io/compositecontroller-postgreswriter"
+CONTROLLER = "postgres-writer"
+"""The name of the controller in metacontroller/*.yaml; Metacontroller makes its finalizer of it."""
 
 EXAMPLES = """\
 examples:
@@ -82,6 +83,9 @@ class HookClient:
             detail = str(body.get("detail") or body.get("title") or response.reason)
             return _answer(hook, request, {}, ("False", f"HTTP{response.status_code}", detail), body)
         condition = ready_condition(body.get("status") or {})
+        if body.get("finalized") is True and body.get("status") == the_object(request).get("status"):
+            # the status was echoed, as for an object that is about to vanish: it speaks of the time before
+            condition = ("", "Finalized", "The resource is released.")
         return _answer(hook, request, body, condition, body)
 
 
@@ -166,17 +170,26 @@ def _as_request(document: Any) -> dict[str, Any]:
     # the API server would fill these in
     filled = {"namespace": "default", "generation": 1, **metadata}
     parent = {**document, "metadata": filled}
-    return {"controller": {}, "parent": parent, "children": {}, "related": {}, "finalizing": False}
+    controller = {"metadata": {"name": CONTROLLER}}
+    return {"controller": controller, "parent": parent, "children": {}, "related": {}, "finalizing": False}
 
 
 def finalizing(request: dict[str, Any]) -> dict[str, Any]:
     """Return the request as it would be after a `kubectl delete`."""
-    key = "parent" if "parent" in request else "object"
+    key, kind = ("parent", "composite") if "parent" in request else ("object", "decorator")
+    finalizer = f"metacontroller.io/{kind}controller-{_controller_name(request)}"
     resource = the_object(request)
     metadata = resource.get("metadata") or {}
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    deleted = {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0, "finalizers": [FINALIZER], **metadata}
+    deleted = {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0, "finalizers": [finalizer], **metadata}
     return {**request, key: {**resource, "metadata": deleted}, "finalizing": True}
+
+
+def _controller_name(request: dict[str, Any]) -> str:
+    definition = request.get("controller")
+    metadata = definition.get("metadata") if isinstance(definition, dict) else None
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else CONTROLLER
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -201,7 +201,7 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
 def _told(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, str]:
     """Give the status, reason and message for metrics and log; of the row of a paused resource nothing is claimed."""
     if hook_request.paused and not hook_request.finalizing:
-        return "Unknown", "Paused", "The resource is paused; nothing was written."
+        return "Unknown", metrics.PAUSED, "The resource is paused; nothing was written."
     status, reason, message = verdict(hook_request, outcome)
     return status, reason.value, message
 

@@ -101,6 +101,8 @@ def rows(operation: str) -> Counter:
 
 _HOOKS = ("sync", "finalize")
 _CONTROLLERS = ("composite", "decorator")
+PAUSED = "Paused"
+"""Of a paused resource Ready says nothing new, so its requests are counted under the name of the condition Paused."""
 _REFUSALS = ("HTTP400", "HTTP401", "HTTP413", "HTTP415", "HTTP500")
 
 
@@ -122,8 +124,8 @@ def declare() -> None:
         for reason in _REFUSALS:
             HOOK_REQUESTS.labels(hook, "none", reason)
         for controller in _CONTROLLERS:
-            for known in Reason:
-                HOOK_REQUESTS.labels(hook, controller, known.value)
+            for reason in (*(known.value for known in Reason), PAUSED):
+                HOOK_REQUESTS.labels(hook, controller, reason)
     for operation in set(Operation) - {Operation.NONE}:
         ROWS.labels(operation.value)
 
