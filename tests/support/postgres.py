@@ -146,6 +146,8 @@ class PostgresInstance:
     password: str | None = None
     tcp: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    programs: Path | None = None
+    """The folder of PostgreSQL's programs, for another than the embedded one."""
     port: int = field(default_factory=free_port)
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -208,7 +210,7 @@ class PostgresInstance:
             "max_connections": "200",
             **self.settings,
         }
-        command = [str(_program("postgres")), "-D", str(self.data)]
+        command = [self._path("postgres"), "-D", str(self.data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -288,10 +290,12 @@ class PostgresInstance:
         if os.geteuid() == 0:
             shutil.chown(path, user="pgserver", group="pgserver")
 
-    @staticmethod
-    def _run(program: str, *arguments: str) -> None:
+    def _path(self, name: str) -> str:
+        return str(self.programs / name if self.programs else _program(name))
+
+    def _run(self, name: str, *arguments: str) -> None:
         subprocess.run(
-            [str(_program(program)), *arguments],
+            [self._path(name), *arguments],
             check=True,
             cwd="/",
             stdout=subprocess.DEVNULL,
@@ -314,6 +318,12 @@ def private_instance(**fields: Any) -> Iterator[PostgresInstance]:
         if instance.process is not None and instance.process.poll() is None:
             instance.thaw()
         instance.remove()
+
+
+def packaged_programs() -> Path | None:
+    """Return the folder of the newest PostgreSQL of Debian's packages, which has ICU and the contrib modules."""
+    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max((path.parent for path in found), key=lambda folder: int(folder.parent.name), default=None)
 
 
 def make_hook_role(database: Database, role: str) -> None:

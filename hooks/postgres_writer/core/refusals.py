@@ -23,6 +23,8 @@ class Own(str, Enum):
 
     SWALLOWED = "swallowed"
     ALTERED = "altered"
+    RENAMED = "renamed"
+    EQUAL = "equal"
 
 
 class Refused(Exception):
@@ -36,6 +38,13 @@ class Refused(Exception):
         self.code = code
         self.constraint = constraint
         self.guard = guard
+
+    @property
+    def effect(self) -> Own | None:
+        """What became of the row, when the statement went through but not its effect."""
+        if isinstance(self.code, Own):
+            return self.code
+        return {"unwritten": Own.SWALLOWED, "renamed": Own.RENAMED}.get(self.guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,8 @@ _HINTS = {
     "42501": "row-level security or a trigger forbids it",
     Own.SWALLOWED: "a trigger, a rule or row-level security swallowed it",
     Own.ALTERED: "a trigger or a rule changed its values",
+    Own.RENAMED: "a trigger, or the type of the column id, changed the id",
+    Own.EQUAL: "it has another row whose id the type or collation of the column id treats as equal",
 }
 
 
@@ -131,8 +142,7 @@ def of_write(
         return DeleteFailed(
             f"The row cannot move to table {table}: a trigger, a rule or row-level security keeps it in its old table."
         )
-    code = Own.SWALLOWED if refused.guard == "unwritten" else refused.code
-    why = _why(code, refused.constraint)
+    why = _why(refused.effect or refused.code, refused.constraint)
     text = f"Table {table} does not take the row: {why}."
     if not access.takes_rows:
         text = f"{table} does not take rows: it must be a table or an updatable view."

@@ -26,23 +26,30 @@ class Statement:
 SAME = SQL('(name::text COLLATE "C" = {name} AND age = {age} AND country::text COLLATE "C" = {country}) IS TRUE')
 """Byte-wise, so that a collation or a citext column which takes two spellings for one hides no difference."""
 
+OWN = SQL('(id = {id} AND id::text COLLATE "C" = {id})')
+"""The first half lets the unique index find the row, the second tells ours from one whose id merely compares equal."""
+
 _WRITE = SQL(
-    "WITH cur AS MATERIALIZED (SELECT {same} AS same FROM {table} WHERE id = {id}), "
-    "put AS (INSERT INTO {table} (id, name, age, country) SELECT {id}, {name}, {age}, {country} "
+    "WITH cur AS MATERIALIZED (SELECT {same} AS same FROM {table} WHERE {own}), "
+    "put AS (INSERT INTO {table} AS held (id, name, age, country) SELECT {id}, {name}, {age}, {country} "
     # compared before the insert: ON CONFLICT DO UPDATE ... WHERE would lock the row and write WAL for nothing
     "WHERE NOT EXISTS (SELECT 1 FROM cur WHERE same) AND clock_timestamp() < to_timestamp({until}) "
     "ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, age = EXCLUDED.age, country = EXCLUDED.country "
-    # a trigger may have changed the id, too
-    "RETURNING ({same} AND id = {id}) AS same) "
+    'WHERE held.id::text COLLATE "C" = {id} '
+    # under another id, which a trigger gave it, the row would be nobody's
+    'RETURNING CASE WHEN id::text COLLATE "C" = {id} THEN {same} '
+    "ELSE ('postgres-writer:renamed ' || clock_timestamp()::text)::boolean END AS same) "
     "SELECT (SELECT same FROM cur), (SELECT same FROM put), clock_timestamp() < to_timestamp({until})"
 )
 _REMOVE = SQL(
-    "WITH gone AS (DELETE FROM {table} WHERE id = {id} AND clock_timestamp() < to_timestamp({until}) RETURNING 1) "
-    "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM {table} WHERE id = {id}), "
+    "WITH gone AS (DELETE FROM {table} WHERE {own} AND clock_timestamp() < to_timestamp({until}) RETURNING 1) "
+    "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM {table} WHERE {own}), "
     "clock_timestamp() < to_timestamp({until})"
 )
 
-_PRESENT = SQL("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = {id})")
+_PRESENT = SQL("SELECT EXISTS (SELECT 1 FROM {table} WHERE {own})")
+# without a type the value takes the column's, as it did for the unique index
+_EQUAL = SQL("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = %(id)s AND NOT {own})")
 
 GUARD = "postgres-writer:"
 """A guard makes the server fail with this word in its message, which rolls the whole message back.
@@ -50,7 +57,7 @@ GUARD = "postgres-writer:"
 The cast hangs on a value of the row or the clock: a constant would be folded, and so fail, when it is planned.
 """
 _UNDELETED = SQL(
-    "SELECT ('postgres-writer:undeleted ' || id::text)::integer FROM {table} WHERE id = {id} "
+    "SELECT ('postgres-writer:undeleted ' || id::text)::integer FROM {table} WHERE {own} "
     # a row that was left only because the delete came too late is the business of the next guard but one
     "AND clock_timestamp() < to_timestamp({until})"
 )
@@ -60,7 +67,7 @@ _LATE = SQL(
 )
 _UNWRITTEN = SQL(
     "SELECT ('postgres-writer:unwritten ' || clock_timestamp()::text)::integer "
-    "WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE id = {id} AND {same})"
+    "WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {own} AND {same})"
 )
 
 _TYPES = {"id": "text", "name": "text", "age": "integer", "country": "text", "until": "double precision"}
@@ -135,6 +142,11 @@ def present(table: str) -> Statement:
     return Statement(_typed(_PRESENT, table))
 
 
+def equal(table: str) -> Statement:
+    """Ask whether ``table`` has a row of somebody else whose id compares equal: gives (found,)."""
+    return Statement(_typed(_EQUAL, table))
+
+
 def survey() -> Statement:
     """Ask whether a table exists, may be written, deleted from, and takes rows at all: gives four booleans."""
     return Statement(Composed([_SURVEY]))
@@ -153,7 +165,8 @@ def move(table: str, leave: tuple[str, ...]) -> Statement:
 
 def _typed(text: SQL, table: str) -> Composed:
     parameters = {name: _parameter(name) for name in _TYPES}
-    return text.format(table=identifier(table), same=SAME.format(**parameters), **parameters)
+    own, same = OWN.format(**parameters), SAME.format(**parameters)
+    return text.format(table=identifier(table), own=own, same=same, **parameters)
 
 
 def _parameter(name: str) -> SQL:

@@ -128,6 +128,8 @@ class Store:
             access = self._survey(table, call)
             leave = tuple(other for other in plan.leave if self._may_hold(plan.id, other, call))
             undeletable = next((other for other in leave if self._survey(other, call).undeletable), None)
+            if access.found and refused.effect is Own.SWALLOWED and self._has_equal(plan.id, table, call):
+                refused = Refused(Own.EQUAL)
         except PASSING as exc:
             return Outcome((*plan.leave, table), error=exc)
         if access.found and leave != plan.leave:
@@ -220,6 +222,13 @@ class Store:
             gone = exc.code in refusals.MISSING_CODES and not self._survey(table, call).found
             return Presence.IMPOSSIBLE if gone or refusals.cannot_hold(exc) else Presence.UNKNOWN
         return Presence.PRESENT if present else Presence.ABSENT
+
+    def _has_equal(self, row: str, table: str, call: Call) -> bool:
+        """Say whether a row of somebody else, whose id compares equal, is what the write ran into."""
+        try:
+            return bool(self._ask(call, statements.equal(table), {"id": row})[0])
+        except Refused:
+            return False
 
     def _survey(self, table: str, call: Call) -> Access:
         schema, _, name = table.rpartition(".")

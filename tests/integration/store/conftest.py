@@ -9,7 +9,7 @@ import pytest
 from psycopg2 import sql
 
 from postgres_writer.database.store import Store
-from support.postgres import STUDENTS, Database
+from support.postgres import STUDENTS, Database, PostgresInstance, packaged_programs, private_instance
 from support.subject import Limited, Subject
 
 EMPTY = f"""
@@ -39,6 +39,24 @@ def database(recycled: Database) -> Database:
     """Give a database in which nothing is but an empty table students."""
     recycled.query(EMPTY)
     return recycled
+
+
+@pytest.fixture(scope="package")
+def packaged() -> Iterator[PostgresInstance]:
+    """Run a PostgreSQL of the distribution's packages: the embedded one has neither ICU nor the contrib modules."""
+    programs = packaged_programs()
+    if programs is None:
+        pytest.skip("needs PostgreSQL with its contrib modules (Debian: apt-get install postgresql)")
+    with private_instance(programs=programs, tcp=True) as instance:
+        yield instance
+
+
+@pytest.fixture
+def contrib(packaged: PostgresInstance) -> Iterator[Database]:
+    """Make a database with an empty table students on that server."""
+    database = packaged.maintenance.create_sibling()
+    yield database
+    packaged.maintenance.drop_sibling(database)
 
 
 @pytest.fixture

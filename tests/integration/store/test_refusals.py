@@ -104,7 +104,7 @@ WRITES: list[tuple[str, str, str, str]] = [
     ("swallows the insert", "BEFORE INSERT", "RETURN NULL;", "swallowed it"),
     ("changes the name", "BEFORE INSERT OR UPDATE", "NEW.name := 'bob'; RETURN NEW;", "changed its values"),
     ("changes the case", "BEFORE INSERT", "NEW.country := upper(NEW.country); RETURN NEW;", "changed its values"),
-    ("changes the id", "BEFORE INSERT", f"NEW.id := '{SECRET}'; RETURN NEW;", "changed its values"),
+    ("changes the id", "BEFORE INSERT", f"NEW.id := '{SECRET}'; RETURN NEW;", "changed the id"),
     ("raises", "BEFORE INSERT", f"{RAISE};", "(SQLSTATE P0001)"),
     ("raises afterwards", "AFTER INSERT", f"{RAISE};", "(SQLSTATE P0001)"),
     ("raises a guard's word", "BEFORE INSERT", "RAISE EXCEPTION 'postgres-writer:';", "(SQLSTATE P0001)"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import psycopg2.errors
 import pytest
 
 from postgres_writer.core.plan import Operation
@@ -131,47 +130,6 @@ def test_a_name_in_another_case_is_another_table(database: Database, subject: Su
     subject.edit(table="Students").sync()
     assert subject.ready == "False TableNotFound"
     assert database.rows() == []
-
-
-def test_spellings_that_a_type_takes_for_one_are_told_apart(database: Database, subject: Subject) -> None:
-    """The type is made as the extension citext makes its own."""
-    database.query(
-        "CREATE TYPE caseless;"
-        "CREATE FUNCTION caseless_in(cstring) RETURNS caseless LANGUAGE internal IMMUTABLE STRICT AS 'textin';"
-        "CREATE FUNCTION caseless_out(caseless) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';"
-        "CREATE TYPE caseless (INPUT = caseless_in, OUTPUT = caseless_out, LIKE = text, COLLATABLE = true);"
-        "CREATE CAST (caseless AS text) WITHOUT FUNCTION AS IMPLICIT;"
-        "CREATE CAST (text AS caseless) WITHOUT FUNCTION AS ASSIGNMENT;"
-        "CREATE FUNCTION caseless_eq(caseless, caseless) RETURNS bool LANGUAGE sql IMMUTABLE STRICT"
-        " AS 'SELECT lower($1::text) = lower($2::text)';"
-        "CREATE OPERATOR = (LEFTARG = caseless, RIGHTARG = caseless, FUNCTION = caseless_eq, COMMUTATOR = =);"
-        "CREATE FUNCTION caseless_eq(caseless, text) RETURNS bool LANGUAGE sql IMMUTABLE STRICT"
-        " AS 'SELECT lower($1::text) = lower($2)';"
-        "CREATE OPERATOR = (LEFTARG = caseless, RIGHTARG = text, FUNCTION = caseless_eq);"
-        "ALTER TABLE students ALTER name TYPE caseless, ALTER country TYPE caseless"
-    )
-    subject.edit(name="Alex").sync()
-    assert database.query("SELECT name = 'ALEX'::caseless FROM students") == [(True,)]
-    assert subject.edit(name="alex").sync() is Operation.UPDATED
-    assert subject.edit(country="Canada").sync() is Operation.UPDATED
-    assert database.query("SELECT id, name::text, age, country::text FROM students") == [
-        ("default/sample", "alex", 23, "Canada")
-    ]
-
-
-def test_spellings_that_a_collation_takes_for_one_are_told_apart(database: Database, subject: Subject) -> None:
-    try:
-        database.query(
-            "CREATE COLLATION caseless (provider = icu, locale = 'und-u-ks-level2', deterministic = false);"
-            "ALTER TABLE students ALTER name TYPE text COLLATE caseless, ALTER country TYPE text COLLATE caseless"
-        )
-    except psycopg2.errors.FeatureNotSupported:
-        pytest.skip("this PostgreSQL is built without ICU, which nondeterministic collations need")
-    subject.edit(name="Alex").sync()
-    assert database.query("SELECT name = 'ALEX' FROM students") == [(True,)]
-    assert subject.edit(name="alex").sync() is Operation.UPDATED
-    assert subject.edit(country="Canada").sync() is Operation.UPDATED
-    assert database.rows() == [("default/sample", "alex", 23, "Canada")]
 
 
 @pytest.mark.parametrize("kind", ["varchar(20)", "varchar", "char(4)", "name"])
