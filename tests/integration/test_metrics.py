@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from postgres_writer.telemetry.folder import DeadWorkers, metrics_folder, reading, remove_abandoned
+from postgres_writer.telemetry.folder import metrics_folder, remove_abandoned
 from support.payloads import DELETED, payload, recorded, resource
 from support.postgres import free_port
 from support.scrape import scrape
@@ -135,7 +137,7 @@ def test_workers_that_die_leave_their_sums_and_no_files(database: Database) -> N
         assert found.total("postgres_writer_hook_duration_seconds_bucket", hook="sync", le="+Inf") == rounds * calls
         assert found.total("postgres_writer_database_connections") == 0
         owners = {path.stem.rpartition("_")[2] for path in files.glob("*.db")}
-        assert owners <= {"dead", *map(str, (server.pid, *server.workers()))}
+        assert owners <= {"master", "0", "1"}
     assert not files.exists()
 
 
@@ -189,21 +191,48 @@ def test_the_folder_of_a_living_server_is_left_alone(tmp_path: Path, monkeypatch
     assert not folder.exists()
 
 
-def test_a_scrape_that_hangs_holds_up_the_clean_up_for_a_moment_only(tmp_path: Path) -> None:
-    from prometheus_client.mmap_dict import MmapedDict  # noqa: PLC0415
+def files_of(pid: int) -> set[str]:
+    """Return the files in which a worker keeps its metrics; until it counts something it still has the master's."""
+    mapped = Path(f"/proc/{pid}/maps").read_text().split()
+    return {part for part in mapped if part.endswith(".db") and not part.endswith("_master.db")}
 
-    for pid in (1, 2):
-        values = MmapedDict(str(tmp_path / f"counter_{pid}.db"))  # type: ignore[no-untyped-call]
-        values.write_value("key", 20.0 + pid, 0.0)  # type: ignore[no-untyped-call]
-        values.close()  # type: ignore[no-untyped-call]
-    workers = DeadWorkers(tmp_path)
-    with reading(tmp_path):
-        workers.bury(1)
-        assert (tmp_path / "counter_1.db").exists()
-    workers.bury(2)
-    assert sorted(path.name for path in tmp_path.glob("*.db")) == ["counter_dead.db"]
-    common = MmapedDict.read_all_values_from_file(str(tmp_path / "counter_dead.db"))  # type: ignore[no-untyped-call]
-    assert [(key.strip(), value) for key, value, _, _ in common] == [("key", 43.0)]
+
+def test_workers_that_overlap_share_no_file_and_nothing_is_lost(database: Database) -> None:
+    """A reload starts new workers while the old ones still have requests."""
+    body = json.dumps(payload(resource())).encode()
+    begun = b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
+    rounds, calls = 2, 4
+    with running_server(database) as server:
+        for _ in range(rounds):
+            synced(server, resource())
+            old = set(server.workers())
+            slow = [socket.create_connection(("127.0.0.1", server.port), timeout=15) for _ in range(calls)]
+            for client in slow:
+                client.sendall(begun + body[:-1])
+            os.kill(server.pid, signal.SIGHUP)
+            wait_for_workers(server, old)
+            server.session.close()
+            synced(server, resource())
+            family = server.workers()
+            assert old & set(family), "an old worker must still be there, or nothing overlaps"
+            files = [files_of(pid) for pid in family]
+            assert sum(map(len, files)) == len(set().union(*files)) > 0
+            for client in slow:
+                client.sendall(body[-1:])
+                assert client.recv(15).startswith(b"HTTP/1.1 200")
+                client.close()
+            wait_until_gone(server, old)
+        assert scrape(server).total(SYNCS, hook="sync", reason="RowSynced") == rounds * (calls + 2)
+
+
+def wait_until_gone(server: ServerProcess, pids: set[int]) -> None:
+    """Wait until none of these workers is left."""
+    deadline = time.monotonic() + 30
+    while set(server.workers()) & pids:
+        assert time.monotonic() < deadline, server.logs
+        time.sleep(0.05)
 
 
 def test_a_token_protects_the_metrics_only_when_configured(database: Database, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from postgres_writer.config.values import Config
 from postgres_writer.deadlines import GRACEFUL_SECONDS, KEEPALIVE_SECONDS
 from postgres_writer.server.files import watched_context
 from postgres_writer.server.worker import hold_signals
-from postgres_writer.telemetry.folder import VARIABLE, DeadWorkers, shared_memory_folder
+from postgres_writer.telemetry.folder import VARIABLE, WorkerSlots, enter_slot, shared_memory_folder
 
 WsgiApplication = Callable[..., Any]
 
@@ -75,8 +75,9 @@ def settings(config: Config) -> dict[str, Any]:
         "limit_request_line": 2048,
         "limit_request_fields": 50,
         "limit_request_field_size": 8190,
-        "pre_fork": hold_signals,
-        "child_exit": forget_worker,
+        "pre_fork": before_fork,
+        "post_fork": after_fork,
+        "child_exit": after_exit,
     }
     if config.tls_cert_file and config.tls_key_file:
         context = watched_context(config.tls_cert_file, config.tls_key_file)
@@ -103,15 +104,22 @@ def binds(host: str, port: int) -> list[str]:
     return [everything["IPv6"], everything["IPv4"]] if only_v6 else [everything["IPv6"]]
 
 
-def forget_worker(_arbiter: Any, worker: Any) -> None:
-    """Clean up the metrics of a worker that has ended."""
-    try:
-        _dead_workers().bury(worker.pid)
-    except Exception:
-        # whatever is wrong with a file of metrics, it must not end the master
-        logging.getLogger(__name__).exception("The metrics of a worker that has ended could not be kept.")
+def before_fork(arbiter: Any, worker: Any) -> None:
+    """Prepare for the fork of a worker."""
+    worker.slot = _slots().take(worker.age)
+    hold_signals(arbiter, worker)
+
+
+def after_fork(_arbiter: Any, worker: Any) -> None:
+    """Make this process, a worker, write to its own metrics."""
+    enter_slot(worker.slot)
+
+
+def after_exit(_arbiter: Any, worker: Any) -> None:
+    """Free what a worker that has ended had."""
+    _slots().release(worker.age)
 
 
 @lru_cache(maxsize=1)
-def _dead_workers() -> DeadWorkers:
-    return DeadWorkers(Path(os.environ[VARIABLE]))
+def _slots() -> WorkerSlots:
+    return WorkerSlots(Path(os.environ[VARIABLE]))

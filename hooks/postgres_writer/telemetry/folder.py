@@ -1,4 +1,4 @@
-"""The folder in which the workers share their metrics: made at the start, kept small, removed at the end.
+"""The folder in which the workers share their metrics: made at the start, removed at the end; and whose file is whose.
 
 Nothing here imports prometheus_client at the top: it reads the folder's name from the environment at its import.
 """
@@ -16,14 +16,10 @@ from pathlib import Path
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _PREFIX = "postgres-writer-"
-_OWNER = "owner.lock"
-_READERS = "readers.lock"
+_LOCK = "owner.lock"
 _YOUNG_SECONDS = 10.0
 """A folder as young as this may be one whose server has not locked it yet."""
-_KEPT = ("counter", "histogram")
-_MERGE_SECONDS = 1.0
-"""How long the master waits for a scrape to end. A worker may be stopped in the middle of one; then the next
-merge does it."""
+_owner = "master"
 
 
 def shared_memory_folder() -> str | None:
@@ -41,7 +37,7 @@ def metrics_folder(parent: str | None = None) -> Iterator[Path]:
     place = parent or shared_memory_folder() or tempfile.gettempdir()
     remove_abandoned(Path(place))
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-    with (folder / _OWNER).open("w") as owner:
+    with (folder / _LOCK).open("w") as owner:
         # held by the master, and through fork by its workers, until the last of them is gone
         fcntl.flock(owner, fcntl.LOCK_EX)
         os.environ[VARIABLE] = str(folder)
@@ -54,7 +50,7 @@ def metrics_folder(parent: str | None = None) -> Iterator[Path]:
 
 def remove_abandoned(place: Path) -> None:
     """Remove the folders in ``place`` whose server is gone: nobody holds their lock any more."""
-    for lock in place.glob(f"{_PREFIX}*/{_OWNER}"):
+    for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
         # another server may be removing the same one, or it may belong to another user
         with contextlib.suppress(OSError), lock.open("r+") as owner:
             if time.time() - lock.stat().st_mtime < _YOUNG_SECONDS:
@@ -63,59 +59,37 @@ def remove_abandoned(place: Path) -> None:
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def reading(folder: Path) -> Iterator[None]:
-    """Keep the files as they are while they are read: a merge in between would count a worker twice or not at all."""
-    with (folder / _READERS).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        yield
+class WorkerSlots:
+    """Which worker writes to which files: one that replaces another goes on in its files.
 
-
-class DeadWorkers:
-    """What the master does with the files of workers that have ended.
-
-    Live gauges go with their worker. Counters and histograms must not: their sums are added to one common file, so
-    that a worker that dies again and again does not fill the memory with files.
+    So the sums of a worker that has ended stay, and workers that end again and again fill no memory with files. No two
+    living workers share a slot, whatever their order: a slot is free when its worker has been reaped.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._pending: set[int] = set()
+        self._taken: dict[int, int] = {}
 
-    def bury(self, pid: int) -> None:
-        """Clean up after a worker; what cannot be merged now is merged with the next one."""
+    def take(self, age: int) -> int:
+        """Give the lowest free slot to a worker, which ``age`` names: its number among all that were ever started."""
+        taken = set(self._taken.values())
+        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        self._taken[age] = slot
+        return slot
+
+    def release(self, age: int) -> None:
+        """Free the slot of a worker that has ended, without its live gauges: its successor's would add to them."""
         from prometheus_client import multiprocess  # noqa: PLC0415 # see the module's docstring
 
-        multiprocess.mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
-        self._pending.add(pid)
-        with (self._folder / _READERS).open("a") as lock:
-            if _locked(lock.fileno()):
-                for dead in sorted(self._pending):
-                    self._merge(dead)
-                self._pending.clear()
-
-    def _merge(self, pid: int) -> None:
-        from prometheus_client.mmap_dict import MmapedDict  # noqa: PLC0415 # see the module's docstring
-
-        for kind in _KEPT:
-            source = self._folder / f"{kind}_{pid}.db"
-            if not source.exists():
-                continue
-            common = MmapedDict(str(self._folder / f"{kind}_dead.db"))  # type: ignore[no-untyped-call]
-            for key, value, _, _ in MmapedDict.read_all_values_from_file(str(source)):  # type: ignore[no-untyped-call]
-                common.write_value(key, common.read_value(key)[0] + value, 0.0)  # type: ignore[no-untyped-call]
-            common.close()  # type: ignore[no-untyped-call]
-            source.unlink()
+        multiprocess.mark_process_dead(self._taken.pop(age), str(self._folder))  # type: ignore[no-untyped-call]
 
 
-def _locked(descriptor: int) -> bool:
-    deadline = time.monotonic() + _MERGE_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.01)
-        else:
-            return True
+def enter_slot(slot: int) -> None:
+    """Let this process, a worker, write its metrics to the files of a slot from now on."""
+    global _owner  # noqa: PLW0603 # a process has one; prometheus_client asks for it at every change
+    _owner = str(slot)
+
+
+def owner() -> str:
+    """Return whose files this process writes its metrics to: a slot's, or the master's."""
+    return _owner

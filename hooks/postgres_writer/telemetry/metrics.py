@@ -10,7 +10,6 @@ import platform
 import struct
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -21,6 +20,7 @@ from prometheus_client import (
     Histogram,
     generate_latest,
     multiprocess,
+    values,
 )
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -28,7 +28,11 @@ from prometheus_client.registry import Collector
 from postgres_writer import __version__
 from postgres_writer.core.plan import Operation
 from postgres_writer.errors import Reason
-from postgres_writer.telemetry.folder import VARIABLE, reading
+from postgres_writer.telemetry.folder import VARIABLE, owner
+
+if VARIABLE in os.environ:
+    # a file for each worker's slot and not for each process; before the first metric is made
+    values.ValueClass = values.MultiProcessValue(owner)  # type: ignore[no-untyped-call]
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -135,12 +139,11 @@ def exposition() -> bytes:
     folder = os.environ.get(VARIABLE)
     if folder is None:
         return generate_latest(REGISTRY) + generate_latest(_with_build_info())
-    with reading(Path(folder)):
-        try:
-            return _of_all_workers(folder)
-        except struct.error:
-            # a worker was just making its file, which for a moment has no header
-            return _of_all_workers(folder)
+    try:
+        return _of_all_workers(folder)
+    except struct.error:
+        # a worker was just making its file, which for a moment has no header
+        return _of_all_workers(folder)
 
 
 def _of_all_workers(folder: str) -> bytes:
