@@ -13,7 +13,7 @@ from typing import Any
 from flask import Flask, request
 
 from bench import bodies
-from postgres_writer.config.values import Config
+from postgres_writer.config.settings import Config
 from postgres_writer.server.gunicorn_app import HookApplication
 from postgres_writer.telemetry import logs
 

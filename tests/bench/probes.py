@@ -16,7 +16,7 @@ import psycopg2.extensions
 from bench import bodies, load
 from bench.cases import OBJECTS, noop
 from bench.servers import Bench, counted, hook_server
-from postgres_writer.config.settings import DEFAULT_THREADS
+from postgres_writer.config.settings import Config
 from postgres_writer.database import statements
 from support.postgres import Database
 from support.server import ServerProcess
@@ -152,7 +152,7 @@ def connections(parts: Bench, connections_at_once: int = 64, seconds: int = 4) -
         standing = sum(counted(server, "postgres_writer_database_connections").values())
         opened = sum(counted(server, "postgres_writer_database_connections_opened_total").values())
         pressing.join()
-        return opened, opened - standing, len(server.workers()) * DEFAULT_THREADS
+        return opened, opened - standing, len(server.workers()) * Config.threads
 
 
 def memory(parts: Bench, marks: tuple[int, ...]) -> dict[int, tuple[float, float]]:

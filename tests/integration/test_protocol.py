@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from postgres_writer.config.parsers import Host
 from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
 from postgres_writer.core.request import HookRequest
 from postgres_writer.database.store import Store
@@ -55,7 +56,7 @@ def attributes(
     """Give what a machine needs: sound tables, a store that reaches them and one that does not."""
     monkeypatch.setattr("postgres_writer.core.response.MAX_TABLES", MAX_TABLES)
     tables.reset()
-    store, no_store = Store(tables.writer), Store(dataclasses.replace(tables.writer, host="127.0.0.1", port=1))
+    store, no_store = Store(tables.writer), Store(dataclasses.replace(tables.writer, hosts=(Host("127.0.0.1", 1),)))
     yield {"tables": tables, "store": store, "no_store": no_store, "kind": request.param}
     store.close()
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from postgres_writer.config.parsers import Host
 from postgres_writer.database.dial import targets
 from postgres_writer.server.caller import call_of
 
@@ -19,24 +20,23 @@ class TestTargets:
     """Hosts become addresses, within a deadline."""
 
     def test_a_name_is_looked_up_and_keeps_its_name_for_tls(self) -> None:
-        found = targets({"host": "localhost", "port": "5433"}, 5)
+        found = targets([Host("localhost", 5433)], 5)
         assert {(target["host"], target["port"]) for target in found} == {("localhost", "5433")}
         assert {target["hostaddr"] for target in found} <= {"127.0.0.1", "::1"}
 
     def test_addresses_and_socket_folders_need_no_look_up(self) -> None:
-        hosts = {"host": "127.0.0.1,/tmp,::1", "port": "1,2,3"}
-        assert targets(hosts, 0) == [
+        assert targets([Host("127.0.0.1", 1), Host("/tmp", 2), Host("::1", 3)], 0) == [
             {"host": "127.0.0.1", "port": "1", "hostaddr": "127.0.0.1"},
             {"host": "/tmp", "port": "2"},
             {"host": "::1", "port": "3", "hostaddr": "::1"},
         ]
 
     def test_one_name_that_is_unknown_does_not_stop_the_others(self) -> None:
-        assert [target["host"] for target in targets({"host": "nowhere.invalid,127.0.0.1"}, 5)] == ["127.0.0.1"]
+        assert [target["host"] for target in targets([Host("nowhere.invalid"), Host("127.0.0.1")], 5)] == ["127.0.0.1"]
 
     def test_only_unknown_names_are_an_error(self) -> None:
         with pytest.raises(socket.gaierror):
-            targets({"host": "nowhere.invalid"}, 5)
+            targets([Host("nowhere.invalid")], 5)
 
     def test_a_look_up_ends_with_its_time(self, monkeypatch: pytest.MonkeyPatch) -> None:
         over = threading.Event()
@@ -49,7 +49,7 @@ class TestTargets:
         monkeypatch.setattr(socket, "getaddrinfo", silent)
         try:
             with pytest.raises(OSError, match="could not be looked up in time"):
-                targets({"host": "nowhere.invalid"}, 0.01)
+                targets([Host("nowhere.invalid")], 0.01)
         finally:
             over.set()
 

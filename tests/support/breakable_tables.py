@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import psycopg2.extensions
 from psycopg2 import sql
 
-from postgres_writer.config.values import DatabaseConfig
+from postgres_writer.config.settings import DatabaseConfig
 from support.postgres import Database
 
 TABLES = ("a", "b", "c", "other.d")

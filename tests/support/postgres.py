@@ -23,7 +23,8 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from postgres_writer.config.values import DatabaseConfig
+from postgres_writer.config.parsers import Host
+from postgres_writer.config.settings import DatabaseConfig
 
 with warnings.catch_warnings():
     # it looks for the user's runtime folder at import and says so where there is none
@@ -81,8 +82,7 @@ class Database:
     def config(self, **changes: Any) -> DatabaseConfig:
         """Return the configuration that reaches this database, with some fields changed."""
         config = DatabaseConfig(
-            host=self.connect["host"],
-            port=int(self.connect.get("port", "5432")),
+            hosts=(Host(self.connect["host"], int(self.connect.get("port", Host.port))),),
             dbname=self.connect["dbname"],
             user=self._hook_connect.get("user", "postgres"),
             password=self._hook_connect.get("password", ""),

@@ -13,8 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from postgres_writer import __version__
-from postgres_writer.config.settings import SETTINGS
-from postgres_writer.config.values import Config, DatabaseConfig
+from postgres_writer.config.parsers import Host
+from postgres_writer.config.settings import SETTINGS, Config, DatabaseConfig
 from postgres_writer.database.store import Store
 from postgres_writer.server.app import create_app
 from postgres_writer.server.gunicorn_app import settings
@@ -97,14 +97,14 @@ def test_every_file_that_a_variable_names_is_in_a_mounted_folder(container: Mani
 
 
 def test_probes_ask_what_the_server_answers(container: Manifest) -> None:
-    config = Config(database=DatabaseConfig(host="/nowhere"))
+    config = Config(database=DatabaseConfig((Host("/nowhere"),)))
     client = create_app(config, Store(config.database)).test_client()
     paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")]
     assert [client.get(path).status_code for path in paths] == [200, 200, 200]
 
 
 def test_a_pod_may_stop_as_long_as_the_server_lets_hooks_finish(pod: Manifest, container: Manifest) -> None:
-    graceful = settings(Config(database=DatabaseConfig(host="/nowhere")))["graceful_timeout"]
+    graceful = settings(Config(database=DatabaseConfig((Host("/nowhere"),))))["graceful_timeout"]
     pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] > pause + graceful
     assert graceful > WEBHOOK_SECONDS

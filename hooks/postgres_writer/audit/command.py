@@ -20,7 +20,7 @@ from postgres_writer.audit.report import write_json, write_table
 from postgres_writer.audit.resources import PAGE, AuditError, Kubectl, ListExpired, from_file, is_id, is_namespace
 from postgres_writer.audit.rows import Rows
 from postgres_writer.audit.spool import Spool
-from postgres_writer.config.values import database_from_env
+from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.errors import ConfigError, InvalidRequest
 
 _LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises ConfigError for unusable arguments and AuditError when resources or rows cannot be read.
     """
     _check(arguments)
-    with closing(Spool()) as spool, closing(Rows(database_from_env(os.environ))) as rows:
+    with closing(Spool()) as spool, closing(Rows(DatabaseConfig.from_env(os.environ))) as rows:
         audit = Audit(arguments, spool, rows)
         audit.look()
         if arguments.prune is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from psycopg2.sql import SQL, Composable, Identifier
 
 from postgres_writer.audit.model import Relation, Row, Tables
 from postgres_writer.audit.resources import AuditError, is_id
-from postgres_writer.config.values import DatabaseConfig
+from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.request import is_table
 
 _FETCH = 2000
@@ -51,16 +52,22 @@ class Rows:
     def __init__(self, config: DatabaseConfig) -> None:
         """Connect. Raises AuditError when that fails."""
         failure: psycopg2.Error | None = None
+        names = ",".join(host.name for host in config.hosts)
+        reached = {
+            "host": names,
+            "port": ",".join(str(host.port) for host in config.hosts),
+            "connect_timeout": str(math.ceil(config.connect_timeout)),
+            **config.connect_arguments(),
+        }
         for password in config.passwords():
             try:
-                arguments = {**config.connect_arguments(), "password": password}
-                self._connection = psycopg2.connect(**arguments)  # type: ignore[call-overload]
+                self._connection = psycopg2.connect(**reached, password=password)  # type: ignore[call-overload]
             except psycopg2.Error as error:
                 failure = error
             else:
                 return
         # without the driver's text: libpq quotes connection strings in some of them
-        raise AuditError(f"PostgreSQL at {config.host} cannot be reached as {config.user}: check PSQL_*.") from failure
+        raise AuditError(f"PostgreSQL at {names} cannot be reached as {config.user}: check PSQL_*.") from failure
 
     def close(self) -> None:
         """Close the connection."""

@@ -16,8 +16,8 @@ from typing import Any
 import requests
 import yaml
 
-from postgres_writer.config.tokens import tokens_in
 from postgres_writer.errors import PostgresWriterError
+from postgres_writer.server.files import load_tokens
 
 KIND = "PostgresWriter"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -270,10 +270,4 @@ def _read(file: str) -> str:
 def _token(file: Path | None) -> str | None:
     if file is None:
         return None
-    try:
-        tokens = [token.decode() for token in tokens_in(file.read_bytes())]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file cannot be read: {file}.") from error
-    if not tokens:
-        raise UsageError(f"--token-file holds no token: {file}.")
-    return tokens[0]
+    return load_tokens(file, "--token-file")[0].decode()

@@ -8,8 +8,7 @@ import textwrap
 from pathlib import Path
 from types import FrameType
 
-from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
-from postgres_writer.config.values import Config
+from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Config, Setting
 from postgres_writer.errors import ConfigError
 from postgres_writer.telemetry import logs
 from postgres_writer.telemetry.folder import metrics_folder
@@ -59,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     logs.configure(config.log_level, config.log_format)
 
     from postgres_writer.cli.embedded import embedded_database  # noqa: PLC0415 # only --embedded pays for it
+    from postgres_writer.server.files import check_files  # noqa: PLC0415 # spares `--help`
 
+    check_files(config)
     with embedded_database(arguments.data_dir) as variables:
         return _serve(Config.from_env({**environ, **variables}))
 

@@ -1,1 +1,1 @@
-"""The configuration: text becomes frozen values. It reads files only to check them and opens no socket."""
+"""The configuration: text becomes frozen values. It opens no socket."""

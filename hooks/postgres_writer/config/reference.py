@@ -9,9 +9,9 @@ _INTRODUCTION = """\
 
 <!-- Made by `make docs` from hooks/postgres_writer/config/settings.py: edit it there. -->
 
-Every setting is an environment variable; an empty one counts as unset. A value that cannot be used ends the start with
-exit code 2 and one sentence that names the variable; what the files hold is looked at, too. Tokens, TLS, table policy
-and password are read anew when their files change, everything else needs a restart.
+Every setting is an environment variable; an empty one counts as unset. If a value or the contents of a file cannot be
+used, the server does not start: it exits with code 2 and one sentence that names the variable. Tokens, TLS, table
+policy and password are read again when their files change; everything else needs a restart.
 
 In a cluster these come from the Deployment, its two Secrets and the optional ConfigMap `postgres-writer-settings`:
 [install.md](install.md#configure) shows how. `postgres-writer serve --help` prints the same list.

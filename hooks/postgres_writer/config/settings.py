@@ -1,110 +1,226 @@
-"""The one table of environment variables: name, default, meaning and how its text is read.
+"""Every setting, declared once: its variable, default, parser and meaning are on the field that holds its value.
 
-`config.py` turns the parsed values into a Config; `serve --help` and the configuration reference print the
-same table, so that a variable cannot exist without its documentation.
+`from_env`, the help of `serve` and docs/configuration.md follow from these fields. Nothing reads the environment at
+import, and no file is loaded here but the password's: server/files.py loads and checks tokens, certificate and policy.
 """
+
+from __future__ import annotations
 
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from postgres_writer.config.tokens import tokens_in
+from postgres_writer.config import parsers
+from postgres_writer.config.parsers import Host
+from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+CHANNEL_BINDINGS = ("disable", "prefer", "require")
+SESSION_ATTRIBUTES = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("json", "text")
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-SESSION_ATTRIBUTES = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
-CHANNEL_BINDINGS = ("disable", "prefer", "require")
-MAX_BODY_BYTES = 16 * 1024 * 1024
+_WEEK = 7 * 24 * 3600.0
+_LIBPQ_KEYWORDS = (
+    "dbname",
+    "user",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "channel_binding",
+    "target_session_attrs",
+)
+"""The fields of DatabaseConfig that go to libpq under their own name."""
 
 
-def text(_name: str, value: str) -> str:
-    """Return the value as it is."""
-    return value
+@dataclass(frozen=True)
+class Setting:
+    """One environment variable: what it means, how its text is read, and its value when it is unset or empty."""
+
+    name: str
+    meaning: str
+    parse: Callable[[str, str], Any] = parsers.text
+    default: Any = None
+    shown_default: str = ""
+    required: str = ""
+    """What to do when it is unset, for a setting without which nothing works."""
+
+    @property
+    def default_text(self) -> str:
+        """The default as the help shows it."""
+        if self.shown_default or self.default is None:
+            return self.shown_default or "none"
+        if isinstance(self.default, bool):
+            return str(self.default).lower()
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    def read(self, environ: Mapping[str, str]) -> Any:
+        """Return the value that the environment gives this setting.
+
+        Raises ConfigError with one sentence that names the variable.
+        """
+        value = environ.get(self.name)
+        if value:
+            return self.parse(self.name, value)
+        if self.required:
+            raise ConfigError(f"{self.name} is not set: {self.required}.")
+        return self.default
 
 
-def integer(lowest: int, highest: int) -> Callable[[str, str], int]:
-    """Return a parser of whole numbers between lowest and highest."""
-
-    def parse(name: str, value: str) -> int:
-        # isdecimal keeps out the signs, underscores and blanks that int() lets through
-        if not (value.isascii() and value.isdecimal() and lowest <= int(value[:20]) <= highest):
-            raise ConfigError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}.")
-        return int(value)
-
-    return parse
-
-
-def seconds(name: str, value: str) -> float:
-    """Return a positive, finite number of seconds."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
-        raise ConfigError(f"{name} must be a positive number of seconds, not {value!r}.")
-    return number
+def _setting(
+    name: str,
+    meaning: str,
+    parse: Callable[[str, str], Any] = parsers.text,
+    default: Any = None,
+    shown_default: str = "",
+    **options: Any,
+) -> Any:
+    """Declare a field with the variable that sets it; ``options`` are those of dataclasses.field."""
+    if "default_factory" not in options:
+        options["default"] = default
+    return field(**options, metadata={"settings": (Setting(name, meaning, parse, default, shown_default),)})
 
 
-def boolean(name: str, value: str) -> bool:
-    """Return whether the value says true or false in one of the usual spellings."""
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value.lower() not in known:
-        raise ConfigError(f"{name} must be true or false, not {value!r}.")
-    return known[value.lower()]
+def _read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the fields that settings declare; those without one keep the field's own default."""
+    values: dict[str, Any] = {}
+    for declared in fields(cls):
+        read = [setting.read(environ) for setting in declared.metadata.get("settings", ())]
+        if read and read[0] is not None:
+            join = declared.metadata.get("join")
+            values[declared.name] = join(*read) if join else read[0]
+    return values
 
 
-def one_of(*choices: str) -> Callable[[str, str], str]:
-    """Return a parser that accepts one of the choices, whatever its case."""
-
-    def parse(name: str, value: str) -> str:
-        for choice in choices:
-            if value.lower() == choice.lower():
-                return choice
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
-
-    return parse
+def _settings_of(cls: type[Any]) -> tuple[Setting, ...]:
+    return tuple(setting for each in fields(cls) for setting in each.metadata.get("settings", ()))
 
 
-def readable_file(name: str, value: str) -> Path:
-    """Return the path of a file that this process can read now."""
-    path = Path(value)
-    try:
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise ConfigError(f"{name} names a file that cannot be read: {value} ({error.strerror}).") from error
-    return path
+@dataclass(frozen=True)
+class DatabaseConfig:
+    """How to reach PostgreSQL."""
 
+    hosts: tuple[Host, ...] = field(
+        metadata={
+            "settings": (
+                Setting(
+                    "PSQL_HOST",
+                    "Host of PostgreSQL, or the directory of its Unix socket; comma-separated for failover. "
+                    "Required unless --embedded is given.",
+                    parsers.host_names,
+                    required="name the host of PostgreSQL, or start with --embedded",
+                ),
+                Setting(
+                    "PSQL_PORT",
+                    "Port of PostgreSQL: one port for all hosts, or one per host.",
+                    parsers.ports,
+                    (Host.port,),
+                    str(Host.port),
+                ),
+            ),
+            "join": parsers.hosts,
+        }
+    )
+    dbname: str = _setting("PSQL_DBNAME", "Database that holds the tables.", default="postgres")
+    user: str = _setting("PSQL_USER", "Role to log in as.", default="postgres")
+    password: str | None = _setting("PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", repr=False)
+    password_file: Path | None = _setting(
+        "PSQL_PASSWORD_FILE",
+        "File with the password, read again for every connection, so that a rotated password needs no restart. "
+        "During a rotation, put the old and the new one on a line each: both are tried.",
+        parsers.path,
+    )
+    sslmode: str | None = _setting(
+        "PSQL_SSLMODE",
+        f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.",
+        parsers.one_of(*SSL_MODES),
+        shown_default="prefer",
+    )
+    sslrootcert: str | None = _setting(
+        "PSQL_SSLROOTCERT",
+        'File with the CA certificates that verify PostgreSQL\'s, or "system".',
+        parsers.root_certificate,
+    )
+    sslcert: str | None = _setting(
+        "PSQL_SSLCERT", "File with the client certificate for PostgreSQL.", parsers.libpq_file
+    )
+    sslkey: str | None = _setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", parsers.libpq_file)
+    channel_binding: str | None = _setting(
+        "PSQL_CHANNEL_BINDING",
+        f"SCRAM channel binding: {', '.join(CHANNEL_BINDINGS)}.",
+        parsers.one_of(*CHANNEL_BINDINGS),
+        shown_default="prefer",
+    )
+    target_session_attrs: str | None = _setting(
+        "PSQL_TARGET_SESSION_ATTRS",
+        f"Which of several hosts are acceptable: {', '.join(SESSION_ATTRIBUTES)}.",
+        parsers.one_of(*SESSION_ATTRIBUTES),
+        shown_default="any",
+    )
+    # From a tenth of a second on: libpq's and PostgreSQL's own timers count in milliseconds, where 0 means no limit.
+    connect_timeout: float = _setting(
+        "PSQL_CONNECT_TIMEOUT",
+        "Seconds to wait for a connection, all hosts and the lookup of their names together.",
+        parsers.seconds(0.1, DATABASE_SECONDS),
+        3.0,
+    )
+    statement_timeout: float = _setting(
+        "PSQL_STATEMENT_TIMEOUT",
+        "Seconds that a statement may take, its lock waits included. Together with PSQL_CONNECT_TIMEOUT at most "
+        f"{DATABASE_SECONDS:g}, because Metacontroller gives up after 10.",
+        parsers.seconds(0.1, DATABASE_SECONDS),
+        4.0,
+    )
+    prepared_statements: bool = _setting(
+        "PSQL_PREPARED_STATEMENTS",
+        "Prepare statements once per connection. Set to false behind a PgBouncer that pools transactions.",
+        parsers.boolean,
+        default=True,
+    )
 
-def root_certificate(name: str, value: str) -> str:
-    """Return the path of a readable file, or libpq's word "system" for the system's own trust store."""
-    return value if value == "system" else str(readable_file(name, value))
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> DatabaseConfig:
+        """Read the PSQL_* variables; unset and empty ones take their defaults.
 
+        Raises ConfigError with one sentence that names the variable.
+        """
+        config = cls(**_read(cls, environ))
+        if config.password is not None and config.password_file is not None:
+            raise ConfigError("PSQL_PASSWORD and PSQL_PASSWORD_FILE are both set: keep one of them.")
+        _both_or_neither(PSQL_SSLCERT=config.sslcert, PSQL_SSLKEY=config.sslkey)
+        if config.connect_timeout + config.statement_timeout > DATABASE_SECONDS:
+            raise ConfigError(
+                f"PSQL_CONNECT_TIMEOUT ({config.connect_timeout:g} s) and PSQL_STATEMENT_TIMEOUT "
+                f"({config.statement_timeout:g} s) must together be at most {DATABASE_SECONDS:g} s, because "
+                "Metacontroller gives up after 10 s."
+            )
+        config.passwords()
+        return config
 
-def tokens_file(name: str, value: str) -> Path:
-    """Return the path of a readable file that holds at least one token."""
-    path = readable_file(name, value)
-    try:
-        content = path.read_text(encoding="utf-8").encode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{name} must be UTF-8 text with one token per line: {value}.") from error
-    if not tokens_in(content):
-        raise ConfigError(f"{name} holds no token, so every hook call would be refused: {value}.")
-    return path
+    def connect_arguments(self) -> dict[str, str]:
+        """Return libpq's keywords for a new connection, except those of the host and the password."""
+        arguments = {keyword: getattr(self, keyword) for keyword in _LIBPQ_KEYWORDS}
+        return {"application_name": "postgres-writer", **{key: value for key, value in arguments.items() if value}}
 
+    def passwords(self) -> tuple[str, ...]:
+        """Return the passwords to try, in their order; the file is read again each time.
 
-_PORT = integer(1, 65535)
-
-
-def ports(name: str, value: str) -> int | str:
-    """Return one port, or libpq's comma-separated list of them when PSQL_HOST is a list."""
-    parsed = [_PORT(name, part.strip()) for part in value.split(",")]
-    return parsed[0] if len(parsed) == 1 else ",".join(str(port) for port in parsed)
+        More than one is for the time of a rotation, in which PostgreSQL changes from one to the other.
+        Raises ConfigError when the password file cannot be read (any more).
+        """
+        if self.password_file is None:
+            return (self.password or "",)
+        try:
+            # only the line ends go: a password may begin or end with a blank
+            lines = self.password_file.read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as exc:
+            why = getattr(exc, "strerror", "not UTF-8")
+            raise ConfigError(f"PSQL_PASSWORD_FILE cannot be read: {self.password_file} ({why}).") from exc
+        return tuple(filter(None, (line.rstrip("\r") for line in lines))) or ("",)
 
 
 def available_cpus() -> int:
@@ -132,156 +248,100 @@ def container_cpu_limit(cpu_max: Path) -> float | None:
 def default_workers() -> int:
     """Return the number of worker processes: one per processor, so that each can be busy whatever holds a GIL.
 
-    Two at least: a worker that ends must not leave nobody. Eight at most: each holds connections to PostgreSQL.
+    Two at least: while a worker is replaced the other serves. Eight at most: each holds connections to PostgreSQL.
     """
     # The benchmark on two processors, at 16 and 64 connections: 2 workers of 4 threads answer as many no-op syncs
     # as 4 of 4 (3,128 to 3,310 a second) and as many writes (1,894 to 1,814), with half the connections and memory.
     return max(2, min(available_cpus(), 8))
 
 
-# A thread waits for PostgreSQL during a third of a write: with 4 a worker has one that computes, one that waits and
-# two to spare for a slow statement. With 8 they queue for the GIL, and every one keeps a connection open.
-DEFAULT_THREADS = 4
-
-
 @dataclass(frozen=True)
-class Setting:
-    """One environment variable: what it means, what it is when unset, how its text is read."""
+class Config:
+    """Everything that a server needs to know."""
 
-    name: str
-    default: str | None
-    meaning: str
-    parse: Callable[[str, str], Any] = text
-    shown_default: str | None = None
+    database: DatabaseConfig
+    host: str = _setting(
+        "HOOK_HOST",
+        "Address to listen on. :: stands for all addresses, IPv6 and IPv4, or only IPv4 where IPv6 is off; the "
+        "container image sets it. 0.0.0.0 stands for all IPv4 addresses.",
+        default="127.0.0.1",
+    )
+    port: int = _setting("HOOK_PORT", "Port to listen on.", parsers.port, 8080)
+    workers: int = _setting(
+        "HOOK_WORKERS",
+        "Worker processes.",
+        parsers.integer(1, 128),
+        shown_default="one per processor, 2 to 8",
+        default_factory=default_workers,
+    )
+    # A thread waits for PostgreSQL during a third of a write: with 4 a worker has one that computes, one that waits
+    # and two to spare for a slow statement. With 8 they queue for the GIL, and every one keeps a connection open.
+    threads: int = _setting(
+        "HOOK_THREADS", "Threads, and so database connections, per worker.", parsers.integer(1, 256), 4
+    )
+    tokens_file: Path | None = _setting(
+        "HOOK_TOKENS_FILE",
+        "File with the bearer tokens that /sync and /finalize accept, one per line, all valid at once; read again "
+        "when it changes. Without it anyone who reaches the port may call the hooks.",
+        parsers.path,
+    )
+    tls_cert_file: Path | None = _setting(
+        "HOOK_TLS_CERT_FILE",
+        "Certificate chain of the server (PEM); with it the server speaks only TLS 1.2 or later. Read again when "
+        "it changes.",
+        parsers.path,
+    )
+    tls_key_file: Path | None = _setting("HOOK_TLS_KEY_FILE", "Key of HOOK_TLS_CERT_FILE.", parsers.path)
+    max_body_bytes: int = _setting(
+        "HOOK_MAX_BODY_BYTES",
+        "Largest request body in bytes. The default lets the largest object that etcd can hold be finalized.",
+        parsers.integer(1024, 1024**3),
+        16 * 1024 * 1024,
+    )
+    resync_seconds: float = _setting(
+        "HOOK_RESYNC_SECONDS",
+        "Average seconds between resyncs of a resource, which repair drift.",
+        parsers.seconds(0.1, _WEEK),
+        300.0,
+    )
+    table_policy_file: Path | None = _setting(
+        "HOOK_TABLE_POLICY_FILE",
+        "YAML file that lists which namespaces may write to which tables; without it, all. Read again when it changes.",
+        parsers.path,
+    )
+    metrics_token_required: bool = _setting(
+        "HOOK_METRICS_TOKEN_REQUIRED",
+        "Whether /metrics needs a bearer token too.",
+        parsers.boolean,
+        default=False,
+    )
+    log_level: str = _setting(
+        "LOG_LEVEL", f"Minimum level: {', '.join(LOG_LEVELS)}.", parsers.one_of(*LOG_LEVELS), "INFO"
+    )
+    log_format: str = _setting(
+        "LOG_FORMAT", "Format of a log line: json or text.", parsers.one_of(*LOG_FORMATS), "json"
+    )
 
-    @property
-    def default_text(self) -> str:
-        """The default as the help shows it."""
-        return self.shown_default or self.default or "none"
-
-    def read(self, environ: Mapping[str, str]) -> Any:
-        """Return the parsed value of this variable; an empty one counts as unset.
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Config:
+        """Read all variables; unset and empty ones take their defaults.
 
         Raises ConfigError with one sentence that names the variable.
         """
-        value = environ.get(self.name) or self.default
-        return None if value is None else self.parse(self.name, value)
+        config = cls(DatabaseConfig.from_env(environ), **_read(cls, environ))
+        _both_or_neither(HOOK_TLS_CERT_FILE=config.tls_cert_file, HOOK_TLS_KEY_FILE=config.tls_key_file)
+        if config.metrics_token_required and config.tokens_file is None:
+            raise ConfigError("HOOK_METRICS_TOKEN_REQUIRED is true but HOOK_TOKENS_FILE is not set: set it too.")
+        return config
 
 
-DATABASE_SETTINGS = (
-    Setting(
-        "PSQL_HOST",
-        None,
-        "Host of PostgreSQL, or the folder of its Unix socket; several hosts as a,b for a fail-over. "
-        "Required unless --embedded is given.",
-    ),
-    Setting("PSQL_PORT", "5432", "Port of PostgreSQL; with several hosts one for all, or a list as long.", ports),
-    Setting("PSQL_DBNAME", "postgres", "Database that holds the tables."),
-    Setting("PSQL_USER", "postgres", "Role to log in as."),
-    Setting("PSQL_PASSWORD", None, "Password of the role. Prefer PSQL_PASSWORD_FILE."),
-    Setting(
-        "PSQL_PASSWORD_FILE",
-        None,
-        "File with the password, read anew for every connection, so that a rotated one needs no restart. While it "
-        "is rotated, old and new on a line each: both are tried.",
-        readable_file,
-    ),
-    Setting("PSQL_SSLMODE", None, f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.", one_of(*SSL_MODES), "prefer"),
-    Setting(
-        "PSQL_SSLROOTCERT",
-        None,
-        'File with the certificates that may sign PostgreSQL\'s, or "system".',
-        root_certificate,
-    ),
-    Setting("PSQL_SSLCERT", None, "File with the client certificate for PostgreSQL.", readable_file),
-    Setting("PSQL_SSLKEY", None, "File with the key of PSQL_SSLCERT.", readable_file),
-    Setting(
-        "PSQL_CHANNEL_BINDING",
-        None,
-        f"SCRAM channel binding: {', '.join(CHANNEL_BINDINGS)}.",
-        one_of(*CHANNEL_BINDINGS),
-        "prefer",
-    ),
-    Setting(
-        "PSQL_TARGET_SESSION_ATTRS",
-        None,
-        f"Which of several hosts will do: {', '.join(SESSION_ATTRIBUTES)}.",
-        one_of(*SESSION_ATTRIBUTES),
-        "any",
-    ),
-    Setting("PSQL_CONNECT_TIMEOUT", "3", "Seconds to wait for a connection, shared by the hosts.", seconds),
-    Setting(
-        "PSQL_STATEMENT_TIMEOUT",
-        "4",
-        "Seconds that a statement, its locks included, may take. Together with the connect timeout at most "
-        "8, because the webhook's caller gives up after 10.",
-        seconds,
-    ),
-    Setting(
-        "PSQL_PREPARED_STATEMENTS",
-        "true",
-        "Prepare statements once per connection. Set to false behind a PgBouncer that pools transactions.",
-        boolean,
-    ),
-)
+def _both_or_neither(**pair: object) -> None:
+    missing = [name for name, value in pair.items() if value is None]
+    if len(missing) == 1:
+        [present] = pair.keys() - set(missing)
+        raise ConfigError(f"{present} is set without {missing[0]}: set both, or neither.")
 
-SERVER_SETTINGS = (
-    Setting(
-        "HOOK_HOST",
-        "127.0.0.1",
-        "Address to listen on. :: stands for all addresses, IPv6 and IPv4, or only IPv4 where IPv6 is off; the "
-        "container image sets it. 0.0.0.0 stands for all IPv4 addresses.",
-    ),
-    Setting("HOOK_PORT", "8080", "Port to listen on.", _PORT),
-    Setting(
-        "HOOK_WORKERS",
-        None,
-        "Worker processes.",
-        integer(1, 128),
-        "one per processor, 2 to 8",
-    ),
-    Setting(
-        "HOOK_THREADS",
-        str(DEFAULT_THREADS),
-        "Threads, and so database connections, per worker.",
-        integer(1, 256),
-    ),
-    Setting(
-        "HOOK_TOKENS_FILE",
-        None,
-        "File with the bearer tokens that /sync and /finalize accept, one per line, all valid at once; read "
-        "anew when it changes. Without it anyone who reaches the port may call the hooks.",
-        tokens_file,
-    ),
-    Setting(
-        "HOOK_TLS_CERT_FILE",
-        None,
-        "Certificate chain of the server (PEM); with it the server speaks TLS 1.2 or later only. Read anew "
-        "when it changes.",
-        readable_file,
-    ),
-    Setting("HOOK_TLS_KEY_FILE", None, "Key of HOOK_TLS_CERT_FILE.", readable_file),
-    Setting(
-        "HOOK_MAX_BODY_BYTES",
-        str(MAX_BODY_BYTES),
-        "Largest request body in bytes. The default lets the largest object that etcd holds finalize.",
-        integer(1024, 1024**3),
-    ),
-    Setting(
-        "HOOK_RESYNC_SECONDS",
-        "300",
-        "Mean seconds between two looks at a row, so that drift is repaired.",
-        seconds,
-    ),
-    Setting(
-        "HOOK_TABLE_POLICY_FILE",
-        None,
-        "YAML file that says which namespaces may write which tables; without it, all. Read anew when it changes.",
-        readable_file,
-    ),
-    Setting("HOOK_METRICS_TOKEN_REQUIRED", "false", "Ask for a bearer token on /metrics too.", boolean),
-    Setting("LOG_LEVEL", "INFO", f"Least level logged: {', '.join(LOG_LEVELS)}.", one_of(*LOG_LEVELS)),
-    Setting("LOG_FORMAT", "json", "Shape of a log line: json or text.", one_of(*LOG_FORMATS)),
-)
 
+DATABASE_SETTINGS = _settings_of(DatabaseConfig)
+SERVER_SETTINGS = _settings_of(Config)
 SETTINGS = DATABASE_SETTINGS + SERVER_SETTINGS

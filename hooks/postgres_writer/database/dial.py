@@ -10,21 +10,22 @@ import ipaddress
 import queue
 import socket
 import threading
+from collections.abc import Sequence
+
+from postgres_writer.config.parsers import Host
 
 
-def targets(arguments: dict[str, str], seconds: float) -> list[dict[str, str]]:
-    """Split libpq's lists of hosts and ports into one set of keywords per address.
+def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:
+    """Give libpq's keywords for each address of the hosts.
 
     Raises OSError when no host has an address within ``seconds``.
     """
-    hosts = [host for host in arguments.get("host", "").split(",") if host]
-    ports = arguments.get("port", "5432").split(",")
-    pairs = zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=False)
     found: list[dict[str, str]] = []
     failure = OSError("PSQL_HOST names no host.")
-    for host, port in pairs:
+    for host in hosts:
+        reached = {"host": host.name, "port": str(host.port)}
         try:
-            found += [{"host": host, "port": port, **address} for address in _addresses(host, seconds / len(hosts))]
+            found += [{**reached, **address} for address in _addresses(host.name, seconds / len(hosts))]
         except OSError as exc:
             failure = exc
     if not found:

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from postgres_writer.config.values import DatabaseConfig
+from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
@@ -200,7 +200,7 @@ class Session:
         until = min(time.monotonic() + self._config.connect_timeout, start_by)
         try:
             arguments = self._config.connect_arguments()
-            hosts = targets(arguments, max(0.0, until - time.monotonic()))
+            hosts = targets(self._config.hosts, max(0.0, until - time.monotonic()))
             passwords = self._config.passwords()
         except (ConfigError, OSError) as exc:
             self._fail(hanging=False, why=str(exc))

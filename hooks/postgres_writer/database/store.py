@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 from enum import Enum
 
-from postgres_writer.config.values import DatabaseConfig
+from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
 from postgres_writer.core.refusals import Access, Own, Refused

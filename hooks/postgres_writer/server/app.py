@@ -11,7 +11,6 @@ import json
 import logging
 import math
 import time
-from pathlib import Path
 from random import getrandbits
 from typing import Any, NoReturn
 
@@ -25,16 +24,15 @@ from werkzeug.exceptions import (
     UnsupportedMediaType,
 )
 
-from postgres_writer.config.tokens import tokens_in
-from postgres_writer.config.values import Config
+from postgres_writer.config.settings import Config
 from postgres_writer.core.plan import Operation, Outcome, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, verdict
 from postgres_writer.database.store import Store
-from postgres_writer.errors import ConfigError, InvalidRequest
+from postgres_writer.errors import InvalidRequest
 from postgres_writer.server.caller import call_of
-from postgres_writer.server.files import Watched, load_policy
+from postgres_writer.server.files import Watched, load_policy, load_tokens
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -131,20 +129,6 @@ class HookServer:
         matches = [hmac.compare_digest(given, known) for known in self._tokens.current()]
         if scheme.lower() != "bearer" or not any(matches):
             raise Unauthorized
-
-
-def load_tokens(path: Path) -> tuple[bytes, ...]:
-    """Read the bearer tokens, one a line; blank lines and lines that begin with # do not count.
-
-    Raises ConfigError with one sentence when there is none: nobody could call the hooks.
-    """
-    try:
-        tokens = tokens_in(path.read_bytes())
-    except OSError as exc:
-        raise ConfigError(f"HOOK_TOKENS_FILE: {path} cannot be read ({exc.strerror}).") from exc
-    if not tokens:
-        raise ConfigError(f"HOOK_TOKENS_FILE: {path} holds no token; put one on a line of its own.")
-    return tokens
 
 
 def _refuse_constant(name: str) -> NoReturn:

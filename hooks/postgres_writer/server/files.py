@@ -1,4 +1,7 @@
-"""Values read from files and read again when the files change: what is rotated needs no restart."""
+"""Tokens, certificate and table policy: loaded and checked here, and read again when their files change.
+
+What is rotated needs no restart.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from postgres_writer.config.tls import server_context
+from postgres_writer.config.settings import Config
 from postgres_writer.core.policy import TablePolicy, parse_policy
 from postgres_writer.errors import ConfigError
 
@@ -67,6 +70,57 @@ class Watched(Generic[T]):
 
     def _files_version(self) -> tuple[object, ...]:
         return tuple(_version(path) for path in self._paths)
+
+
+def check_files(config: Config) -> None:
+    """Load every file of the configuration once. Raises ConfigError with one sentence for the first unusable one."""
+    if config.tokens_file:
+        load_tokens(config.tokens_file)
+    if config.tls_cert_file and config.tls_key_file:
+        server_context(config.tls_cert_file, config.tls_key_file)
+    if config.table_policy_file:
+        load_policy(config.table_policy_file)
+
+
+def load_tokens(path: Path, name: str = "HOOK_TOKENS_FILE") -> tuple[bytes, ...]:
+    """Read the bearer tokens, one per line; blank lines and lines that begin with # do not count.
+
+    Raises ConfigError with one sentence, which names the setting or option, when there is none: no one could call
+    the hooks.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{name} cannot be read: {path} ({getattr(exc, 'strerror', 'not UTF-8')}).") from exc
+    tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
+    if not tokens:
+        raise ConfigError(f"{name} holds no token: put one on a line of its own in {path}.")
+    return tokens
+
+
+def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
+    """Make a context that speaks TLS 1.2 or later.
+
+    Raises ConfigError with one sentence when the files are not a certificate and its unencrypted key.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+    try:
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except (OSError, ValueError) as exc:
+        # of which ssl.SSLError, an OSError with a text about OpenSSL's internals, is one
+        why = f": {exc.strerror}" if isinstance(exc, (FileNotFoundError, PermissionError, IsADirectoryError)) else ""
+        raise ConfigError(
+            "HOOK_TLS_CERT_FILE and HOOK_TLS_KEY_FILE are not a PEM certificate and its unencrypted key "
+            f"({certificate}, {key}{why})."
+        ) from exc
+    return context
+
+
+def _no_passphrase() -> str:
+    # without this OpenSSL would ask on the terminal and the start would hang
+    raise ValueError("the key is encrypted")
 
 
 def watched_context(certificate: Path, key: Path) -> Watched[ssl.SSLContext]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from postgres_writer.config.settings import Config
 from postgres_writer.errors import ConfigError
-from postgres_writer.server.files import CHECK_SECONDS, Watched, load_policy
+from postgres_writer.server.files import CHECK_SECONDS, Watched, check_files, load_policy
 
 
 @pytest.fixture
@@ -176,6 +178,32 @@ def test_a_file_that_is_not_a_policy_is_said_in_one_sentence(path: Path, content
         load_policy(path)
 
 
-def test_a_policy_that_cannot_be_read_is_said_in_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^HOOK_TABLE_POLICY_FILE: .* cannot be read \(No such file or directory\)"):
-        load_policy(tmp_path / "nothing")
+UNUSABLE = {
+    "a tokens file that is not there": ({"HOOK_TOKENS_FILE": "/no/such"}, "HOOK_TOKENS_FILE", "No such file"),
+    "a tokens file without tokens": ({"HOOK_TOKENS_FILE": os.devnull}, "HOOK_TOKENS_FILE", "no token"),
+    "a folder in place of a file": ({"HOOK_TOKENS_FILE": "/"}, "HOOK_TOKENS_FILE", "directory"),
+    "a tokens file that is no text": ({"HOOK_TOKENS_FILE": sys.executable}, "HOOK_TOKENS_FILE", "not UTF-8"),
+    "a policy that is not there": ({"HOOK_TABLE_POLICY_FILE": "/no/such"}, "HOOK_TABLE_POLICY_FILE", "No such file"),
+    "a policy without rules": ({"HOOK_TABLE_POLICY_FILE": os.devnull}, "HOOK_TABLE_POLICY_FILE", "rules"),
+    "files that are no certificate": (
+        {"HOOK_TLS_CERT_FILE": os.devnull, "HOOK_TLS_KEY_FILE": os.devnull},
+        "HOOK_TLS_CERT_FILE",
+        "PEM",
+    ),
+    "a certificate that is not there": (
+        {"HOOK_TLS_CERT_FILE": "/no/such", "HOOK_TLS_KEY_FILE": os.devnull},
+        "HOOK_TLS_CERT_FILE",
+        "No such file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("environ", "variable", "hint"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_an_unusable_file_is_refused_in_one_sentence(environ: dict[str, str], variable: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_files(Config.from_env({"PSQL_HOST": "db", **environ}))
+    sentence = str(refused.value)
+    assert variable in sentence
+    assert hint in sentence
+    assert sentence.endswith(".")
+    assert "\n" not in sentence

@@ -1,0 +1,120 @@
+"""How the text of a variable is read: each parser takes the variable's name and its text and returns the value.
+
+Every error is a ConfigError whose text is one sentence that names the variable and says what it may be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from postgres_writer.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Host:
+    """One server that may answer for the database: a name, an address or the folder of a Unix socket, and a port."""
+
+    name: str
+    port: int = 5432
+
+
+def text(_name: str, value: str) -> str:
+    """Return the value as it is."""
+    return value
+
+
+def integer(lowest: int, highest: int) -> Callable[[str, str], int]:
+    """Return a parser of whole numbers between lowest and highest."""
+
+    def parse(name: str, value: str) -> int:
+        # isdecimal keeps out the signs, underscores and blanks that int() lets through
+        if not (value.isascii() and value.isdecimal() and lowest <= int(value[:20]) <= highest):
+            raise ConfigError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}.")
+        return int(value)
+
+    return parse
+
+
+def seconds(lowest: float, highest: float) -> Callable[[str, str], float]:
+    """Return a parser of seconds between lowest and highest, fractions included."""
+
+    def parse(name: str, value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        # nothing compares with nan, so it is refused too
+        if not lowest <= number <= highest:
+            raise ConfigError(f"{name} must be a number of seconds from {lowest:g} to {highest:g}, not {value!r}.")
+        return number
+
+    return parse
+
+
+def boolean(name: str, value: str) -> bool:
+    """Return whether the value says true or false in one of the usual spellings."""
+    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if value.lower() not in known:
+        raise ConfigError(f"{name} must be true or false, not {value!r}.")
+    return known[value.lower()]
+
+
+def one_of(*choices: str) -> Callable[[str, str], str]:
+    """Return a parser that accepts one of the choices, whatever its case."""
+
+    def parse(name: str, value: str) -> str:
+        for choice in choices:
+            if value.lower() == choice.lower():
+                return choice
+        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+
+    return parse
+
+
+def path(_name: str, value: str) -> Path:
+    """Return the path of a file that whoever loads it also checks."""
+    return Path(value)
+
+
+def libpq_file(name: str, value: str) -> str:
+    """Return the path of a file that this process can read now: libpq itself would complain at the first connection."""
+    try:
+        with Path(value).open("rb") as file:
+            file.read(1)
+    except OSError as exc:
+        raise ConfigError(f"{name} names a file that cannot be read: {value} ({exc.strerror}).") from exc
+    return value
+
+
+def root_certificate(name: str, value: str) -> str:
+    """Return the path of a readable file, or libpq's word "system" for the system's own trust store."""
+    return value if value == "system" else libpq_file(name, value)
+
+
+def host_names(name: str, value: str) -> tuple[str, ...]:
+    """Return the hosts of a comma-separated list."""
+    hosts = tuple(host.strip() for host in value.split(","))
+    if not all(hosts):
+        raise ConfigError(f"{name} has an empty host in its list: {value!r}.")
+    return hosts
+
+
+port = integer(1, 65535)
+
+
+def ports(name: str, value: str) -> tuple[int, ...]:
+    """Return the ports of a comma-separated list."""
+    return tuple(port(name, part.strip()) for part in value.split(","))
+
+
+def hosts(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[Host, ...]:
+    """Join PSQL_HOST and PSQL_PORT: one port serves all hosts, otherwise each host has its own, as libpq has it."""
+    if len(numbers) not in (1, len(names)):
+        raise ConfigError(
+            f"PSQL_PORT lists {len(numbers)} ports for {len(names)} hosts of PSQL_HOST: give one, or as many."
+        )
+    each = numbers * len(names) if len(numbers) == 1 else numbers
+    return tuple(Host(host, number) for host, number in zip(names, each, strict=True))
