@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from support.manifests import K8S, ROOT, build, documents, guide, overlay, pick, prepare, shell
+from support.manifests import K8S, ROOT, Manifest, build, documents, guide, overlay, pick, prepare, shell
 from support.metacontroller import TUNED_FLAGS
 
 if TYPE_CHECKING:
@@ -86,6 +86,54 @@ def test_a_combination_of_components_applies_twice_and_its_pods_are_admitted(
     prepared.kubectl("create", "--dry-run=server", "-f", "-", input=pod_of(pick(manifests, "Deployment")))
 
 
+@pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)
+def test_a_namespace_of_ones_own_reaches_every_place(
+    prepared: ApiServer, tmp_path: Path, components: tuple[str, ...]
+) -> None:
+    lines, _ = guide("A namespace of your own", "yaml")
+    own = overlay(tmp_path / "own", components, example=lines)
+    made = build(prepared, own)
+    stock = build(prepared, overlay(tmp_path / "stock", components))
+    assert names_and_contents(made) == names_and_contents(moved(stock))
+    apply(prepared, own)
+
+
+def test_a_namespace_that_is_there_for_other_things_stays_out_of_the_install(
+    prepared: ApiServer, tmp_path: Path
+) -> None:
+    made = build(prepared, overlay(tmp_path, example="".join(guide("A namespace of your own", "yaml"))))
+    assert "Namespace" not in {manifest["kind"] for manifest in made}
+    assert pick(made, "Deployment")["metadata"]["namespace"] == "my-team"
+
+
+def test_without_a_namespace_the_transformer_changes_nothing(prepared: ApiServer, tmp_path: Path) -> None:
+    components = ("tls-cert-manager", "monitoring", "monitoring-tls")
+    (lines, _) = guide("A namespace of your own", "yaml")
+    only_transformers = overlay(tmp_path / "own", components, example=lines.replace("namespace: my-team\n", ""))
+    assert build(prepared, only_transformers) == build(prepared, overlay(tmp_path / "stock", components))
+
+
+def moved(value: Any) -> Any:
+    """Return manifests with the namespace my-team in every place where the default install names its own."""
+    if isinstance(value, str):
+        return value.replace("postgres-writer.postgres-writer", "postgres-writer.my-team")
+    if isinstance(value, list):
+        return [moved(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: moved(item) for key, item in value.items()}
+    if value.get("namespace") == "postgres-writer":
+        changed["namespace"] = "my-team"
+    if value.get("kind") == "Namespace":
+        changed["metadata"]["name"] = "my-team"
+    return changed
+
+
+def names_and_contents(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    """Return the manifests by kind and name; the order in which kustomize prints them is not ours to test."""
+    return {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
+
+
 def test_the_replica_set_gets_its_pods_past_pod_security(prepared: ApiServer) -> None:
     apply(prepared, K8S)
     settled_versions(prepared, K8S)
@@ -149,7 +197,7 @@ def test_token_and_certificate_reach_both_hooks_of_either_controller(prepared: A
     assert schemes == {"HTTPS"}
 
 
-@pytest.mark.parametrize("folder", ["k8s/samples", "docs/overlay", "metacontroller", "crds"])
+@pytest.mark.parametrize("folder", ["k8s/samples", "k8s/overlays/example", "metacontroller", "crds"])
 def test_every_other_kustomization_applies(prepared: ApiServer, folder: str) -> None:
     apply(prepared, K8S)  # the resources of the samples need their kind, those of an overlay their namespace
     arguments = ("apply", "--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts")

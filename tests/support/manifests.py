@@ -49,8 +49,11 @@ def pick(manifests: Iterable[Manifest], kind: str, name: str = "postgres-writer"
     return found
 
 
-def overlay(folder: Path, components: Sequence[str] = (), base: Path = K8S) -> Path:
-    """Write a kustomization that adds components to the default install, as a user would, and return its folder."""
+def overlay(folder: Path, components: Sequence[str] = (), base: Path = K8S, example: str = "") -> Path:
+    """Write a kustomization that adds components to the default install, as a user would, and return its folder.
+
+    ``example`` is YAML to add, written as in a folder beside k8s/overlays/example.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     start = folder.resolve()
     kustomization = {
@@ -59,7 +62,10 @@ def overlay(folder: Path, components: Sequence[str] = (), base: Path = K8S) -> P
         "resources": [os.path.relpath(base, start)],
         "components": [os.path.relpath(K8S / "components" / name, start) for name in components],
     }
-    (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    added = yaml.safe_load(example) or {}
+    for key in {"transformers"} & added.keys():
+        added[key] = [os.path.relpath((K8S / "overlays" / "example" / path).resolve(), start) for path in added[key]]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump({**kustomization, **added}))
     return folder
 
 
@@ -110,9 +116,9 @@ def guide_text(title: str) -> str:
     return found[2]
 
 
-def guide(title: str) -> list[str]:
-    """Return the shell commands of one section of the installation guide, one text per code block."""
-    return re.findall(r"^```sh\n(.*?)^```", guide_text(title), re.MULTILINE | re.DOTALL)
+def guide(title: str, language: str = "sh") -> list[str]:
+    """Return the code blocks of one section of the installation guide, by default its shell commands."""
+    return re.findall(rf"^```{language}\n(.*?)^```", guide_text(title), re.MULTILINE | re.DOTALL)
 
 
 def shell(server: ApiServer, script: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:

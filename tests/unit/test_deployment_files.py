@@ -68,7 +68,7 @@ def test_every_locked_package_has_hashes(name: str) -> None:
 
 
 def test_image_manifests_and_package_have_one_version() -> None:
-    (image,) = load(K8S / "kustomization.yaml")["images"]
+    (image,) = load(K8S / "default" / "kustomization.yaml")["images"]
     assert image == {"name": "postgres-writer", "newTag": __version__}
     assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
