@@ -89,6 +89,12 @@ _HINTS = {
     Own.RENAMED: "a trigger, or the type of the column id, changed the id",
     Own.EQUAL: "it has another row whose id the type or collation of the column id treats as equal",
 }
+_CLASS_HINTS = {
+    "08": "a server that the table depends on is unreachable",
+    "HV": "its foreign data wrapper failed",
+    "58": "PostgreSQL reported an internal error",
+    "XX": "PostgreSQL reported an internal error",
+}
 
 
 def cannot_hold(refused: Refused) -> bool:
@@ -161,7 +167,7 @@ def of_delete(table: str, refused: Refused) -> DeleteFailed:
 
 
 def _why(code: str, constraint: str) -> str:
-    hint = _HINTS.get(code, "PostgreSQL refuses it")
+    hint = _HINTS.get(code) or _CLASS_HINTS.get(code[:2], "PostgreSQL refuses it")
     if isinstance(code, Own):
         return hint
     # The name of a constraint is chosen by whoever made the table; anything but a plain name stays out.

@@ -32,17 +32,20 @@ _MAX_PREPARED = 256
 _CLOSED = getattr(select, "POLLRDHUP", 0)
 """What poll() is to tell of the caller's socket; where there is no POLLRDHUP, it tells errors and hang-ups unasked."""
 
-UNAVAILABLE = "PostgreSQL cannot be reached or does not answer; this is tried again by itself."
-READ_ONLY = "PostgreSQL is read-only, as a standby is; this is tried again by itself until a primary answers."
-BUSY = "PostgreSQL is busy with the row or the table (a lock, a deadlock or a time-out); this is tried again by itself."
-EXPIRED = "The time for this request was over before anything was written; it is tried again by itself."
+UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
+READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
+BUSY = "The row or table is locked or busy (lock wait, deadlock or timeout); retrying automatically."
+EXPIRED = "The request timed out before anything was written; retrying automatically."
+_EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
 _BUSY_CODES = {"40001", "40P01", "55P03", "57014"}
 _READ_ONLY_CODE = "25006"
 _GUARD_CODE = "22P02"
 _LOST_PREPARED_CODES = {"26000", "42P05"}
-# connection, resources, operator intervention, system error, internal error
-_UNAVAILABLE_CLASSES = {"08", "53", "57", "58", "XX", "28", "3D"}
+_FAILED_TRANSACTION_CODE = "25P02"
+_EXHAUSTED_CLASS = "53"
+_CLOSING = {"FATAL", "PANIC"}
+"""The severities after which PostgreSQL closes the connection."""
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
@@ -274,20 +277,35 @@ def _wait(connection: Any, until: float, caller: int = -1) -> None:
 
 
 def _translated(exc: psycopg2.Error) -> Exception:
-    """Give our error for the driver's; its text is left behind, because it may hold values."""
-    code = exc.pgcode
-    if code is None or code in _LOST_PREPARED_CODES:
+    """Give our error for the driver's; its text is left behind, because it may hold values.
+
+    Only a broken connection says something about the server, or the few errors that PostgreSQL itself raises about a
+    session. Any other is about the table or the row, whatever its SQLSTATE: a trigger or a foreign server raises what
+    it likes, and its errors have a context.
+    """
+    code, diag = exc.pgcode, exc.diag
+    if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING:
         if code is not None:
-            logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
+            logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
+        return _Lost()
+    if code in _BUSY_CODES:
+        return DatabaseBusy(BUSY)
+    if code[:2] == _EXHAUSTED_CLASS:
+        return DatabaseUnavailable(_EXHAUSTED.format(code))
+    lost = _session_error(code) if diag.context is None else None
+    if lost is not None:
+        return lost
+    primary = diag.message_primary or ""
+    # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
+    guard = primary.partition(statements.GUARD)[2].split(maxsplit=1) if code == _GUARD_CODE else []
+    return Refused(code, diag.constraint_name or "", guard[0] if guard else "")
+
+
+def _session_error(code: str) -> _Lost | None:
+    """Give the error of a session that is of no use any more, though its connection lives."""
+    if code in _LOST_PREPARED_CODES:
+        logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
         return _Lost()
     if code == _READ_ONLY_CODE:
         return _Lost(READ_ONLY)
-    if code in _BUSY_CODES:
-        return DatabaseBusy(BUSY)
-    if code[:2] in _UNAVAILABLE_CLASSES:
-        logger.warning("PostgreSQL is not ready for work", extra=fields(sqlstate=code))
-        return _Lost()
-    primary = exc.diag.message_primary or ""
-    # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
-    guard = primary.partition(statements.GUARD)[2].split(maxsplit=1) if code == _GUARD_CODE else []
-    return Refused(code, exc.diag.constraint_name or "", guard[0] if guard else "")
+    return _Lost() if code == _FAILED_TRANSACTION_CODE else None

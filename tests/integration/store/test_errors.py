@@ -1,0 +1,103 @@
+"""An error whose connection survives says something about the table or the row, whatever its SQLSTATE."""
+
+from __future__ import annotations
+
+import pytest
+
+from postgres_writer.core.plan import Operation
+from support.postgres import Database
+from support.subject import ROW, Subject
+
+CODES = (
+    *("08000", "08001", "08006", "08P01"),  # as a foreign server that is down raises them
+    *("57P01", "57P02", "57P03", "57P04", "57P05"),
+    *("58000", "58030", "XX000", "XX001", "XX002"),
+    *("28000", "28P01", "3D000", "25001", "25006", "25P02", "26000", "42P05", "HV000"),
+)
+OUT_OF_RESOURCES = ("53000", "53100", "53200", "53300", "53400")
+
+
+def raising(database: Database, event: str, code: str) -> None:
+    """Make a trigger of students that raises an error of that code."""
+    database.query(
+        "CREATE OR REPLACE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN RAISE EXCEPTION 'secret' USING ERRCODE = '{code}'; END $$;"
+        f"CREATE TRIGGER act BEFORE {event} ON students FOR EACH ROW EXECUTE FUNCTION act()"
+    )
+
+
+def sessions(database: Database) -> set[int]:
+    """Return the process ids of the store's connections."""
+    found = database.query(
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'postgres-writer' AND datname = current_database()"
+    )
+    return {pid for (pid,) in found}
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_a_trigger_that_raises_concerns_only_its_table(database: Database, subject: Subject, code: str) -> None:
+    database.create_table("pupils")
+    subject.sync()
+    before = sessions(database)
+    assert len(before) == 1
+    raising(database, "UPDATE OR DELETE", code)
+    for _ in range(2):
+        subject.edit(age=subject.spec["age"] + 1).sync()
+        assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+        assert f"SQLSTATE {code}" in subject.message
+        other = Subject(subject.store, {**subject.spec, "table": "pupils"})
+        assert other.sync() in (Operation.INSERTED, Operation.UPDATED), "the circuit must stay closed"
+    subject.edit(table="pupils").sync()
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", "pupils"])
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert f"SQLSTATE {code}" in subject.message
+    assert "Retain" in subject.message
+    assert sessions(database) == before, "the connection must be kept"
+    assert database.rows() == [ROW]
+
+
+@pytest.mark.parametrize("code", OUT_OF_RESOURCES)
+def test_a_lack_of_resources_passes(database: Database, subject: Subject, code: str) -> None:
+    subject.sync()
+    before = sessions(database)
+    raising(database, "UPDATE OR DELETE", code)
+    subject.edit(age=24).sync()
+    assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["students"])
+    assert "out of disk space, memory or connections" in subject.message
+    assert f"SQLSTATE {code}" in subject.message
+    assert subject.answer["resyncAfterSeconds"] <= 30
+    assert not subject.finalize()
+    assert subject.ready == "False DatabaseUnavailable"
+    database.query("DROP TRIGGER act ON students")
+    assert subject.finalize(), "nothing may fail fast now"
+    assert sessions(database) == before
+
+
+@pytest.mark.parametrize("code", ["40001", "40P01", "55P03", "57014"])
+def test_what_is_busy_passes(database: Database, subject: Subject, code: str) -> None:
+    subject.sync()
+    before = sessions(database)
+    raising(database, "UPDATE", code)
+    subject.edit(age=24).sync()
+    assert subject.ready == "False DatabaseBusy"
+    assert sessions(database) == before
+
+
+def test_a_session_that_is_stuck_in_a_failed_transaction_is_replaced(database: Database, subject: Subject) -> None:
+    subject.sync()
+    before = sessions(database)
+    subject.store._session()._run("BEGIN", None)
+    with pytest.raises(Exception, match="42P01"):
+        subject.store._session()._run("SELECT * FROM nothing", None)
+    assert subject.edit(age=24).sync() is Operation.UPDATED
+    assert database.rows() == [("default/sample", "alex", 24, "canada")]
+    assert not sessions(database) & before
+
+
+def test_a_read_only_session_is_looked_for_another_server(database: Database, subject: Subject) -> None:
+    subject.sync()
+    before = sessions(database)
+    subject.store._session()._run("SET default_transaction_read_only = on", None)
+    assert subject.edit(age=24).sync() is Operation.UPDATED
+    assert not sessions(database) & before
