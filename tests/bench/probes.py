@@ -152,7 +152,7 @@ def connections(parts: Bench, connections_at_once: int = 64, seconds: int = 4) -
         standing = sum(counted(server, "postgres_writer_database_connections").values())
         opened = sum(counted(server, "postgres_writer_database_connections_opened_total").values())
         pressing.join()
-        return opened, opened - standing, len(server.workers()) * Config.threads
+        return opened, opened - standing, len(server.workers()) * Config.connections
 
 
 def memory(parts: Bench, marks: tuple[int, ...]) -> dict[int, tuple[float, float]]:

@@ -1,7 +1,6 @@
 """What may become of a session between two statements: its prepared statements lost, its clock set."""
 
 import time
-from typing import Any
 
 import pytest
 
@@ -11,6 +10,7 @@ from postgres_writer.database.session import _wait
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
 from support.postgres import Database
+from support.subject import next_session
 
 ID = "default/sample"
 
@@ -25,7 +25,7 @@ def apply(store: Store, plan: Plan) -> Outcome:
 
 def run_on_its_session(store: Store, statement: str) -> None:
     """Do to the store's session what a pooler in between would do."""
-    session: Any = store._session()
+    session = next_session(store)
     session._cursor.execute(statement)
     _wait(session._connection, time.monotonic() + 5)
 
@@ -54,7 +54,7 @@ def test_a_clock_of_the_database_that_was_set_is_learnt_anew(database: Database,
         (Remove(ID, ("pupils",), ("pupils",)), Operation.DELETED),
     ]
     for plan, operation in steps:
-        store._session()._offset -= jump
+        next_session(store)._offset -= jump
         outcome = apply(store, plan)
         assert (outcome.operation, outcome.error) == (operation, None)
     assert database.rows() == database.rows("pupils") == []

@@ -27,6 +27,11 @@ def fresh_call() -> Call:
     return Call(time.monotonic(), lambda: False)
 
 
+def next_session(store: Store) -> Any:
+    """Return the connected session that the store will use next, to do to it what a pooler in between would do."""
+    return store._pool._idle[-1][1]
+
+
 @dataclass
 class Subject:
     """The resource default/sample. ``sync`` and ``finalize`` call the core and keep the status that it answers."""

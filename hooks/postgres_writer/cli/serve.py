@@ -74,7 +74,7 @@ def _serve(config: Config) -> int:
         from postgres_writer.database.store import Store  # noqa: PLC0415
         from postgres_writer.server.app import create_app  # noqa: PLC0415 # the metrics' folder must be known before
 
-        return create_app(config, Store(config.database))
+        return create_app(config, Store(config.database, config.connections))
 
     # gunicorn sets its own handlers once it has loaded the application; a signal before must clean up, too
     signal.signal(signal.SIGTERM, _stop_starting)

@@ -23,6 +23,7 @@ CHANNEL_BINDINGS = ("disable", "prefer", "require")
 SESSION_ATTRIBUTES = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("json", "text")
+DEFAULT_CONNECTIONS = 4
 _WEEK = 7 * 24 * 3600.0
 _LIBPQ_KEYWORDS = (
     "dbname",
@@ -275,9 +276,13 @@ class Config:
         default_factory=default_workers,
     )
     # A thread waits for PostgreSQL during a third of a write: with 4 a worker has one that computes, one that waits
-    # and two to spare for a slow statement. With 8 they queue for the GIL, and every one keeps a connection open.
-    threads: int = _setting(
-        "HOOK_THREADS", "Threads, and so database connections, per worker.", parsers.integer(1, 256), 4
+    # and two to spare for a slow statement. With 8 they queue for the GIL.
+    threads: int = _setting("HOOK_THREADS", "Threads per worker.", parsers.integer(1, 256), 4)
+    connections: int = _setting(
+        "HOOK_CONNECTIONS",
+        "Connections to PostgreSQL per worker, at most. A request that finds none free waits for one.",
+        parsers.integer(3, 256),
+        DEFAULT_CONNECTIONS,
     )
     tokens_file: Path | None = _setting(
         "HOOK_TOKENS_FILE",

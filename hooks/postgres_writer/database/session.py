@@ -1,4 +1,4 @@
-"""One connection of one thread: opened lazily, replaced when it died, never waited for longer than its deadline.
+"""One connection: opened lazily, replaced when it died, never waited for longer than its deadline.
 
 psycopg2 is used asynchronously because a stopped PostgreSQL enforces no statement_timeout while its kernel still
 acknowledges TCP: only the client's own clock ends such a wait. Driver errors become ours here, at this one boundary.
@@ -21,7 +21,7 @@ from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.dial import targets
-from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, LOCK_SHARE, WRITE_BY_SECONDS, Call
+from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -74,6 +74,7 @@ class Session:
         self._circuit = circuit
         self._connection: Any = None
         self._cursor: Any = None
+        self._opened = 0.0
         self._offset = 0.0
         self._texts: dict[statements.Statement, str] = {}
         self._prepared: dict[statements.Statement, str] = {}
@@ -90,6 +91,15 @@ class Session:
             # a pooler may give every transaction another server connection, so settings travel with each message
             self._greeting = ""
             self._prefix = "".join(f"SET LOCAL {item}; " for item in timeouts) + f"{check}; "
+
+    @property
+    def is_connected(self) -> bool:
+        """Say whether there is a connection that the next statement would use."""
+        return self._connection is not None
+
+    def is_worth_keeping(self, now: float) -> bool:
+        """Say whether the connection is young enough, at a time of the monotonic clock, to be used again."""
+        return now - self._opened < CONNECTION_LIFE_SECONDS
 
     def execute(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
@@ -121,7 +131,7 @@ class Session:
 
         The server's clock may have been set, or it may be another server: it is learnt anew.
         """
-        if time.monotonic() < self._start_by(call):
+        if time.monotonic() < call.start_by(self._config.statement_timeout):
             self.close()
             return False
         return True
@@ -136,11 +146,8 @@ class Session:
         self._prepared.clear()
         metrics.CONNECTIONS_OPEN.dec()
 
-    def _start_by(self, call: Call) -> float:
-        return call.arrival + WRITE_BY_SECONDS - self._config.statement_timeout
-
     def _attempt(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
-        start_by = self._start_by(call)
+        start_by = call.start_by(self._config.statement_timeout)
         if not self._circuit.admits(time.monotonic(), self._connection is not None):
             raise DatabaseUnavailable(UNAVAILABLE)
         if self._connection is None:
@@ -235,7 +242,7 @@ class Session:
         except BaseException:
             connection.close()
             raise
-        self._connection, self._cursor = connection, cursor
+        self._connection, self._cursor, self._opened = connection, cursor, time.monotonic()
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
         self._succeed()

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from enum import Enum
 
-from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.config.settings import DEFAULT_CONNECTIONS, DatabaseConfig
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
 from postgres_writer.core.refusals import Access, Own, Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import EXPIRED, Parameters, Result, Session
-from postgres_writer.deadlines import Call
+from postgres_writer.deadlines import CONNECTION_IDLE_SECONDS, Call
 from postgres_writer.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
@@ -44,12 +45,12 @@ NOT_HELD = (Presence.ABSENT, Presence.IMPOSSIBLE)
 
 
 class Store:
-    """The database. One lazily opened connection per thread; nothing is kept but connections."""
+    """The database. Nothing is kept but connections, at most as many as ``connections`` says."""
 
-    def __init__(self, config: DatabaseConfig) -> None:
-        self._config = config
-        self._circuit = Circuit()
-        self._local = threading.local()
+    def __init__(self, config: DatabaseConfig, connections: int = DEFAULT_CONNECTIONS) -> None:
+        circuit = Circuit()
+        self._statement_timeout = config.statement_timeout
+        self._pool = Pool(lambda: Session(config, circuit), connections, CONNECTION_IDLE_SECONDS)
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""
@@ -66,25 +67,23 @@ class Store:
                 return Outcome(plan.tables, error=plan.verdict)
 
     def close(self) -> None:
-        """Close this thread's connection."""
-        self._session().close()
+        """Close the connections that are not in use."""
+        self._pool.close()
 
-    def _session(self) -> Session:
-        try:
-            session: Session = self._local.session
-        except AttributeError:
-            session = self._local.session = Session(self._config, self._circuit)
-        return session
+    def _session(self, call: Call) -> AbstractContextManager[Session]:
+        return self._pool.lend(call.start_by(self._statement_timeout))
 
     def _ask(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
-        return self._session().execute(call, statement, parameters)
+        with self._session(call) as session:
+            return session.execute(call, statement, parameters)
 
     def _in_time(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run a statement whose last column says whether its deadline held; repeat it if only the clock was off."""
-        result = self._ask(call, statement, parameters)
-        if not result[-1] and not self._session().late(call):
-            result = self._ask(call, statement, parameters)
-        return result
+        with self._session(call) as session:
+            result = session.execute(call, statement, parameters)
+            if not result[-1] and not session.late(call):
+                result = session.execute(call, statement, parameters)
+            return result
 
     def _write(self, plan: Write, call: Call) -> Outcome:
         table = plan.spec.table
@@ -108,17 +107,18 @@ class Store:
         raise Refused(Own.SWALLOWED if after is None else Own.ALTERED)
 
     def _move(self, plan: Write, call: Call) -> Operation:
-        statement = statements.move(plan.spec.table, plan.leave)
-        for last in (False, True):
-            try:
-                self._ask(call, statement, _values(plan))
-            except Refused as exc:
-                if exc.guard != "late":
-                    raise
-                if last or self._session().late(call):
-                    raise RequestExpired(EXPIRED) from exc
-            else:
-                break
+        statement, parameters = statements.move(plan.spec.table, plan.leave), _values(plan)
+        with self._session(call) as session:
+            for last in (False, True):
+                try:
+                    session.execute(call, statement, parameters)
+                except Refused as exc:
+                    if exc.guard != "late":
+                        raise
+                    if last or session.late(call):
+                        raise RequestExpired(EXPIRED) from exc
+                else:
+                    break
         return Operation.MOVED
 
     def _explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:

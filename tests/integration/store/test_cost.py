@@ -10,7 +10,7 @@ from postgres_writer.core.plan import Operation
 from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.relay import Relay, relayed
-from support.subject import ROW, Subject
+from support.subject import ROW, Subject, next_session
 
 REPEATS = 200
 
@@ -98,8 +98,7 @@ def test_a_dead_connection_is_replaced_without_the_user_seeing_it(database: Data
 
 def test_prepared_statements_that_a_pooler_lost_are_prepared_again(database: Database, subject: Subject) -> None:
     subject.sync()
-    session = subject.store._session()
-    session._run("DEALLOCATE ALL", None)
+    next_session(subject.store)._run("DEALLOCATE ALL", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
 
 

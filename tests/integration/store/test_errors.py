@@ -6,7 +6,7 @@ import pytest
 
 from postgres_writer.core.plan import Operation
 from support.postgres import Database
-from support.subject import ROW, Subject
+from support.subject import ROW, Subject, next_session
 
 CODES = (
     *("08000", "08001", "08006", "08P01"),  # as a foreign server that is down raises them
@@ -87,9 +87,9 @@ def test_what_is_busy_passes(database: Database, subject: Subject, code: str) ->
 def test_a_session_that_is_stuck_in_a_failed_transaction_is_replaced(database: Database, subject: Subject) -> None:
     subject.sync()
     before = sessions(database)
-    subject.store._session()._run("BEGIN", None)
+    next_session(subject.store)._run("BEGIN", None)
     with pytest.raises(Exception, match="42P01"):
-        subject.store._session()._run("SELECT * FROM nothing", None)
+        next_session(subject.store)._run("SELECT * FROM nothing", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
     assert database.rows() == [("default/sample", "alex", 24, "canada")]
     assert not sessions(database) & before
@@ -98,6 +98,6 @@ def test_a_session_that_is_stuck_in_a_failed_transaction_is_replaced(database: D
 def test_a_read_only_session_is_looked_for_another_server(database: Database, subject: Subject) -> None:
     subject.sync()
     before = sessions(database)
-    subject.store._session()._run("SET default_transaction_read_only = on", None)
+    next_session(subject.store)._run("SET default_transaction_read_only = on", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
     assert not sessions(database) & before
