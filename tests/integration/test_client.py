@@ -14,7 +14,7 @@ import yaml
 
 from postgres_writer import __version__
 from postgres_writer.cli.client import finalizing, requests_of
-from postgres_writer.cli.commands import NAMES
+from postgres_writer.cli.commands import COMMANDS
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server
@@ -166,11 +166,11 @@ class TestProgram:
     def test_version(self) -> None:
         assert run("--version").stdout == f"postgres-writer {__version__}\n"
 
-    @pytest.mark.parametrize("command", NAMES)
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_has_help_with_examples_and_exit_codes(self, command: str) -> None:
         ended = run(command, "--help")
         assert (ended.returncode, ended.stderr) == (0, "")
-        assert ended.stdout.startswith(f"usage: postgres-writer {command}")
+        assert ended.stdout.startswith(f"Usage: postgres-writer {command} [OPTIONS]")
         assert re.search(rf"^examples?:\n  .*postgres-writer {command}", ended.stdout, re.MULTILINE)
         assert re.search(r"^exit codes: 0 ", ended.stdout, re.MULTILINE)
 
@@ -178,7 +178,7 @@ class TestProgram:
     def test_wrong_usage_ends_with_two_and_speaks_on_stderr(self, arguments: list[str]) -> None:
         ended = run(*arguments)
         assert (ended.returncode, ended.stdout) == (2, "")
-        assert ended.stderr.startswith("usage: postgres-writer")
+        assert ended.stderr.startswith("Usage: postgres-writer")
 
     def test_a_reader_that_goes_away_is_no_error(self) -> None:
         with subprocess.Popen([str(PROGRAM), "completion", "bash"], stdout=PIPE, stderr=PIPE) as program:

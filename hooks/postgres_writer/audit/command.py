@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
-from tqdm import tqdm
+import click
 
 from postgres_writer.audit.actions import Prune, chosen_findings, repair
 from postgres_writer.audit.model import Finding, Kind, Relation, Resource, Row, Tables, judge, parse_resource
@@ -26,74 +27,20 @@ from postgres_writer.errors import ConfigError, InvalidRequest
 _LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)
 _FEW_NAMESPACES = 20
 
-EXAMPLES = """\
-examples:
-  PSQL_HOST=db.example.com PSQL_PASSWORD_FILE=password postgres-writer audit
-      Compare the cluster of kubectl's current context with the database.
-  kubectl get pgw -A -o json | postgres-writer audit - -o json
-      The same without calling kubectl; what changes meanwhile shows as findings.
-  postgres-writer audit --context production --repair
-      Ask Metacontroller for a sync of what is missing or differs.
-  postgres-writer audit --prune default/old-student
-  postgres-writer audit --prune --namespace team-a
-      Show the rows that belong to no resource and delete them when you agree.
 
-The database is that of the PSQL_* variables, as for `serve`; a role that may only read is enough without --prune.
-A row belongs to no resource when its id is shaped <namespace>/<name> and no such PostgresWriter exists. It may be a
-retained one (deletionPolicy Retain, or given up as Unmanaged) or your own: look before you prune.
-
-exit codes: 0 nothing found (--prune: all shown rows are gone), 1 findings (--prune: rows were kept), 2 not done
-"""
-
-
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Compare the PostgresWriters with the rows: rows that are missing, differ, stand in a second table or belong\n"
-        "to no resource, and resources that are Unmanaged. Changes nothing unless --repair or --prune is given."
-    )
-    parser.epilog = EXAMPLES
-    parser.add_argument(
-        "file", nargs="?", metavar="FILE", help="what `kubectl get pgw -A -o json` printed, - for standard input"
-    )
-    parser.add_argument("--context", metavar="NAME", help="the context with which kubectl is called")
-    parser.add_argument("-n", "--namespace", metavar="NS", help="look at one namespace only")
-    parser.add_argument(
-        "--table", action="append", default=[], metavar="TABLE", help="look also into a table that no resource names"
-    )
-    parser.add_argument(
-        "--all-tables",
-        action="store_true",
-        help="look into every table with the columns id (unique), name, age, country",
-    )
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="what to print")
-    parser.add_argument("--show-values", action="store_true", help="print the values too, not only the fields' names")
-    parser.add_argument(
-        "--confirm-after",
-        type=float,
-        default=5.0,
-        metavar="SECONDS",
-        help="look at findings again after this long and drop those that have passed (default: %(default)g)",
-    )
-    actions = parser.add_mutually_exclusive_group()
-    actions.add_argument("--repair", action="store_true", help="ask for a sync of what is missing or differs")
-    actions.add_argument(
-        "--prune", nargs="*", metavar="ID", help="delete the rows with these ids, or of --namespace, without a resource"
-    )
-    parser.add_argument("--yes", action="store_true", help="delete without asking")
-
-
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: SimpleNamespace) -> int:
     """Audit; returns the exit code.
 
     Raises ConfigError for unusable arguments and AuditError when resources or rows cannot be read.
     """
-    _check(arguments)
+    # what follows --prune are ids, otherwise it is the file
+    arguments.ids, files = (arguments.arguments, ()) if arguments.prune else ((), arguments.arguments)
+    _check(arguments, files)
+    arguments.file = files[0] if files else None
     with closing(Spool()) as spool, closing(Rows(DatabaseConfig.from_env(os.environ))) as rows:
         audit = Audit(arguments, spool, rows)
         audit.look()
-        if arguments.prune is not None:
+        if arguments.prune:
             return audit.prune()
         audit.report()
         if arguments.repair:
@@ -102,25 +49,28 @@ def run(arguments: argparse.Namespace) -> int:
         return int(bool(spool.summary()))
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    changes = arguments.repair or arguments.prune is not None
-    if arguments.file and (changes or arguments.context):
+def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
+    if arguments.repair and arguments.prune:
+        raise ConfigError("--repair and --prune are two things: give one of them.")
+    if len(files) > 1:
+        raise ConfigError(f"There can be only one FILE, and ids need --prune: {' '.join(files)}.")
+    if files and (arguments.repair or arguments.context):
         raise ConfigError("--context, --repair and --prune call kubectl: leave FILE out.")
-    if arguments.prune == [] and not arguments.namespace:
+    if arguments.prune and not arguments.ids and not arguments.namespace:
         raise ConfigError("--prune needs the ids of rows, or --namespace.")
     if arguments.namespace is not None and not is_namespace(arguments.namespace):
         raise ConfigError(f"--namespace cannot be {arguments.namespace!r}: it is no name of a namespace.")
-    unshaped = [row for row in arguments.prune or [] if not is_id(row)]
+    unshaped = [row for row in arguments.ids if not is_id(row)]
     if unshaped:
         raise ConfigError(f"--prune takes ids shaped <namespace>/<name>, not {unshaped[0]!r}.")
-    if arguments.yes and arguments.prune is None:
+    if arguments.yes and not arguments.prune:
         raise ConfigError("--yes goes with --prune only.")
 
 
 class Audit:
     """One comparison of resources and rows."""
 
-    def __init__(self, arguments: argparse.Namespace, spool: Spool, rows: Rows) -> None:
+    def __init__(self, arguments: SimpleNamespace, spool: Spool, rows: Rows) -> None:
         self._arguments = arguments
         self._spool = spool
         self._rows = rows
@@ -161,8 +111,8 @@ class Audit:
     def prune(self) -> int:
         """Delete the rows that were asked for; returns the exit code."""
         arguments = self._arguments
-        chosen = chosen_findings(self._spool, arguments.prune, arguments.namespace)
-        if chosen and not arguments.prune and not self._resource_count:
+        chosen = chosen_findings(self._spool, arguments.ids, arguments.namespace)
+        if chosen and not arguments.ids and not self._resource_count:
             # the likeliest cause of a namespace without a single resource is the wrong context
             raise AuditError(
                 f"Namespace {arguments.namespace} has no PostgresWriter at all in the context of kubectl "
@@ -184,9 +134,9 @@ class Audit:
                 return
 
     def _listed(self, page: int) -> Iterator[dict[str, Any]]:
-        with _progress("resources", None) as progress:
+        with _progress("resources", 1) as progress:
             for items, remaining in self.kubectl.pages(self._arguments.namespace, page):
-                progress.total = progress.n + len(items) + remaining
+                progress.length = progress.pos + len(items) + remaining
                 progress.update(len(items))
                 yield from items
 
@@ -260,7 +210,12 @@ def _opened(file: str) -> IO[bytes]:
         raise AuditError(f"The list of resources cannot be read: {file} ({error.strerror}).") from error
 
 
-def _progress(what: str, total: float | None) -> Any:
-    """Return a progress bar that shows only on a terminal."""
-    tqdm.monitor_interval = 0
-    return tqdm(total=total, desc=what, unit="", disable=None, file=sys.stderr, leave=False)
+@contextlib.contextmanager
+def _progress(what: str, total: float) -> Iterator[Any]:
+    """Give a progress bar that shows only on a terminal, and is gone at the end."""
+    shown = sys.stderr.isatty()
+    with click.progressbar(length=int(total), label=what, file=sys.stderr, hidden=not shown, width=0) as bar:
+        yield bar
+    if shown:
+        # click leaves the finished bar and goes to the next line
+        sys.stderr.write("\x1b[A\r\x1b[K\r")

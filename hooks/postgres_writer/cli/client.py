@@ -4,18 +4,20 @@ For development: in a cluster only Metacontroller may call the hooks, because it
 object and writes back the status on which the next one relies.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import click
 import requests
 import yaml
 
+from postgres_writer.cli.commands import Command
 from postgres_writer.errors import PostgresWriterError
 from postgres_writer.server.files import load_tokens
 
@@ -192,49 +194,19 @@ def _controller_name(request: dict[str, Any]) -> str:
     return name if isinstance(name, str) else CONTROLLER
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of sync or finalize."""
-    command = parser.prog.rsplit(" ", 1)[-1]
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        f"Call the {command} hook with manifests. For development: in a cluster only Metacontroller calls the\n"
-        "hooks. A manifest without a status counts as never seen before; the status that the server answers (-o yaml)\n"
-        "is what remembers the table, and belongs into the manifest of the next call."
-    )
-    if command == "finalize":
-        parser.description += "\nThe deletionTimestamp is added here; the row is deleted."
-    goal = "finalized" if command == "finalize" else "Ready"
-    parser.epilog = EXAMPLES.format(command=command, goal=goal)
-    parser.add_argument(
-        "file", metavar="FILE", help="manifests in YAML or JSON, or a whole hook request; - for standard input"
-    )
-    parser.add_argument("--url", default=DEFAULT_URL, help="where the server listens (default: %(default)s)")
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="file whose first token goes along as bearer token"
-    )
-    parser.add_argument("--ca-file", metavar="FILE", help="certificates that may have signed the server's")
-    parser.add_argument("-o", "--output", choices=("table", "json", "yaml"), default="table", help="what to print")
-    parser.add_argument("--force", action="store_true", help="send also objects that live in a cluster")
-    parser.set_defaults(hook=command)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Call the hook for each manifest and print the answers; returns the exit code.
-
-    Raises UsageError for input that cannot be sent.
-    """
-    requests_ = list(requests_of(_read(arguments.file), force=arguments.force))
-    if arguments.hook == "finalize":
+def _run(hook: str, *, file: IO[str], output: str, force: bool, **server: Any) -> int:
+    requests_ = list(requests_of(_read(file), force=force))
+    if hook == "finalize":
         requests_ = [finalizing(request) for request in requests_]
-    client = HookClient(arguments.url, _token(arguments.token_file), arguments.ca_file)
+    client = HookClient(server["url"], _token(server["token_file"]), server["ca_file"])
     try:
-        answers = [client.call(arguments.hook, request) for request in requests_]
+        answers = [client.call(hook, request) for request in requests_]
     except UsageError:
         raise
     except PostgresWriterError as error:
         sys.stderr.write(f"postgres-writer: {error}\n")
         return 1
-    sys.stdout.write(render(answers, arguments.output))
+    click.echo(render(answers, output), nl=False)
     return int(not all(answer.done for answer in answers))
 
 
@@ -260,14 +232,50 @@ def table(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _read(file: str) -> str:
+def _read(file: IO[str]) -> str:
     try:
-        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+        return file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The manifest cannot be read: {file} ({getattr(error, 'strerror', 'not UTF-8')}).") from error
+        why = getattr(error, "strerror", "not UTF-8")
+        raise UsageError(f"The manifest cannot be read: {file.name} ({why}).") from error
 
 
 def _token(file: Path | None) -> str | None:
     if file is None:
         return None
     return load_tokens(file, "--token-file")[0].decode()
+
+
+def _command(hook: str, goal: str, more: str = "") -> Command:
+    return Command(
+        hook,
+        callback=partial(_run, hook),
+        params=[
+            click.Argument(["file"], type=click.File(encoding="utf-8")),
+            click.Option(["--url"], default=DEFAULT_URL, show_default=True, help="Where the server listens."),
+            click.Option(
+                ["--token-file"],
+                type=click.Path(path_type=Path),
+                metavar="FILE",
+                help="File with the bearer token; of several, the first is sent.",
+            ),
+            click.Option(["--ca-file"], type=click.Path(), metavar="FILE", help="CA bundle that verifies the server."),
+            click.Option(
+                ["-o", "--output"],
+                type=click.Choice(["table", "json", "yaml"]),
+                default="table",
+                show_default=True,
+                help="What to print.",
+            ),
+            click.Option(["--force"], is_flag=True, help="Send objects that live in a cluster too."),
+        ],
+        help=f"Call the {hook} hook with the manifests of FILE, in YAML or JSON, or with a whole hook request; - is "
+        f"standard input. For development: in a cluster only Metacontroller calls the hooks.\n\n"
+        "A manifest without a status is treated as new; put the returned status (-o yaml) into the manifest for the "
+        f"next call.{more}",
+        epilog=EXAMPLES.format(command=hook, goal=goal),
+    )
+
+
+sync = _command("sync", "Ready")
+finalize = _command("finalize", "finalized", " The deletionTimestamp is added here; the row is deleted.")

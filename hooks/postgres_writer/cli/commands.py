@@ -1,21 +1,22 @@
-"""The table of commands, and the parser that is made from it.
+"""The commands: the group that finds them, and what their helps have in common.
 
-A command is a line in COMMANDS and a module with `configure(parser)` and `run(arguments) -> exit code`. Only
-the modules of the commands in use are imported.
+A command is a line in COMMANDS and a `Command` of the same name in its module. Only the module of the command in use is
+imported, so that `--help` and a completion do not wait for Flask, requests and psycopg2.
 """
 
-import argparse
-import importlib
-from collections.abc import Collection
-from dataclasses import dataclass
-from types import ModuleType
+from __future__ import annotations
 
-from postgres_writer import __version__
+import importlib
+from typing import Any, NamedTuple
+
+import click
+from click.shell_completion import CompletionItem
 
 PROGRAM = "postgres-writer"
+SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 EPILOG = """\
-`postgres-writer COMMAND --help` tells a command's arguments, with examples.
+`postgres-writer COMMAND --help` lists a command's arguments, with examples.
 
 example:
   postgres-writer serve --embedded
@@ -24,44 +25,60 @@ exit codes: 0 done, 1 not done, 2 wrong arguments or configuration, 130 interrup
 """
 
 
-@dataclass(frozen=True)
-class Command:
-    """A subcommand: its name, the line that the help shows, its module."""
+class _Line(NamedTuple):
+    """What the program's help says of a command, and the module that does it."""
 
-    name: str
     summary: str
     module: str
 
-    def load(self) -> ModuleType:
-        """Import the module that does it."""
-        return importlib.import_module(f"postgres_writer.{self.module}")
+
+COMMANDS = {
+    "serve": _Line("serve Metacontroller's hooks", "serve"),
+    "demo": _Line("walk through a row's life cycle on a temporary server and database", "demo"),
+    "sync": _Line("call the sync hook with manifests, as Metacontroller would (for development)", "client"),
+    "finalize": _Line("call the finalize hook with manifests (for development)", "client"),
+    "audit": _Line("compare the resources with the rows, and repair or prune on demand", "audit"),
+    "config-reference": _Line("print the table of environment variables as Markdown", "generate"),
+    "completion": _Line("print the script that completes commands and options in a shell", "generate"),
+}
 
 
-COMMANDS = (
-    Command("serve", "serve Metacontroller's hooks", "cli.serve"),
-    Command("demo", "show a row come, change, heal and go, on a server and database of its own", "cli.demo"),
-    Command("sync", "call the sync hook with manifests, as Metacontroller would (for development)", "cli.client"),
-    Command("finalize", "call the finalize hook with manifests (for development)", "cli.client"),
-    Command("audit", "compare the resources with the rows, and repair or prune on demand", "audit.command"),
-    Command("config-reference", "print the table of environment variables as Markdown", "config.reference"),
-    Command("completion", "print what completes the commands and options in a shell", "cli.completion"),
-)
-NAMES = tuple(command.name for command in COMMANDS)
+class Command(click.Command):
+    """A command whose epilog, with its examples and exit codes, is printed as it is written."""
+
+    def __init__(self, name: str, **attributes: Any) -> None:
+        super().__init__(name, context_settings=SETTINGS, **attributes)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the epilog without wrapping it."""
+        if self.epilog:
+            formatter.write(f"\n{self.epilog.rstrip()}\n")
 
 
-def build_parser(wanted: Collection[str] = NAMES) -> argparse.ArgumentParser:
-    """Return the parser; only the commands that are wanted get their arguments."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Keep exactly one PostgreSQL row per PostgresWriter resource.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        subparser = subparsers.add_parser(command.name, help=command.summary)
-        subparser.set_defaults(command=command)
-        if command.name in wanted:
-            command.load().configure(subparser)
-    return parser
+class Commands(Command, click.Group):
+    """The program: it knows the names and summaries of its commands, and imports a command when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of the command and return it."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"postgres_writer.cli.{COMMANDS[cmd_name].module}")
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Print the summaries, for which click would import every command."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line.summary) for name, line in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        """Offer the names, or the program's own options."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [
+            CompletionItem(name, help=line.summary) for name, line in COMMANDS.items() if name.startswith(incomplete)
+        ]

@@ -6,7 +6,6 @@ generation with every change of the spec, and checks after every step what the d
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import os
@@ -24,6 +23,7 @@ from typing import Any
 import requests
 
 from postgres_writer.cli.client import HookClient, finalizing, ready_condition
+from postgres_writer.cli.commands import Command
 from postgres_writer.cli.demo_database import DemoDatabase
 from postgres_writer.errors import PostgresWriterError
 
@@ -49,18 +49,7 @@ class StepFailed(PostgresWriterError):
     """What a step promised did not hold; the text says what was seen instead."""
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = (
-        "Start a hook server with a PostgreSQL of its own and show the life of one row.\n"
-        "Needs no cluster; everything is removed at the end."
-    )
-    parser.epilog = "example:\n  postgres-writer demo\n\nexit codes: 0 every step held, 1 one did not, 130 interrupted"
-
-
-def run(_arguments: argparse.Namespace) -> int:
-    """Play the demo; returns the exit code."""
+def _run() -> int:
     screen = Screen(colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -328,3 +317,12 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+demo = Command(
+    "demo",
+    callback=_run,
+    help="Start a hook server with an embedded PostgreSQL and walk through the life cycle of one row. It needs no "
+    "cluster; everything is removed at the end.",
+    epilog="example:\n  postgres-writer demo\n\nexit codes: 0 every step held, 1 one did not, 130 interrupted",
+)

@@ -1,29 +1,38 @@
 """The command line: finds the command, hands over to its module and turns its error into a line and a code."""
 
+from __future__ import annotations
+
 import os
 import sys
 from collections.abc import Sequence
 
-from postgres_writer.cli.commands import PROGRAM, Command, build_parser
+import click
+
+from postgres_writer import __version__
+from postgres_writer.cli.commands import EPILOG, PROGRAM, Commands
 from postgres_writer.errors import PostgresWriterError
 
 NOT_DONE = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
+program = click.version_option(__version__, message=f"{PROGRAM} %(version)s")(
+    Commands(PROGRAM, help="Keep exactly one PostgreSQL row per PostgresWriter resource.", epilog=EPILOG)
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 done, 1 not, 2 wrong usage or configuration, 130 interrupted."""
-    given = sys.argv[1:] if argv is None else argv
-    arguments = build_parser(given[:1]).parse_args(given)
-    command: Command = arguments.command
     try:
-        code = int(command.load().run(arguments))
+        code = int(program.main(argv, prog_name=PROGRAM, standalone_mode=False) or 0)
         sys.stdout.flush()
-    except PostgresWriterError as error:
-        sys.stderr.write(f"{PROGRAM}: {error}\n")
+    except click.ClickException as exc:
+        exc.show()
         return USAGE_ERROR
-    except KeyboardInterrupt:
+    except PostgresWriterError as exc:
+        sys.stderr.write(f"{PROGRAM}: {exc}\n")
+        return USAGE_ERROR
+    except click.Abort:
         return INTERRUPTED
     except BrokenPipeError:
         # `| head` has read enough; the flush at exit must not complain of it either

@@ -1,19 +1,19 @@
 """`postgres-writer serve`: the hook server."""
 
-import argparse
 import os
 import signal
 import sys
-import textwrap
 from pathlib import Path
 from types import FrameType
 
-from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Config, Setting
+import click
+
+from postgres_writer.cli.commands import Command
+from postgres_writer.config.reference import help_text
+from postgres_writer.config.settings import Config
 from postgres_writer.errors import ConfigError
 from postgres_writer.telemetry import logs
 from postgres_writer.telemetry.folder import metrics_folder
-
-DEFAULT_DATA_FOLDER = ".postgres-writer"
 
 EXAMPLES = """\
 examples:
@@ -26,30 +26,9 @@ exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed while running, 2 wrong argu
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Serve Metacontroller's sync and finalize hooks. The configuration comes from the environment."
-    parser.epilog = f"{_help_of(DATABASE_SETTINGS, 'database')}\n{_help_of(SERVER_SETTINGS, 'server')}\n{EXAMPLES}"
-    parser.add_argument(
-        "--embedded", action="store_true", help="run a PostgreSQL for trying out, with a table students"
-    )
-    parser.add_argument(
-        "--data-dir",
-        type=Path,
-        default=Path(DEFAULT_DATA_FOLDER),
-        metavar="DIR",
-        help="where the embedded PostgreSQL keeps its data (default: %(default)s)",
-    )
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Serve until a signal ends it; returns the exit code.
-
-    Raises ConfigError when the configuration is unusable.
-    """
+def _run(embedded: bool, data_dir: Path) -> int:
     environ = dict(os.environ)
-    if not arguments.embedded:
+    if not embedded:
         return _serve(Config.from_env(environ))
     if environ.get("PSQL_HOST"):
         raise ConfigError("PSQL_HOST is set and --embedded given: leave out one of them.")
@@ -61,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from postgres_writer.server.files import check_files  # noqa: PLC0415 # spares `--help`
 
     check_files(config)
-    with embedded_database(arguments.data_dir) as variables:
+    with embedded_database(data_dir) as variables:
         return _serve(Config.from_env({**environ, **variables}))
 
 
@@ -97,9 +76,22 @@ def _stop_starting(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _help_of(settings: tuple[Setting, ...], title: str) -> str:
-    lines = [f"environment ({title}):"]
-    for setting in settings:
-        lines.append(f"  {setting.name} (default: {setting.default_text})")
-        lines += textwrap.wrap(setting.meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    return "\n".join(lines) + "\n"
+serve = Command(
+    "serve",
+    callback=_run,
+    params=[
+        click.Option(
+            ["--embedded"], is_flag=True, help="Run an embedded PostgreSQL for evaluation, with a table students."
+        ),
+        click.Option(
+            ["--data-dir"],
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path(".postgres-writer"),
+            show_default=True,
+            metavar="DIR",
+            help="Where the embedded PostgreSQL keeps its data.",
+        ),
+    ],
+    help="Serve Metacontroller's sync and finalize hooks. The configuration comes from the environment.",
+    epilog=f"{help_text()}\n{EXAMPLES}",
+)

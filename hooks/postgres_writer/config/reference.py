@@ -1,6 +1,8 @@
-"""`postgres-writer config-reference`: the table of all variables as Markdown, which is docs/configuration.md."""
+"""All variables as docs/configuration.md shows them, and as the help of `serve` does."""
 
-import argparse
+from __future__ import annotations
+
+import textwrap
 
 from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
 
@@ -18,19 +20,6 @@ In a cluster these come from the Deployment, its two Secrets and the optional Co
 """
 
 
-def configure(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of the command."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.description = "Print every environment variable of the server, with default and meaning, as Markdown."
-    parser.epilog = "example:\n  postgres-writer config-reference >configuration.md\n\nexit codes: 0 printed"
-
-
-def run(_arguments: argparse.Namespace) -> int:
-    """Print the reference; returns the exit code."""
-    print(markdown(), end="")
-    return 0
-
-
 def markdown() -> str:
     """Return the configuration reference."""
     groups = (("Database", DATABASE_SETTINGS), ("Server", SERVER_SETTINGS))
@@ -40,3 +29,17 @@ def markdown() -> str:
 def _section(title: str, settings: tuple[Setting, ...]) -> str:
     rows = [f"| `{setting.name}` | {setting.default_text} | {setting.meaning} |" for setting in settings]
     return "\n".join([f"## {title}", "", "| variable | default | meaning |", "| --- | --- | --- |", *rows, ""])
+
+
+def help_text() -> str:
+    """Return the variables as a help shows them."""
+    groups = (("database", DATABASE_SETTINGS), ("server", SERVER_SETTINGS))
+    return "\n".join(_environment(title, group) for title, group in groups)
+
+
+def _environment(title: str, settings: tuple[Setting, ...]) -> str:
+    lines = [f"environment ({title}):"]
+    for setting in settings:
+        lines.append(f"  {setting.name} (default: {setting.default_text})")
+        lines += textwrap.wrap(setting.meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines) + "\n"

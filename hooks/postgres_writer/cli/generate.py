@@ -1,0 +1,47 @@
+"""`postgres-writer config-reference` and `completion`: what is made from the settings and from the commands."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import BashComplete, ZshComplete
+
+from postgres_writer.cli.commands import PROGRAM, Command
+from postgres_writer.config.reference import markdown
+
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete}
+
+
+def _print_reference() -> int:
+    click.echo(markdown(), nl=False)
+    return 0
+
+
+def _print_completion(shell: str) -> int:
+    program = click.get_current_context().find_root().command
+    completion = _SHELLS[shell](program, {}, PROGRAM, f"_{PROGRAM}_COMPLETE".replace("-", "_").upper())
+    click.echo(completion.source())
+    return 0
+
+
+config_reference = Command(
+    "config-reference",
+    callback=_print_reference,
+    help="Print every environment variable of the server, with default and meaning, as Markdown.",
+    epilog="example:\n  postgres-writer config-reference >configuration.md\n\nexit codes: 0 printed",
+)
+
+completion = Command(
+    "completion",
+    callback=_print_completion,
+    params=[click.Argument(["shell"], type=click.Choice(list(_SHELLS)))],
+    help="Print the script that completes commands, options and files in a shell.",
+    epilog="""\
+examples:
+  source <(postgres-writer completion bash)
+      Complete in this bash; in ~/.bashrc, in every one. Needs bash 4.4 or newer.
+  postgres-writer completion zsh >"${fpath[1]}/_postgres-writer"
+      Complete in every zsh that calls compinit.
+
+exit codes: 0 printed, 2 wrong arguments
+""",
+)
