@@ -34,6 +34,7 @@ TRIED_ELSEWHERE = {
     "What you need": 1,
     "Install": 5,
     "Give Metacontroller its flags": 1,
+    "Protect from deletion": 3,
     "Switch controllers": 3,
     "Uninstall": 3,
     "Uninstall in the wrong order": 1,
