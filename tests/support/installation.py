@@ -79,11 +79,11 @@ class Installation:
         return (folder / "new").replace(folder / "tokens")
 
     @contextlib.contextmanager
-    def served(self, folder: Path) -> Iterator[PlayedMetacontroller]:
+    def served(self, folder: Path, **environ: str) -> Iterator[PlayedMetacontroller]:
         """Run a hook server with the tokens of the install's Secret, and play Metacontroller before it."""
         tokens = self.mount_tokens(folder)
         with (
-            running_server(self.database, HOOK_TOKENS_FILE=str(tokens)) as server,
+            running_server(self.database, HOOK_TOKENS_FILE=str(tokens), **environ) as server,
             playing(self.cluster, server.url) as player,
         ):
             yield player
