@@ -70,7 +70,8 @@ def test_every_operation_and_drift_is_counted(database: Database) -> None:
         assert found.total(SYNCS, hook="sync", controller="composite", reason="RowSynced") == 5
         assert found.total("postgres_writer_hook_duration_seconds_count", hook="sync") == 5
         assert found.total("postgres_writer_hook_duration_seconds_count", hook="finalize") == 2
-        assert found.total("postgres_writer_database_duration_seconds_count") == 7
+        # drift takes two round trips
+        assert found.total("postgres_writer_database_duration_seconds_count") == 8
         assert found.total("postgres_writer_build_info") == 1
 
 
@@ -124,7 +125,7 @@ def test_workers_that_die_leave_their_sums_and_no_files(database: Database) -> N
         rounds, calls = 4, 10
         for number in range(1, rounds + 1):
             with ThreadPoolExecutor(4) as pool:
-                list(pool.map(lambda _: synced(server, resource()), range(calls)))
+                list(pool.map(lambda call: synced(server, resource(name=f"r{call}")), range(calls)))
             assert scrape(server).total(SYNCS, hook="sync", reason="RowSynced") == number * calls
             dead = set(server.workers())
             for pid in dead:

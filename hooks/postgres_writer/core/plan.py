@@ -27,6 +27,12 @@ class Write:
     leave: tuple[str, ...]
     listed: bool
     """Whether status.tables has listed spec.table before."""
+    steady: bool = False
+    """Whether the status says that this very generation is Ready, and names no other table.
+
+    Then a write of it was seen to commit, and whatever is still in flight writes the same: a row that is found as it
+    should be may be believed without the lock of its id.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +116,18 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
     others = tuple(other for other in listed if other != permitted)
     if request.status.observed_table == permitted and permitted not in listed:
         return Record(request.id, permitted, others)
-    return Write(request.id, request.spec, others, permitted in listed)
+    steady = listed == (permitted,) and _is_ready(request)
+    return Write(request.id, request.spec, others, permitted in listed, steady)
 
 
 def is_drift(request: HookRequest, outcome: Outcome) -> bool:
     """Say whether the write put right what somebody did behind our back: this very state was Ready before."""
+    return outcome.operation in (Operation.INSERTED, Operation.UPDATED) and _is_ready(request)
+
+
+def _is_ready(request: HookRequest) -> bool:
     ready = request.status.ready
-    return (
-        outcome.operation in (Operation.INSERTED, Operation.UPDATED)
-        and ready is not None
-        and ready.status == "True"
-        and ready.observed_generation == request.generation
-    )
+    return ready is not None and ready.status == "True" and ready.observed_generation == request.generation
 
 
 def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -21,7 +21,7 @@ from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.dial import targets
-from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, Call
+from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -35,6 +35,10 @@ _CLOSED = getattr(select, "POLLRDHUP", 0)
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
 BUSY = "The row or table is locked or busy (lock wait, deadlock or timeout); retrying automatically."
+IN_FLIGHT = (
+    "An earlier transaction for this row has not ended (a commit that waits for a standby or the disk?); "
+    "retrying automatically."
+)
 EXPIRED = "The request timed out before anything was written; retrying automatically."
 _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
@@ -69,10 +73,8 @@ class _HungUp(Exception):
 class Session:
     """A connection and what is learnt of it: the server's clock and the prepared statements."""
 
-    def __init__(self, config: DatabaseConfig, circuit: Circuit, on_lost: Callable[[], None]) -> None:
-        """``on_lost`` is called when a connection that has worked before turns out to be dead."""
+    def __init__(self, config: DatabaseConfig, circuit: Circuit) -> None:
         self._config = config
-        self._on_lost = on_lost
         self._circuit = circuit
         self._connection: Any = None
         self._cursor: Any = None
@@ -80,19 +82,10 @@ class Session:
         self._offset = 0.0
         self._texts: dict[statements.Statement, str] = {}
         self._prepared: dict[statements.Statement, str] = {}
-        milliseconds = int(config.statement_timeout * 1000)
-        timeouts = f"statement_timeout = {milliseconds}", f"lock_timeout = {int(milliseconds * LOCK_SHARE)}"
         self._prepares = config.prepared_statements
-        check = statements.check_connection(local=not self._prepares)
-        if self._prepares:
-            # planning is most of a short statement's cost, and the plan never depends on the values
-            self._greeting = "; ".join(f"SET {item}" for item in (*timeouts, "plan_cache_mode = force_generic_plan"))
-            self._greeting = f"{self._greeting}; {check}"
-            self._prefix = ""
-        else:
-            # a pooler may give every transaction another server connection, so settings travel with each message
-            self._greeting = ""
-            self._prefix = "".join(f"SET LOCAL {item}; " for item in timeouts) + f"{check}; "
+        settings = statements.settings(config.statement_timeout, local=not self._prepares)
+        # a pooler may give every transaction another server connection, so settings travel with each message then
+        self._greeting, self._prefix = (settings, "") if self._prepares else ("", f"{settings}; ")
 
     @property
     def is_connected(self) -> bool:
@@ -106,8 +99,8 @@ class Session:
     def execute(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
 
-        ``until`` is added to the parameters: the deadline by the server's clock. Repeated once when the connection
-        turns out to be dead or read-only.
+        The lock of the call comes first. ``until`` is added to the parameters where it is missing: the deadline by
+        the server's clock. Repeated once when the connection turns out to be dead or read-only.
 
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
@@ -120,8 +113,6 @@ class Session:
                 if not reused:
                     raise
                 metrics.CONNECTIONS_REPLACED.inc()
-                # those that are as old have probably died of the same
-                self._on_lost()
                 return self._attempt(call, statement, parameters)
         except _Lost as exc:
             self.close()
@@ -158,11 +149,12 @@ class Session:
             # a connect that has no time left says nothing about the server and must not open the circuit
             _expect_waiting(call, start_by)
             self._connect(start_by)
-        text = self._execute_text(statement) if self._prepares and statement.parameters else self._text(statement)
+        text = self._message(statement, locked=call.lock is not None)
+        given = {"until": start_by + self._offset, "key": call.lock, **parameters}
         _expect_waiting(call, start_by)
         began = time.perf_counter()
         try:
-            result = self._run(self._prefix + text, {**parameters, "until": start_by + self._offset}, call.descriptor)
+            result = self._run(text, given, call.descriptor)
         except _HungUp as exc:
             # The statement may wait for a lock, and would write when its successor has; without its connection the
             # server ends it.
@@ -173,6 +165,16 @@ class Session:
             metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
         self._succeed()
         return result
+
+    def _message(self, statement: statements.Statement, *, locked: bool) -> str:
+        """Compose what is sent in one message: the settings that travel with it, the lock, the statement."""
+        if len(self._prepared) + 2 > _MAX_PREPARED:
+            # here and nowhere else, or the second of the two would be taken from under the first
+            self._run("DEALLOCATE ALL", None)
+            self._prepared.clear()
+        parts = (statements.LOCK, statement) if locked else (statement,)
+        texts = (self._execute_text(part) if self._prepares and part.parameters else self._text(part) for part in parts)
+        return self._prefix + "; ".join(texts)
 
     def _text(self, statement: statements.Statement) -> str:
         if not statement.parameters:
@@ -188,9 +190,6 @@ class Session:
     def _execute_text(self, statement: statements.Statement) -> str:
         text = self._prepared.get(statement)
         if text is None:
-            if len(self._prepared) >= _MAX_PREPARED:
-                self._run("DEALLOCATE ALL", None)
-                self._prepared.clear()
             body = self._text(statement)
             # Named after what it does: behind a pooler that hands out one server connection after the other, a
             # number would run what another client prepared under it, which may be for another table.
@@ -303,20 +302,20 @@ def _translated(exc: psycopg2.Error) -> Exception:
         return DatabaseBusy(BUSY)
     if code[:2] == _EXHAUSTED_CLASS:
         return DatabaseUnavailable(_EXHAUSTED.format(code))
-    lost = _session_error(code) if diag.context is None else None
-    if lost is not None:
-        return lost
     primary = diag.message_primary or ""
     # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
-    guard = primary.partition(statements.GUARD)[2].split(maxsplit=1) if code == _GUARD_CODE else []
-    return Refused(code, diag.constraint_name or "", guard[0] if guard else "")
+    guard = primary.partition(statements.GUARD)[2].partition(" ")[0] if code == _GUARD_CODE else ""
+    found = _session_error(code, guard) if diag.context is None else None
+    return Refused(code, diag.constraint_name or "", guard) if found is None else found
 
 
-def _session_error(code: str) -> _Lost | None:
-    """Give the error of a session that is of no use any more, though its connection lives."""
+def _session_error(code: str, guard: str) -> Exception | None:
+    """Give the error of the lock, or of a session that is of no use any more though its connection lives."""
+    if guard == statements.BUSY_GUARD:
+        return DatabaseBusy(IN_FLIGHT)
     if code in _LOST_PREPARED_CODES:
         logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
         return _Lost()
-    if code == _READ_ONLY_CODE:
+    if code == _READ_ONLY_CODE or guard == statements.READ_ONLY_GUARD:
         return _Lost(READ_ONLY)
     return _Lost() if code == _FAILED_TRANSACTION_CODE else None

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import blake2b
 
 from psycopg2.sql import SQL, Composed, Identifier
+
+from postgres_writer.deadlines import LOCK_SHARE
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +73,32 @@ _UNWRITTEN = SQL(
     "WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {own} AND {same})"
 )
 
-_TYPES = {"id": "text", "name": "text", "age": "integer", "country": "text", "until": "double precision"}
+BUSY_GUARD, READ_ONLY_GUARD = "busy", "readonly"
+LOCK = Statement(
+    SQL(
+        "SELECT CASE "
+        # a standby shows what the primary was some time ago, and gives its locks to no one but its own sessions
+        "WHEN current_setting('transaction_read_only')::boolean "
+        "THEN ('postgres-writer:readonly ' || clock_timestamp()::text)::integer "
+        "WHEN NOT pg_try_advisory_xact_lock(%(key)s::bigint) "
+        "THEN ('postgres-writer:busy ' || clock_timestamp()::text)::integer END"
+    ).format(),
+    ("key",),
+)
+"""Take the advisory lock of an id until the transaction ends, or fail, so that nothing of the message is run.
+
+It is a statement of its own before all others: a statement sees what was committed when it began, so one that took
+the lock itself could miss what the transaction that held the lock until then has written.
+"""
+
+_TYPES = {
+    "key": "bigint",
+    "id": "text",
+    "name": "text",
+    "age": "integer",
+    "country": "text",
+    "until": "double precision",
+}
 
 _SURVEY = SQL(
     "SELECT c.oid IS NOT NULL,"
@@ -105,19 +133,45 @@ _SURVEY = SQL(
 CLOCK = "SELECT extract(epoch FROM clock_timestamp())::double precision"
 
 
+_COMMIT = "synchronous_commit"
 _CHECK = "client_connection_check_interval"
 _CHECK_MILLISECONDS = 20
 """Longer than nearly every statement runs, and far shorter than Metacontroller needs to call again."""
 
 
-def check_connection(local: bool) -> str:
-    """Let the server look, while a statement runs, whether its client is still there, and end the statement if not.
+def settings(statement_timeout: float, *, local: bool) -> str:
+    """Set all that must not be left to the role (``statement_timeout`` in seconds); ``local``: for one transaction.
 
-    ``local``: for one transaction. The setting came with PostgreSQL 14; on Windows the server refuses it.
+    Whoever takes the lock of an id must see what was committed until then, hence read committed. Commits wait for the
+    disk although the role says ``off``: a crash would bring back a row whose resource is gone.
+
+    The server looks, while a statement runs, whether its client is still there, and ends the statement if not. The
+    setting came with PostgreSQL 14; on Windows the server refuses it.
     https://www.postgresql.org/docs/current/runtime-config-connection.html
     """
+    milliseconds, scope = int(statement_timeout * 1000), str(local).lower()
     known = f"current_setting('{_CHECK}', true) IS NOT NULL AND version() !~* '(visual c|mingw|windows)'"
-    return f"SELECT set_config('{_CHECK}', '{_CHECK_MILLISECONDS}', {str(local).lower()}) WHERE {known}"
+    values = {
+        # before the first SELECT, after which a transaction's isolation cannot be changed any more
+        "transaction_isolation" if local else "default_transaction_isolation": "'read committed'",
+        "statement_timeout": milliseconds,
+        "lock_timeout": int(milliseconds * LOCK_SHARE),
+        # planning is most of a short statement's cost, and the plan never depends on the values
+        **({} if local else {"plan_cache_mode": "force_generic_plan"}),
+    }
+    sets = "; ".join(f"SET {'LOCAL ' if local else ''}{name} = {value}" for name, value in values.items())
+    return (
+        f"{sets}; SELECT CASE WHEN {known} THEN set_config('{_CHECK}', '{_CHECK_MILLISECONDS}', {scope}) END, "
+        f"CASE current_setting('{_COMMIT}') WHEN 'off' THEN set_config('{_COMMIT}', 'on', {scope}) END"
+    )
+
+
+def lock_key(row: str) -> int:
+    """Give the key of the advisory lock of a row's id: the first 8 bytes of its BLAKE2b, signed, big-endian.
+
+    Never change it: servers of two releases run side by side during an upgrade, and both must take the same lock.
+    """
+    return int.from_bytes(blake2b(row.encode()).digest()[:8], "big", signed=True)
 
 
 def identifier(table: str) -> Identifier:

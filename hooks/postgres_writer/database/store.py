@@ -15,7 +15,7 @@ from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import EXPIRED, Parameters, Result, Session
-from postgres_writer.deadlines import Call
+from postgres_writer.deadlines import CONNECTION_IDLE_SECONDS, Call
 from postgres_writer.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
@@ -50,10 +50,14 @@ class Store:
     def __init__(self, config: DatabaseConfig, connections: int = DEFAULT_CONNECTIONS) -> None:
         circuit = Circuit()
         self._statement_timeout = config.statement_timeout
-        self._pool = Pool(lambda: Session(config, circuit, self._pool.close), connections, config.idle_timeout)
+        self._pool = Pool(lambda: Session(config, circuit), connections, CONNECTION_IDLE_SECONDS)
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""
+        if isinstance(plan, Leave):
+            return Outcome(plan.tables, error=plan.verdict)
+        # whatever is asked from here on is asked under the lock of the id, unless it says otherwise
+        call = replace(call, lock=statements.lock_key(plan.id))
         match plan:
             case Write():
                 return self._write(plan, call)
@@ -63,8 +67,6 @@ class Store:
                 return self._record(plan, call)
             case Look():
                 return self._look(plan, call)
-            case Leave():
-                return Outcome(plan.tables, error=plan.verdict)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -96,8 +98,11 @@ class Store:
         return Outcome((table,), operation)
 
     def _put(self, plan: Write, call: Call) -> Operation:
-        parameters = _values(plan)
-        before, after, in_time = self._in_time(call, statements.write(plan.spec.table), parameters)
+        statement, parameters = statements.write(plan.spec.table), _values(plan)
+        # without the lock nothing may be written, and nothing is: its deadline is long over
+        if plan.steady and self._ask(replace(call, lock=None), statement, {**parameters, "until": 0.0})[0]:
+            return Operation.UNCHANGED
+        before, after, in_time = self._in_time(call, statement, parameters)
         if before:
             return Operation.UNCHANGED
         if after:
@@ -140,7 +145,7 @@ class Store:
         return Outcome(leave if denied else (*leave, table), error=error)
 
     def _remove(self, plan: Remove, call: Call) -> Outcome:
-        """Delete table by table: each delete is idempotent, and what is done stays done."""
+        """Delete table by table: each delete is idempotent."""
         left = list(plan.tables)
         operation, error = Operation.ABSENT, None
         for table in plan.tables:
@@ -149,7 +154,8 @@ class Store:
                     operation = Operation.DELETED
                 left.remove(table)
             except PASSING as exc:
-                return Outcome(tuple(left), operation, exc)
+                # another transaction may have begun meanwhile, which may write any of them
+                return Outcome(plan.tables, operation, exc)
             except DeleteFailed as exc:
                 error = error or exc
         return Outcome(tuple(left), operation, error)

@@ -10,16 +10,19 @@ from postgres_writer.core.plan import Operation
 from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.relay import Relay, relayed
+from support.spec_cases import ABSENT
 from support.subject import ROW, Subject, next_session
 
 REPEATS = 200
 
 
+@pytest.mark.parametrize("steady", [True, False], ids=["steady", "locked"])
 @pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "plain"])
-def test_an_unchanged_row_writes_nothing(database: Database, prepared: bool) -> None:
+def test_an_unchanged_row_writes_nothing(database: Database, prepared: bool, steady: bool) -> None:
     store = Store(database.config(prepared_statements=prepared))
     subject = Subject(store)
-    subject.sync()
+    # without the answer the status stays empty, and every sync takes the lock
+    subject.sync(lost=not steady)
     with database.connection() as connection, connection.cursor() as cursor:
 
         def state() -> tuple[str, str]:
@@ -29,9 +32,9 @@ def test_an_unchanged_row_writes_nothing(database: Database, prepared: bool) -> 
             [(lsn,)] = cursor.fetchall()
             return row, lsn
 
-        subject.sync()
+        subject.sync(lost=not steady)
         row, lsn = state()
-        assert all(subject.sync() is Operation.UNCHANGED for _ in range(REPEATS))
+        assert all(subject.sync(lost=not steady) is Operation.UNCHANGED for _ in range(REPEATS))
         later_row, later_lsn = state()
         cursor.execute("SELECT pg_wal_lsn_diff(%s, %s)", (later_lsn, lsn))
         [(written,)] = cursor.fetchall()
@@ -58,13 +61,25 @@ def test_every_usual_sync_is_one_round_trip(relay: tuple[Relay, Subject], databa
     counter, subject = relay
     assert subject.sync() is Operation.UNCHANGED
     assert counter.take() == ["Q"]
-    assert subject.edit(age=24).sync() is Operation.UPDATED
+    assert subject.edit(age=24).sync(lost=True) is Operation.UPDATED
     assert counter.take() == ["Q"]
+    assert subject.sync() is Operation.UNCHANGED
+    assert counter.take() == ["Q"]
+    subject.status = ABSENT
     database.query("DELETE FROM students")
     assert subject.sync() is Operation.INSERTED
     assert counter.take() == ["Q"]
     assert subject.edit(table="pupils").sync() is Operation.MOVED
     assert counter.take() == ["Q"]
+
+
+def test_only_drift_takes_two_round_trips(relay: tuple[Relay, Subject], database: Database) -> None:
+    """What differs is found without the lock, and repaired with it."""
+    counter, subject = relay
+    database.query("UPDATE students SET age = 99")
+    assert subject.sync() is Operation.UPDATED
+    assert counter.take() == ["Q", "Q"]
+    assert database.rows() == [ROW]
 
 
 def test_what_needs_no_database_does_not_ask_it(relay: tuple[Relay, Subject]) -> None:

@@ -300,8 +300,8 @@ def test_a_table_to_be_recorded_that_does_not_exist_is_listed(subject: Subject) 
     assert (subject.ready, subject.tables) == ("False TableNotFound", ["nowhere"])
 
 
-def test_of_many_workers_at_once_each_finds_the_one_row(database: Database) -> None:
-    """Several stores, as processes have, all with the first sync of the same resource."""
+def test_of_many_workers_at_once_one_writes_the_row(database: Database) -> None:
+    """Several stores, as processes have, all with the first sync of the same resource: those in its way try again."""
     barrier = threading.Barrier(8)
     found: list[str] = []
 
@@ -311,6 +311,8 @@ def test_of_many_workers_at_once_each_finds_the_one_row(database: Database) -> N
         barrier.wait()
         subject.sync()
         found.append(subject.ready)
+        while subject.ready != "True RowSynced":
+            subject.sync()
         store.close()
 
     threads = [threading.Thread(target=sync) for _ in range(8)]
@@ -318,5 +320,5 @@ def test_of_many_workers_at_once_each_finds_the_one_row(database: Database) -> N
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == ["True RowSynced"] * 8
+    assert {"True RowSynced"} <= set(found) <= {"True RowSynced", "False DatabaseBusy"}
     assert database.rows() == [ROW]

@@ -65,7 +65,22 @@ def _spec_of(table: str) -> Spec:
 
 SYNC = (
     Case("a new resource is written, frozen by the rule", Write(ID, SPEC, (), listed=False)),
-    Case("a listed table is written", Write(ID, SPEC, (), listed=True), status=recorded("students")),
+    Case(
+        "what the status calls Ready at this very generation may be believed without the lock",
+        Write(ID, SPEC, (), listed=True, steady=True),
+        status=recorded("students"),
+    ),
+    Case(
+        "a listed table of another generation is written under the lock",
+        Write(ID, SPEC, (), listed=True),
+        status=recorded("students"),
+        metadata={"generation": 2},
+    ),
+    Case(
+        "a listed table that was not Ready is written under the lock",
+        Write(ID, SPEC, (), listed=True),
+        status=recorded("students", ready=condition("False", "DatabaseUnavailable")),
+    ),
     Case(
         "a new table is written and the row leaves the old one",
         Write(ID, _spec_of("pupils"), ("students",), listed=False),

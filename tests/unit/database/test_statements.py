@@ -42,6 +42,21 @@ def test_a_table_stands_in_a_statement_only_as_an_identifier(table: str, old: st
         assert tuple(table.split(".")) in named
 
 
+@pytest.mark.parametrize(
+    ("row", "key"),
+    # printf ID | b2sum | cut -c1-16, read as a signed number
+    [("default/sample", -195354832941809203), ("kube-system/a.b", -7438757952969108955)],
+)
+def test_the_key_of_the_lock_of_an_id_never_changes(row: str, key: int) -> None:
+    """Releases that run side by side must take the same lock."""
+    assert statements.lock_key(row) == key
+
+
+@given(st.text())
+def test_every_id_has_a_key_that_postgresql_takes(row: str) -> None:
+    assert -(2**63) <= statements.lock_key(row) < 2**63
+
+
 def test_the_same_statement_for_the_same_table_is_the_same_object() -> None:
     assert statements.write("students") is statements.write("students")
     assert statements.remove("students") is statements.remove("students")

@@ -1,0 +1,152 @@
+"""The advisory lock of an id: what holds it, what may be believed without it, and the settings that it relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psycopg2.extensions
+import pytest
+from psycopg2.sql import SQL
+
+from postgres_writer.core.plan import Operation
+from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.session import IN_FLIGHT, Session
+from postgres_writer.database.statements import Statement, lock_key
+from postgres_writer.database.store import Store
+from support.postgres import Database
+from support.subject import ROW, Subject, fresh_call
+
+BUSY = "False DatabaseBusy"
+SYNCED = "True RowSynced"
+
+
+@pytest.fixture(params=[True, False], ids=["prepared", "plain"])
+def subject(request: pytest.FixtureRequest, database: Database) -> Iterator[Subject]:
+    """Make a resource whose row is in pupils, although its table is students by now: a move is due."""
+    database.create_table("pupils")
+    store = Store(database.config(prepared_statements=request.param))
+    subject = Subject(store)
+    subject.edit(table="pupils").sync()
+    subject.edit(table="students")
+    yield subject
+    store.close()
+
+
+@pytest.fixture
+def database(database: Database) -> Iterator[Database]:
+    """Take back what a test has set for the database, which is used again."""
+    yield database
+    with database.connection(options="-c default_transaction_read_only=off") as own, own.cursor() as cursor:
+        cursor.execute(f"ALTER DATABASE {database.name} RESET ALL")
+
+
+@pytest.fixture
+def other(database: Database, subject: Subject) -> Iterator[psycopg2.extensions.connection]:
+    """Hold the lock of the resource's id in another transaction, once its row is in pupils."""
+    assert subject.tables == ["pupils"]
+    with database.connection() as connection:
+        connection.autocommit = False
+        connection.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(ROW[0]),))
+        yield connection
+        connection.rollback()
+
+
+@pytest.mark.usefixtures("other")
+def test_nothing_is_claimed_while_another_transaction_holds_the_lock(database: Database, subject: Subject) -> None:
+    subject.sync()
+    assert (subject.ready, subject.message) == (BUSY, IN_FLIGHT)
+    assert sorted(subject.tables) == ["pupils", "students"]
+    assert not subject.finalize()
+    assert (subject.ready, sorted(subject.tables)) == (BUSY, ["pupils", "students"])
+    assert (database.rows(), database.rows("pupils")) == ([], [ROW])
+
+
+@pytest.mark.usefixtures("other")
+def test_a_look_drops_no_table_without_the_lock(database: Database, subject: Subject) -> None:
+    database.query("DELETE FROM pupils")
+    subject.edit(age=-1).sync()
+    assert subject.ready == "False InvalidSpec"
+    assert sorted(subject.tables) == ["pupils", "students"]
+
+
+@pytest.mark.usefixtures("other")
+def test_a_table_is_not_recorded_without_the_lock(subject: Subject) -> None:
+    subject.status["observedTable"] = "students"
+    subject.sync()
+    assert (subject.ready, subject.tables) == (BUSY, ["pupils"])
+
+
+def test_the_lock_ends_with_its_message(subject: Subject, other: psycopg2.extensions.connection) -> None:
+    other.rollback()
+    for _ in range(2):
+        subject.sync()
+        assert subject.ready == SYNCED
+        with other.cursor() as cursor:
+            cursor.execute("SELECT pg_try_advisory_lock(%s)", (lock_key(ROW[0]),))
+            assert cursor.fetchall() == [(True,)]
+            cursor.execute("SELECT pg_advisory_unlock_all()")
+
+
+def test_the_lock_of_one_id_holds_up_no_other(
+    subject: Subject, database: Database, other: psycopg2.extensions.connection
+) -> None:
+    subject.metadata["name"] = "another"
+    subject.sync()
+    assert subject.ready == SYNCED
+    assert [row[0] for row in database.rows()] == ["default/another"]
+    assert other.status == psycopg2.extensions.STATUS_IN_TRANSACTION
+
+
+def test_the_steady_state_asks_for_no_lock_but_writes_under_it(
+    subject: Subject, database: Database, other: psycopg2.extensions.connection
+) -> None:
+    other.rollback()
+    subject.sync()
+    with other.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(ROW[0]),))
+        assert subject.sync() is Operation.UNCHANGED
+        database.query("UPDATE students SET age = 99")
+        subject.sync()
+        assert subject.ready == BUSY
+        assert database.rows() == [(ROW[0], "alex", 99, "canada")]
+        database.query("UPDATE students SET age = 23")
+        subject.sync()
+        assert subject.ready == BUSY, "not Ready before, and without the lock"
+    other.rollback()
+    assert subject.sync() is Operation.UNCHANGED
+
+
+def test_a_read_only_server_is_not_believed(subject: Subject, database: Database) -> None:
+    """A standby shows what the primary was: a row that is not there may be there by now."""
+    database.query("DELETE FROM pupils")
+    database.query(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    subject.store = Store(database.config())
+    subject.edit(age=-1).sync()
+    assert sorted(subject.tables) == ["pupils", "students"]
+    subject.edit(age=23).status["observedTable"] = "students"
+    subject.status["tables"] = ["pupils"]
+    subject.sync()
+    assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["pupils"])
+    assert "read-only" in subject.message
+    subject.store.close()
+
+
+@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "plain"])
+@pytest.mark.parametrize(
+    ("commit", "expected"), [("off", "on"), ("local", "local"), ("on", "on"), ("remote_apply", "remote_apply")]
+)
+def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
+    database: Database, prepared: bool, commit: str, expected: str
+) -> None:
+    """Another isolation sees what was committed before the lock was asked for; commits must survive a crash."""
+    name = database.name
+    database.query(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
+    database.query(f"ALTER DATABASE {name} SET synchronous_commit = {commit}")
+    session = Session(database.config(prepared_statements=prepared), Circuit())
+    asked = Statement(
+        SQL("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')").format()
+    )
+    for lock in (None, 1):
+        assert session.execute(replace(fresh_call(), lock=lock), asked, {}) == ("read committed", expected)
+    session.close()
