@@ -1,20 +1,26 @@
 """What the resources say beside what the rows say: (resource, rows of its id) -> findings. Pure.
 
-A row is known by its table's oid and its place there, not by how a table is spelled: `students` and
-`public.students` are one table, and a partition shows the same rows as its parent.
+A row is known by the place where it is stored (tableoid and ctid), not by how a table is spelled: `students` and
+`public.students` are one table, and a partition shows the same rows as its parent. What is called prunable here is
+deleted on demand, so every doubt counts against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from postgres_writer.core.request import load_request
-from postgres_writer.errors import Reason
+from postgres_writer.errors import InvalidRequest, Reason
 
 COLUMNS = ("name", "age", "country")
+GROUP = "demo.yash.com"
+KIND = "PostgresWriter"
+
+
+_UNCERTAIN = "several schemas have a table of this name; give --table with the schema to prune it"
 
 
 class Kind(str, Enum):
@@ -22,6 +28,7 @@ class Kind(str, Enum):
 
     MISSING = "missing"
     DIFFERS = "differs"
+    ELSEWHERE = "elsewhere"
     DUPLICATE = "duplicate"
     NO_RESOURCE = "no-resource"
     UNMANAGED = "unmanaged"
@@ -43,17 +50,27 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A table or view of the database. ``label`` is its quoted name, ``kind`` its relkind."""
+    """A table or view of the database. ``label`` is its schema and name, ``kind`` its relkind.
+
+    ``id_type`` is the type of its column id where that holds no text (a number, say), else empty; ``filtered`` says
+    whether row-level security may hide rows from the audit's role.
+    """
 
     oid: int
     label: str
     kind: str
     estimate: float = 0.0
+    id_type: str = ""
+    filtered: bool = False
 
     @property
     def stores_rows(self) -> bool:
-        """Whether rows seen here are its own; a view only shows those of other tables."""
+        """Whether rows seen here are its own (or of what inherits from it); a view only shows those of other tables."""
         return self.kind in ("r", "p")
+
+
+Place = tuple[int, str]
+"""(tableoid, ctid) of a stored row; of a view's row (oid of the view, id), which names no place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +79,7 @@ class Row:
 
     id: str
     relation: Relation
-    place: tuple[Any, ...]
+    place: Place
     values: tuple[Any, Any, Any]
 
 
@@ -76,28 +93,50 @@ class Finding:
     detail: str = ""
     differences: tuple[tuple[str, Any, Any], ...] = ()
     values: tuple[Any, ...] = ()
+    place: Place | None = None
     repairable: bool = False
     prunable: bool = False
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What the spellings of tables stand for; ``unreadable`` are the oids whose rows could not be read."""
+    """What the spellings of tables stand for.
+
+    ``unreadable`` holds why the rows of an oid could not be read. ``ambiguous`` are spellings without a schema that
+    fit several tables of the database: another role's search_path may choose another of them than the audit's.
+    """
 
     relations: Mapping[str, Relation]
-    unreadable: Mapping[int, str]
+    unreadable: dict[int, str]
+    ambiguous: Collection[str] = ()
+    uncertain: Collection[int] = ()
+    """The oids that only such spellings name: perhaps not tables of the product at all."""
 
     def home(self, resource: Resource) -> Relation | None:
-        """Give the relation into which the resource's row belongs."""
+        """Give the relation that the resource's row must be in."""
         return self.relations.get(resource.table) if resource.table else None
 
     def listed(self, resource: Resource) -> set[int]:
         """Give the oids of status.tables."""
         return {self.relations[table].oid for table in resource.tables if table in self.relations}
 
+    def doubt(self, resource: Resource) -> str:
+        """Say what keeps us from knowing which tables the resource names; an empty text when we know."""
+        for name in dict.fromkeys((resource.table or "", *resource.tables)):
+            if name in self.ambiguous:
+                return f"several schemas have a table {name}, and the hook server may mean another than the audit"
+            if name not in self.relations:
+                return f"table {name} is not visible to the audit"
+            if self.relations[name].oid in self.unreadable:
+                return f"table {name} could not be read"
+        return ""
+
 
 def parse_resource(manifest: dict[str, Any]) -> Resource:
-    """Read a PostgresWriter as the hooks do. Raises InvalidRequest when it has no namespace and name."""
+    """Read a PostgresWriter as the hooks do. Raises InvalidRequest when it is none, or has no namespace and name."""
+    version = manifest.get("apiVersion")
+    if manifest.get("kind") != KIND or not isinstance(version, str) or version.partition("/")[0] != GROUP:
+        raise InvalidRequest(f"an object of kind {str(manifest.get('kind'))[:63]!r} is not a {KIND} of {GROUP}.")
     request = load_request({"parent": manifest})
     spec = request.spec
     return Resource(
@@ -115,7 +154,7 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
     """Compare a resource (or None) with all rows of its id."""
     if resource is None:
         for row in _distinct(rows):
-            yield Finding(Kind.NO_RESOURCE, row.id, row.relation.label, values=row.values, prunable=True)
+            yield _no_resource(row, tables)
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
         detail = "the controller's selector does not match it; its row is the user's own"
         yield Finding(Kind.UNMANAGED, resource.id, resource.table or "", detail)
@@ -123,46 +162,75 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
         yield from _judge_managed(resource, rows, tables)
 
 
-def is_surplus(resource: Resource | None, relation: Relation, tables: Tables) -> bool:
-    """Say whether a row in ``relation`` belongs to no resource: nobody but a person will ever remove it."""
-    if resource is None:
-        return True
-    if resource.deleting or resource.reason == Reason.UNMANAGED.value:
-        return False
-    home = tables.home(resource)
-    known = home is not None and home.stores_rows and relation.stores_rows
-    return known and home != relation and relation.oid not in tables.listed(resource)
+def is_well(resource: Resource, row: Row, tables: Tables) -> bool:
+    """Say whether ``judge`` finds nothing about a resource with this one row: the usual case, decided quickly."""
+    home = tables.relations.get(resource.table or "")
+    return (
+        home is not None
+        and home.oid == row.relation.oid
+        and row.values == resource.values
+        and resource.reason != Reason.UNMANAGED.value
+    )
+
+
+def _no_resource(row: Row, tables: Tables) -> Finding:
+    detail = "" if row.relation.stores_rows else "shown by a view or foreign table; prune it where it is stored"
+    if row.relation.oid in tables.uncertain:
+        detail = _UNCERTAIN
+    return Finding(
+        Kind.NO_RESOURCE, row.id, row.relation.label, detail, values=row.values, place=row.place, prunable=not detail
+    )
 
 
 def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Iterator[Finding]:
     home = tables.home(resource)
-    own = next((row for row in rows if home is not None and row.relation.oid == home.oid), None)
-    table = resource.table or ""
+    at_home = [row for row in rows if home is not None and row.relation.oid == home.oid]
+    # a parent also shows the rows of what inherits from it: its own comes first
+    own = min(at_home, key=lambda row: row.place[0] != row.relation.oid, default=None)
     if own is None:
         if home is None or home.oid not in tables.unreadable:
             repairable = resource.values is not None and not resource.paused
-            yield Finding(Kind.MISSING, resource.id, table, _why_missing(resource, home), repairable=repairable)
+            why = _why_missing(resource, home)
+            yield Finding(Kind.MISSING, resource.id, resource.table or "", why, repairable=repairable)
     elif resource.values is not None and resource.values != own.values:
         pairs = zip(COLUMNS, resource.values, own.values, strict=True)
         differences = tuple((column, wanted, found) for column, wanted, found in pairs if wanted != found)
         detail = "paused" if resource.paused else ""
+        table = resource.table or ""
         yield Finding(Kind.DIFFERS, resource.id, table, detail, differences, repairable=not resource.paused)
-    for row in _distinct(rows):
-        elsewhere = row.relation.stores_rows and home is not None and home.stores_rows
-        if elsewhere and row.relation != home and (own is None or row.place != own.place):
-            surplus = is_surplus(resource, row.relation, tables)
-            detail = (
-                "in neither spec.table nor status.tables" if surplus else "in status.tables: the next sync removes it"
-            )
-            yield Finding(
-                Kind.DUPLICATE,
-                resource.id,
-                row.relation.label,
-                detail,
-                values=row.values,
-                repairable=not surplus and not resource.paused,
-                prunable=surplus,
-            )
+    # which rows a view shows is its own business: they are not told from second ones
+    if home is not None and home.stores_rows:
+        for row in _distinct(rows):
+            if row.relation.stores_rows and (own is None or row.place != own.place):
+                yield _judge_other(resource, row, own, rows, tables)
+
+
+def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row], tables: Tables) -> Finding:
+    """Judge a row that is not the one in spec.table."""
+    kind = Kind.ELSEWHERE if own is None else Kind.DUPLICATE
+    shown_by = {other.relation.oid for other in rows if other.place == row.place}
+    home, listed = tables.home(resource), tables.listed(resource)
+    detail, repairable, prunable = "", False, False
+    if home is not None and home.oid in shown_by:
+        detail = "spec.table shows it as well: a second row there, or in a table that inherits from it"
+    elif shown_by & listed:
+        detail, repairable = "in status.tables: the next sync removes it", not resource.paused
+    elif own is None:
+        detail = "the only row found, in neither spec.table nor status.tables: is the audit's search_path the server's?"
+    else:
+        doubt = tables.doubt(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
+        detail = doubt or "in neither spec.table nor status.tables"
+        prunable = not doubt
+    return Finding(
+        kind,
+        resource.id,
+        row.relation.label,
+        detail,
+        values=row.values,
+        place=row.place,
+        repairable=repairable,
+        prunable=prunable,
+    )
 
 
 def _why_missing(resource: Resource, home: Relation | None) -> str:
@@ -170,12 +238,23 @@ def _why_missing(resource: Resource, home: Relation | None) -> str:
         return "the spec is invalid"
     if home is None:
         return "the table does not exist"
+    if home.filtered:
+        return "row-level security may hide it from the audit's role"
     if resource.paused:
         return "paused"
     return f"last sync: {resource.reason}" if resource.reason else "never synced"
 
 
-def _distinct(rows: list[Row]) -> list[Row]:
-    """Leave out what is shown twice: a partition's row through its parent, a table's row through a view."""
-    stored = {row.place: row for row in rows if row.relation.stores_rows}
-    return list(stored.values()) or [row for row in rows if not row.relation.stores_rows]
+def _distinct(rows: Iterable[Row]) -> list[Row]:
+    """Leave out what is shown twice: a partition's row through its parent, a table's row through a view.
+
+    Of the relations that show a row the one that stores it is kept.
+    """
+    stored: dict[Place, Row] = {}
+    shown = []
+    for row in rows:
+        if not row.relation.stores_rows:
+            shown.append(row)
+        elif row.place not in stored or row.relation.oid == row.place[0]:
+            stored[row.place] = row
+    return list(stored.values()) or shown

@@ -10,28 +10,22 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import ijson  # type: ignore[import-untyped]
 
-from postgres_writer.errors import PostgresWriterError
+from postgres_writer.audit.errors import AuditError, ListExpired
 
 RESOURCE = "postgreswriters.demo.yash.com"
 RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
 PAGE = 1000
+Manifest = dict[str, Any]
+
 _API = "/apis/demo.yash.com/v1"
 _CHUNK_BYTES = 1 << 16
 _NAMES_PER_CALL = 200
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-
-
-class AuditError(PostgresWriterError):
-    """The audit cannot be done; the text is one sentence that says what to do."""
-
-
-class ListExpired(AuditError):
-    """The list took longer than the API server keeps its old state; it has to begin anew with larger pages."""
 
 
 def is_id(text: str) -> bool:
@@ -45,7 +39,7 @@ def is_namespace(text: str) -> bool:
     return _LABEL.fullmatch(text) is not None
 
 
-def from_file(file: IO[bytes]) -> Iterator[dict[str, Any]]:
+def from_file(file: IO[bytes]) -> Iterator[Manifest]:
     """Yield the resources of a printed list, in bounded memory.
 
     Raises AuditError when it is no list: an empty or broken file must not make every row look orphaned.
@@ -72,13 +66,32 @@ def from_file(file: IO[bytes]) -> Iterator[dict[str, Any]]:
         raise AuditError("The file is no list of resources: give what `kubectl get pgw -A -o json` prints.")
 
 
+class Source(Protocol):
+    """Where the resources of a cluster are read, and asked to be synced."""
+
+    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[Manifest], int]]:
+        """Yield (resources, how many are still to come) of all namespaces or of one, in the byte order of their ids.
+
+        Raises ListExpired when it took too long, AuditError when the API cannot be read.
+        """
+
+    def get(self, row: str) -> Manifest | None:
+        """Return the resource whose row has that id as it is now, None when there is none."""
+
+    def request_sync(self, rows: list[str], stamp: str) -> None:
+        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
+
+    def describe(self) -> str:
+        """Return which cluster it is, for people."""
+
+
 @dataclass(frozen=True)
 class Kubectl:
     """kubectl, for one context (None: the current one)."""
 
     context: str | None = None
 
-    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[Manifest], int]]:
         """Yield (resources, how many are still to come) of all namespaces or of one.
 
         Raises ListExpired when it took too long, AuditError when kubectl fails.
@@ -94,7 +107,7 @@ class Kubectl:
             if not token:
                 return
 
-    def get(self, row: str) -> dict[str, Any] | None:
+    def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
         namespace, _, name = row.partition("/")
         printed = self._run("get", RESOURCE, name, "--namespace", namespace, "--ignore-not-found", "-o", "json")

@@ -10,21 +10,22 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from postgres_writer.audit.errors import AuditError
 from postgres_writer.audit.model import Finding, Kind, Resource
-from postgres_writer.audit.resources import AuditError
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
-CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, vals TEXT, tables TEXT, reason TEXT, paused, deleting)
-    WITHOUT ROWID;
-CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, detail TEXT, differences TEXT, vals TEXT, repairable, prunable,
-    PRIMARY KEY (kind, id, tbl)) WITHOUT ROWID;
+CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, valid, name TEXT, age INTEGER, country TEXT, tables TEXT,
+    reason TEXT, paused, deleting) WITHOUT ROWID;
+CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, place TEXT, detail TEXT, differences TEXT, vals TEXT,
+    repairable, prunable, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
 CREATE TABLE doubted (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _KINDS = list(Kind)
-_SELECT = "SELECT kind, id, tbl, detail, differences, vals, repairable, prunable FROM finding"
+_SELECT = "SELECT kind, id, tbl, place, detail, differences, vals, repairable, prunable FROM finding"
+_NO_VALUES = (None, None, None)
 
 
 class Spool:
@@ -45,23 +46,19 @@ class Spool:
 
     def add_resources(self, resources: Iterable[Resource]) -> None:
         """Note resources. Raises AuditError when the disk is full."""
-        rows = (
-            (r.id, r.table, json.dumps(r.values), json.dumps(r.tables), r.reason, r.paused, r.deleting)
-            for r in resources
-        )
+        rows = (_record(resource) for resource in resources)
         try:
-            self._db.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.OperationalError as error:
             raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error
 
     def resources(self) -> Iterator[Resource]:
         """Yield the resources in the byte order of their ids."""
-        for row, table, values, tables, reason, paused, deleting in self._db.execute(
-            "SELECT * FROM resource ORDER BY id"
-        ):
-            known = json.loads(values)
-            spec = tuple(known) if known else None
-            yield Resource(row, table, spec, tuple(json.loads(tables)), reason, bool(paused), bool(deleting))
+        found = self._db.execute("SELECT * FROM resource ORDER BY id")
+        for row, table, valid, name, age, country, tables, reason, paused, deleting in found:
+            listed = (table,) if tables is None else tuple(json.loads(tables))
+            spec = (name, age, country) if valid else None
+            yield Resource(row, table, spec, listed, reason, bool(paused), bool(deleting))
 
     def count(self) -> int:
         """Return the number of resources."""
@@ -70,7 +67,7 @@ class Spool:
     def tables(self) -> set[str]:
         """Return every table that a resource names as its own, or as one that may hold its row."""
         named = {table for (table,) in self._db.execute("SELECT DISTINCT tbl FROM resource WHERE tbl IS NOT NULL")}
-        for (tables,) in self._db.execute("SELECT DISTINCT tables FROM resource"):
+        for (tables,) in self._db.execute("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL"):
             named.update(json.loads(tables))
         return named
 
@@ -81,6 +78,7 @@ class Spool:
                 _KINDS.index(f.kind),
                 f.id,
                 f.table,
+                json.dumps(f.place),
                 f.detail,
                 json.dumps(f.differences, default=str),
                 json.dumps(f.values, default=str),
@@ -89,14 +87,14 @@ class Spool:
             )
             for f in findings
         )
-        self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def doubt(self) -> bool:
-        """Set the findings about single ids aside, to be looked at again; False when there are none."""
+    def doubt(self) -> int:
+        """Set the findings about single ids aside, to be looked at again; gives how many ids these are."""
         self._db.execute("INSERT OR IGNORE INTO doubted SELECT id FROM finding WHERE id <> ''")
-        self._db.execute("CREATE TEMP TABLE first AS SELECT kind, id, tbl FROM finding WHERE id <> ''")
+        self._db.execute("CREATE TEMP TABLE first AS SELECT DISTINCT kind, id, tbl FROM finding WHERE id <> ''")
         self._db.execute("DELETE FROM finding WHERE id <> ''")
-        return bool(self._db.execute("SELECT EXISTS (SELECT 1 FROM doubted)").fetchone()[0])
+        return int(self._db.execute("SELECT count(*) FROM doubted").fetchone()[0])
 
     def keep_confirmed(self) -> None:
         """Drop the findings that the first look did not have."""
@@ -118,7 +116,7 @@ class Spool:
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, kind by kind, in the byte order of their ids."""
-        for row in self._db.execute(f"{_SELECT} ORDER BY kind, id, tbl"):
+        for row in self._db.execute(f"{_SELECT} ORDER BY kind, id, tbl, place"):
             yield _finding(row)
 
     def summary(self) -> dict[str, int]:
@@ -133,8 +131,19 @@ class Spool:
         return longest_id, longest_table
 
 
+def _record(r: Resource) -> tuple[Any, ...]:
+    values = r.values or _NO_VALUES
+    return (r.id, r.table, r.values is not None, *values, _tables_text(r), r.reason, r.paused, r.deleting)
+
+
+def _tables_text(resource: Resource) -> str | None:
+    """Return status.tables as text; None where it lists just spec.table, as nearly always."""
+    return None if resource.tables == (resource.table,) else json.dumps(resource.tables)
+
+
 def _finding(row: tuple[Any, ...]) -> Finding:
-    kind, about, table, detail, differences, values, repairable, prunable = row
+    kind, about, table, place, detail, differences, values, repairable, prunable = row
+    stored = json.loads(place)
     return Finding(
         _KINDS[kind],
         about,
@@ -142,6 +151,7 @@ def _finding(row: tuple[Any, ...]) -> Finding:
         detail,
         tuple(tuple(difference) for difference in json.loads(differences)),
         tuple(json.loads(values)),
+        (stored[0], stored[1]) if stored else None,
         bool(repairable),
         bool(prunable),
     )

@@ -1,13 +1,28 @@
-"""`postgres-writer audit`: compare the resources with the rows, and repair or prune on demand."""
+"""`postgres-writer audit`: compare the resources with the rows, print what was found, repair or prune on demand."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
+from typing import IO
 
 import click
 
-from postgres_writer.audit.command import run
+from postgres_writer.audit.compare import Audit, Options, Side, chosen_findings, now
+from postgres_writer.audit.connection import connect
+from postgres_writer.audit.errors import AuditError
+from postgres_writer.audit.model import Finding, Kind
+from postgres_writer.audit.resources import Kubectl, is_id, is_namespace
+from postgres_writer.audit.spool import Spool
+from postgres_writer.cli.audit_report import write_json, write_rows, write_table
 from postgres_writer.cli.commands import Command
+from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.errors import ConfigError
 
 EXAMPLES = """\
 examples:
@@ -27,6 +42,151 @@ retained one (deletionPolicy Retain, or given up as Unmanaged) or your own: look
 
 exit codes: 0 nothing found (--prune: all shown rows are gone), 1 findings (--prune: rows were kept), 2 not done
 """
+
+
+def run(arguments: SimpleNamespace) -> int:
+    """Audit; returns the exit code.
+
+    Raises ConfigError for unusable arguments and AuditError when resources or rows cannot be read.
+    """
+    # what follows --prune are ids, otherwise it is the file
+    arguments.ids, files = (arguments.arguments, ()) if arguments.prune else ((), arguments.arguments)
+    _check(arguments, files)
+    file = files[0] if files else None
+    options = Options(
+        namespace=arguments.namespace,
+        tables=tuple(arguments.table),
+        all_tables=arguments.all_tables,
+        confirm_after=arguments.confirm_after,
+        timeout=arguments.timeout,
+    )
+    source = None if file else Kubectl(arguments.context)
+    with contextlib.ExitStack() as stack:
+        spool = stack.enter_context(closing(Spool()))
+        connection = stack.enter_context(closing(connect(DatabaseConfig.from_env(os.environ))))
+        listed = stack.enter_context(_opened(file)) if file else None
+        with Bar() as bar:
+            audit = Audit(options, source, connection, spool, bar.advance)
+            audit.look(listed)
+        if arguments.prune:
+            return _prune(audit, arguments)
+        _report(audit, arguments)
+        if arguments.repair:
+            number = audit.repair()
+            sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; look again soon.\n")
+        return int(bool(spool.summary()))
+
+
+def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
+    if arguments.repair and arguments.prune:
+        raise ConfigError("--repair and --prune are two things: give one of them.")
+    if len(files) > 1:
+        raise ConfigError(f"There can be only one FILE, and ids need --prune: {' '.join(files)}.")
+    if files and (arguments.repair or arguments.context):
+        raise ConfigError("--context, --repair and --prune need the cluster: leave FILE out.")
+    if arguments.prune and not arguments.ids and not arguments.namespace:
+        raise ConfigError("--prune needs the ids of rows, or --namespace.")
+    if arguments.namespace is not None and not is_namespace(arguments.namespace):
+        raise ConfigError(f"--namespace cannot be {arguments.namespace!r}: that is not the name of a namespace.")
+    unshaped = [row for row in arguments.ids if not is_id(row)]
+    if unshaped:
+        raise ConfigError(f"--prune takes ids shaped <namespace>/<name>, not {unshaped[0]!r}.")
+    if arguments.yes and not arguments.prune:
+        raise ConfigError("--yes goes with --prune only.")
+
+
+def _report(audit: Audit, arguments: SimpleNamespace) -> None:
+    write = write_json if arguments.output == "json" else write_table
+    counts: dict[str, object] = {"resources": audit.resources, "rows": audit.rows, "tables": len(audit.relations)}
+    write(audit.spool, counts, sys.stdout, show_values=arguments.show_values)
+
+
+def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
+    """Show the rows, ask, delete them one by one; 0 when all of them are gone.
+
+    Raises AuditError when no one can be asked, or when the cluster is likely the wrong one.
+    """
+    chosen = chosen_findings(audit.spool, arguments.ids, arguments.namespace)
+    if not chosen:
+        sys.stdout.write("There is no row to prune.\n")
+        return 0
+    if not arguments.ids and not audit.matched:
+        # the likeliest causes of a namespace in which nothing fits are the wrong context and the wrong database
+        raise AuditError(
+            f"No PostgresWriter of namespace {arguments.namespace} has its row in this database (cluster: "
+            f"{audit.source.describe()}). If cluster and database are the right ones, name the rows by their ids."
+        )
+    widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
+    write_rows(chosen, widths, sys.stdout, show_values=arguments.show_values)
+    if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
+        sys.stdout.write("Nothing was deleted.\n")
+        return 1
+    kept = [finding for finding in chosen if not _delete(audit, finding)]
+    sys.stdout.write(f"{len(chosen) - len(kept)} of {len(chosen)} rows deleted.\n")
+    return int(bool(kept))
+
+
+def _ask(number: int, cluster: str) -> bool:
+    if not sys.stdin.isatty():
+        raise AuditError("Standard input is not a terminal, so deletion cannot be confirmed; use --yes.")
+    rows = "this row" if number == 1 else f"these {number} rows"
+    sys.stdout.write(f"Cluster: {cluster}\nDelete {rows}? [y/N] ")
+    sys.stdout.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _delete(audit: Audit, finding: Finding) -> bool:
+    reason = audit.delete(finding)
+    if reason:
+        sys.stdout.write(f"Kept {finding.id} in {finding.table}: {reason}.\n")
+        return False
+    # a resource made while the row was being deleted may have been told that its row is there already
+    if finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding.id) is not None:
+        audit.source.request_sync([finding.id], now())
+        sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
+    return True
+
+
+def _opened(file: str) -> IO[bytes]:
+    if file == "-":
+        return sys.stdin.buffer
+    try:
+        return Path(file).open("rb")
+    except OSError as error:
+        raise AuditError(f"The list of resources cannot be read: {file} ({error.strerror}).") from error
+
+
+class Bar:
+    """A progress bar over resources and rows. It shows only on a terminal and is gone at the end."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+        self._read = {"resources": 0, "rows": 0}
+        self._total = {"resources": 0.0, "rows": 0.0}
+        self._bar = click.progressbar(length=1, label=self._label(), file=sys.stderr, hidden=not self._shown, width=20)
+
+    def advance(self, side: Side, number: int, total: float) -> None:
+        """Show that more of a side was read, and how much there is in all as far as is known."""
+        self._read[side] += number
+        self._total[side] = max(total, self._read[side])
+        # until the rows are counted there are taken to be as many as resources
+        self._bar.length = int(self._total["resources"] + (self._total["rows"] or self._total["resources"])) or 1
+        self._bar.label = self._label()
+        self._bar.update(number)
+
+    def _label(self) -> str:
+        return ", ".join(f"{side} {number:,}/{self._total[side]:,.0f}" for side, number in self._read.items())
+
+    def __enter__(self) -> Bar:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.__exit__(None, None, None)
+        if self._shown:
+            # click leaves the finished bar and goes to the next line
+            sys.stderr.write("\x1b[A\r\x1b[K\r")
+
 
 audit = Command(
     "audit",
@@ -58,6 +218,14 @@ audit = Command(
             show_default=True,
             metavar="SECONDS",
             help="Look at findings again after this long and drop those that have passed.",
+        ),
+        click.Option(
+            ["--timeout"],
+            type=click.FloatRange(min=0.001),
+            default=300,
+            show_default=True,
+            metavar="SECONDS",
+            help="Longest time to read a batch of one table, which is unreadable after that.",
         ),
         click.Option(["--repair"], is_flag=True, help="Request a sync of what is missing or differs."),
         click.Option(

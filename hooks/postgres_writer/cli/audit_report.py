@@ -14,10 +14,11 @@ _HINTS = {
         "Rows without a resource may be retained ones (deletionPolicy Retain, or given up as Unmanaged) or your own: "
         "look before you prune."
     ),
-    Kind.MISSING: "Rows that are missing or differ are put right by a sync: --repair asks for one.",
-    Kind.DIFFERS: "Rows that are missing or differ are put right by a sync: --repair asks for one.",
+    Kind.MISSING: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
+    Kind.DIFFERS: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
+    Kind.ELSEWHERE: "A row elsewhere is the only one of its resource, but not in spec.table; it is never pruned.",
     Kind.DUPLICATE: "Of the rows of one resource only the one in spec.table is kept; --prune ID removes the others.",
-    Kind.UNMANAGED: "An unmanaged resource is kept again as soon as the controller's selector matches it.",
+    Kind.UNMANAGED: "An unmanaged resource is managed again as soon as the controller's selector matches it.",
     Kind.UNREADABLE: "The rows of an unreadable table were not compared.",
 }
 

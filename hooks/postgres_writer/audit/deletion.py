@@ -1,0 +1,93 @@
+"""The deletion of single rows: exactly the row that was shown, and only while it is still surplus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from postgres_writer.audit.model import Finding, Kind, Relation, Resource, Row, judge
+from postgres_writer.audit.rows import lookup, on, rows_with, selection
+
+_LIMITS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s'"
+_PLACE = "WHERE tableoid = %s AND ctid = %s::tid AND id::text = %s"
+
+
+class _Kept(Exception):
+    """The row is kept; the text says why. Rolls the transaction back."""
+
+
+def delete(
+    connection: extensions.connection,
+    relation: Relation,
+    finding: Finding,
+    resource_now: Callable[[], Resource | None],
+) -> str:
+    """Delete the row of a finding if it is still the one that was shown; gives why not, or an empty text.
+
+    ``resource_now`` reads the resource from the API. It is asked while the row is locked, so that nothing can change
+    between the look and the delete.
+    """
+    try:
+        with connection, connection.cursor() as cursor:
+            cursor.execute(_LIMITS)
+            _lock(cursor, relation, finding)
+            resource = resource_now()
+            if resource is not None:
+                _require_surplus(cursor, resource, relation, finding)
+            _delete(cursor, relation, finding)
+    except _Kept as kept:
+        return str(kept)
+    except psycopg2.Error as error:
+        return f"PostgreSQL refuses it (SQLSTATE {error.pgcode})"
+    return ""
+
+
+def _lock(cursor: extensions.cursor, relation: Relation, finding: Finding) -> None:
+    """Lock the row where it was shown."""
+    cursor.execute(on(selection(relation), relation, f"{_PLACE} FOR UPDATE"), (*_place(finding), finding.id))
+    found = cursor.fetchall()
+    if not found:
+        raise _Kept("it is gone, or was changed since it was shown")
+    [(_, *values, table, place)] = found
+    # a concurrent update may have moved it while its lock was waited for
+    if (table, place) != _place(finding) or _texts(values) != _texts(finding.values):
+        raise _Kept("it has changed since it was shown")
+
+
+def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding) -> None:
+    cursor.execute(on("DELETE FROM", relation, _PLACE), (*_place(finding), finding.id))
+    if cursor.rowcount == 0:
+        raise _Kept("a trigger, a rule or row-level security keeps it")
+    if cursor.rowcount != 1:
+        raise _Kept(f"the statement would delete {cursor.rowcount} rows")
+
+
+def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Relation, finding: Finding) -> None:
+    """Judge the resource again on its rows as they are now; the row in its own table is locked, so that it stays."""
+    tables = lookup(cursor, (name for name in (resource.table, *resource.tables) if name))
+    relations = {relation.oid: relation, **{known.oid: known for known in tables.relations.values()}}
+    rows: list[Row] = []
+    for known in relations.values():
+        if known.id_type:
+            raise _Kept(f"the column id of {known.label} is of type {known.id_type}")
+        if known.stores_rows:
+            cursor.execute(on("SELECT 1 FROM", known, "WHERE id = %s FOR SHARE"), (finding.id,))
+        rows += rows_with(cursor, known, [finding.id])
+    judged = judge(resource, rows, tables)
+    if not any(found.prunable and found.place == _place(finding) for found in judged):
+        again = finding.kind is Kind.NO_RESOURCE
+        raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
+
+
+def _place(finding: Finding) -> tuple[int, str]:
+    if finding.place is None:
+        raise _Kept("where it is stored is not known")
+    return finding.place
+
+
+def _texts(values: Any) -> list[str | None]:
+    # what was shown has been kept as JSON, which knows no numeric
+    return [None if value is None else str(value) for value in values]
