@@ -6,7 +6,7 @@ PostgresWriterError
 └── ResourceError               concerns one resource; answered as HTTP 200 with a condition
     ├── InvalidSpec, TableNotAllowed                        refused before the database is asked
     ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
-    ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   passes by itself
+    ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   passes without anyone's help
     └── TableRecorded                                       a step on the way, not a failure
 """
 
@@ -18,16 +18,18 @@ from enum import Enum
 class Reason(str, Enum):
     """The reasons of the condition Ready, as the user sees them and the runbook explains them."""
 
+    PENDING = "Pending"
+    """No sync has answered yet; the defaults of the CustomResourceDefinition say so, never the hook server."""
     ROW_SYNCED = "RowSynced"
-    """The row stands in spec.table with the values of the spec."""
+    """The row in spec.table matches the spec."""
     ROW_DELETED = "RowDeleted"
-    """The row is gone; another finalizer keeps the resource."""
+    """The row was deleted; the resource is waiting for another finalizer."""
     UNMANAGED = "Unmanaged"
-    """The controller's selector no longer matches; the row stays and is the user's."""
+    """The controller's selector no longer matches; the row was left in place and is the user's."""
     INVALID_SPEC = "InvalidSpec"
     """A field of the spec is missing or unusable; the message names it."""
     TABLE_NOT_ALLOWED = "TableNotAllowed"
-    """The table policy does not let this namespace write this table."""
+    """The table policy does not allow this namespace to write to this table."""
     TABLE_NOT_FOUND = "TableNotFound"
     """The table does not exist (or is not visible to the role)."""
     ROW_REJECTED = "RowRejected"
@@ -37,7 +39,7 @@ class Reason(str, Enum):
     DATABASE_UNAVAILABLE = "DatabaseUnavailable"
     """No connection, no answer, or a read-only server."""
     DATABASE_BUSY = "DatabaseBusy"
-    """A lock, a deadlock or the statement time-out; the next try may succeed."""
+    """A lock, a deadlock or the statement timeout; the next try may succeed."""
     REQUEST_EXPIRED = "RequestExpired"
     """The caller gave up, or the time for this request is over; nothing was written."""
     DELETE_FAILED = "DeleteFailed"
@@ -50,8 +52,8 @@ class Retry(Enum):
     """How soon a retry can help."""
 
     AT_ONCE = "at once"
-    PASSING = "passing"
-    PERSON = "person"
+    TRANSIENT = "transient"
+    USER_ACTION = "user action"
     PERIOD = "period"
 
 
@@ -94,43 +96,43 @@ class TableNotAllowed(ResourceError):
 class TableNotFound(ResourceError):
     """The table does not exist."""
 
-    reason, retry = Reason.TABLE_NOT_FOUND, Retry.PERSON
+    reason, retry = Reason.TABLE_NOT_FOUND, Retry.USER_ACTION
 
 
 class AccessDenied(ResourceError):
     """The role lacks a grant."""
 
-    reason, retry = Reason.ACCESS_DENIED, Retry.PERSON
+    reason, retry = Reason.ACCESS_DENIED, Retry.USER_ACTION
 
 
 class RowRejected(ResourceError):
     """The database refused or swallowed the row."""
 
-    reason, retry = Reason.ROW_REJECTED, Retry.PERSON
+    reason, retry = Reason.ROW_REJECTED, Retry.USER_ACTION
 
 
 class DeleteFailed(ResourceError):
-    """The row could not be deleted for a reason that waits for a person."""
+    """The row could not be deleted for a reason that only a user can remove."""
 
-    reason, retry = Reason.DELETE_FAILED, Retry.PERSON
+    reason, retry = Reason.DELETE_FAILED, Retry.USER_ACTION
 
 
 class DatabaseUnavailable(ResourceError):
     """No connection could be had, it broke, or the server does not answer or is read-only."""
 
-    reason, retry = Reason.DATABASE_UNAVAILABLE, Retry.PASSING
+    reason, retry = Reason.DATABASE_UNAVAILABLE, Retry.TRANSIENT
 
 
 class DatabaseBusy(ResourceError):
     """A lock, a deadlock or the statement time-out."""
 
-    reason, retry = Reason.DATABASE_BUSY, Retry.PASSING
+    reason, retry = Reason.DATABASE_BUSY, Retry.TRANSIENT
 
 
 class RequestExpired(ResourceError):
     """The caller hung up or the request's time is over; nothing was written."""
 
-    reason, retry = Reason.REQUEST_EXPIRED, Retry.PASSING
+    reason, retry = Reason.REQUEST_EXPIRED, Retry.TRANSIENT
 
 
 class TableRecorded(ResourceError):

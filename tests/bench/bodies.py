@@ -47,7 +47,7 @@ def status(prefix: str) -> dict[str, Any]:
         "type": "Ready",
         "status": "True",
         "reason": "RowSynced",
-        "message": f"The row stands in table {TABLE}.",
+        "message": f"The row in table {TABLE} matches the spec.",
         "observedGeneration": 1,
         "lastTransitionTime": _SINCE,
     }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.custom_resource import Resource, condition
-from support.spec_cases import spec_with
+from support.custom_resource import KIND, PENDING, Resource, condition
+from support.spec_cases import SpecCase, spec_with
 
 if TYPE_CHECKING:
     from support.apiserver import ApiServer
@@ -22,7 +23,7 @@ def resources(cluster: ApiServer, namespace: str) -> dict[str, Resource]:
         resource.create(spec_with(country="côte d'ivoire"))
     ready = {"conditions": [condition("True", "RowSynced"), condition("False", "NotPaused", kind="Paused")]}
     found["ready"].patch({"status": ready}, "--subresource=status")
-    broken = {"conditions": [condition("False", "TableNotFound")]}
+    broken = {"conditions": [condition("False", "TableNotFound"), condition("True", "Paused", kind="Paused")]}
     found["broken"].patch({"status": broken}, "--subresource=status")
     return found
 
@@ -37,27 +38,26 @@ def without_age(printed: str, at: int) -> list[list[str]]:
 
 def test_list_shows_table_and_condition(resources: dict[str, Resource]) -> None:
     printed = resources["ready"].kubectl("get", "pgw", "ready", "broken").stdout
-    assert without_age(printed, 4) == [
-        ["NAME", "TABLE", "READY", "REASON"],
-        ["ready", "students", "True", "RowSynced"],
-        ["broken", "students", "False", "TableNotFound"],
+    assert without_age(printed, 5) == [
+        ["NAME", "TABLE", "READY", "REASON", "PAUSED"],
+        ["ready", "students", "True", "RowSynced", "False"],
+        ["broken", "students", "False", "TableNotFound", "True"],
     ]
-    assert columns(printed)[0][4] == "AGE"
-    assert all(re.fullmatch(r"\d+s", row[4]) for row in columns(printed)[1:])
+    assert columns(printed)[0][5] == "AGE"
+    assert all(re.fullmatch(r"\d+s", row[5]) for row in columns(printed)[1:])
 
 
-def test_wide_list_adds_name_and_country(resources: dict[str, Resource]) -> None:
+def test_wide_list_adds_name_country_and_what_is_wrong(resources: dict[str, Resource]) -> None:
     printed = resources["ready"].kubectl("get", "pgw", "ready", "--output=wide").stdout
-    assert without_age(printed, 4) == [
-        ["NAME", "TABLE", "READY", "REASON", "NAME", "COUNTRY"],
-        ["ready", "students", "True", "RowSynced", "alex", "côte d'ivoire"],
+    assert without_age(printed, 5) == [
+        ["NAME", "TABLE", "READY", "REASON", "PAUSED", "NAME", "COUNTRY", "MESSAGE"],
+        ["ready", "students", "True", "RowSynced", "False", "alex", "côte d'ivoire", "A sentence."],
     ]
 
 
-def test_unseen_resource_shows_an_empty_condition(resources: dict[str, Resource]) -> None:
+def test_unseen_resource_waits_for_the_controller(resources: dict[str, Resource]) -> None:
     printed = resources["unseen"].kubectl("get", "pgw", "unseen").stdout
-    assert columns(printed)[1][:2] == ["unseen", "students"]
-    assert len(columns(printed)[1]) == 3
+    assert columns(printed)[1][:4] == ["unseen", "students", "Unknown", "Pending"]
 
 
 @pytest.mark.parametrize("word", ["pgw", "postgreswriter", "postgreswriters", "postgreswriters.v1.demo.yash.com"])
@@ -72,9 +72,10 @@ def test_all_includes_it(resources: dict[str, Resource]) -> None:
 
 def test_wait_for_ready_ends_when_it_is_ready(resources: dict[str, Resource]) -> None:
     resources["ready"].kubectl("wait", "--for=condition=Ready", "--timeout=10s", "pgw/ready")
-    refused = resources["ready"].kubectl("wait", "--for=condition=Ready", "--timeout=1s", "pgw/broken", check=False)
-    assert refused.returncode != 0
-    assert "timed out waiting for the condition" in refused.stderr
+    for name in ("broken", "unseen"):  # nobody takes silence for success
+        refused = resources[name].kubectl("wait", "--for=condition=Ready", "--timeout=1s", f"pgw/{name}", check=False)
+        assert refused.returncode != 0
+        assert "timed out waiting for the condition" in refused.stderr
     resources["ready"].kubectl("wait", "--for=condition=Ready=false", "--timeout=10s", "pgw/broken")
 
 
@@ -82,15 +83,15 @@ def test_wait_for_ready_ends_when_it_is_ready(resources: dict[str, Resource]) ->
     ("path", "expected"),
     [
         ("postgreswriter", "one row of a PostgreSQL table"),
-        ("postgreswriter.spec", "The row as it shall be"),
+        ("postgreswriter.spec", "Desired state of the row"),
         ("postgreswriter.spec.table", "The table must exist, with the columns"),
         ("postgreswriter.spec.name", "1 to 1024 characters"),
         ("postgreswriter.spec.age", "from 0 to 2147483647"),
         ("postgreswriter.spec.country", "kept exactly"),
-        ("postgreswriter.spec.deletionPolicy", "Retain leaves it in the table"),
+        ("postgreswriter.spec.deletionPolicy", "Retain leaves it in place"),
         ("postgreswriter.status.tables", "Every table that may hold the row"),
-        ("postgreswriter.status.observedTable", "Only when it equals spec.table"),
-        ("postgreswriter.status.conditions.reason", "The cause in one word"),
+        ("postgreswriter.status.observedTable", "while both are equal"),
+        ("postgreswriter.status.conditions.reason", "Machine-readable reason"),
     ],
 )
 def test_explain_tells(cluster: ApiServer, path: str, expected: str) -> None:
@@ -100,7 +101,38 @@ def test_explain_tells(cluster: ApiServer, path: str, expected: str) -> None:
 
 def test_status_is_no_part_of_what_a_user_writes(resources: dict[str, Resource]) -> None:
     resources["unseen"].patch({"status": {"observedTable": "pupils"}})
-    assert "status" not in resources["unseen"].get()
+    assert resources["unseen"].get()["status"] == PENDING
+
+
+def test_a_forged_status_is_dropped_and_a_real_one_replaces_the_default(cluster: ApiServer, namespace: str) -> None:
+    forged = SpecCase("", spec_with()).manifest("forged", namespace)
+    forged["status"] = {"observedGeneration": 1, "conditions": [condition("True", "RowSynced")]}
+    cluster.kubectl("create", "--filename=-", input=json.dumps(forged))
+    resource = Resource(cluster, namespace, "forged")
+    assert resource.get()["status"] == PENDING
+    resource.patch({"status": forged["status"]}, "--subresource=status")
+    assert resource.get()["status"] == forged["status"]
+
+
+def test_a_status_without_conditions_is_not_taken_for_success(cluster: ApiServer, namespace: str) -> None:
+    """Each field has its default: one for the whole would not reach an object that has any status."""
+    resource = Resource(cluster, namespace)
+    resource.create()
+    patch = [{"op": "replace", "path": "/status", "value": {"observedGeneration": 1}}]
+    command = ("patch", KIND, "sample", "--type=json", "--subresource=status", "--patch", json.dumps(patch))
+    resource.kubectl(*command)
+    assert resource.get()["status"] == {**PENDING, "observedGeneration": 1}
+
+
+@pytest.mark.parametrize("mode", [(), ("--server-side",)], ids=["client-side", "server-side"])
+def test_the_default_status_is_no_difference_to_a_manifest(
+    cluster: ApiServer, namespace: str, mode: tuple[str, ...]
+) -> None:
+    manifest = json.dumps(SpecCase("", spec_with()).manifest(namespace=namespace))
+    cluster.kubectl("apply", *mode, "--filename=-", input=manifest)
+    assert cluster.kubectl("diff", *mode, "--filename=-", input=manifest).stdout == ""
+    Resource(cluster, namespace).record("students")
+    assert cluster.kubectl("diff", *mode, "--filename=-", input=manifest).stdout == ""
 
 
 @pytest.mark.parametrize(
@@ -113,7 +145,7 @@ def test_status_is_no_part_of_what_a_user_writes(resources: dict[str, Resource])
         ({"conditions": [{**condition("True", "RowSynced"), "lastTransitionTime": "now"}]}, "lastTransitionTime"),
         ({"tables": [f"t{number}" for number in range(17)]}, "status.tables"),
         ({"tables": ["students", "students"]}, "Duplicate value"),
-        ({"observedGeneration": -1}, "status.observedGeneration"),
+        ({"observedGeneration": -2}, "status.observedGeneration"),
     ],
 )
 def test_status_of_a_wrong_shape_is_refused(

@@ -13,7 +13,7 @@ from support.spec_cases import ABSENT, SpecCase, spec_with
 if TYPE_CHECKING:
     from support.apiserver import ApiServer
 
-SAYS_WHAT_TO_DO = "wait until status.observedTable equals spec.table, then change it again"
+SAYS_WHAT_TO_DO = "cannot be changed until status.observedTable equals the current value; wait, then retry"
 
 
 @pytest.fixture

@@ -155,8 +155,9 @@ def test_a_table_refused_by_policy_and_then_allowed(stored: Resource, database: 
 
 
 def test_a_paused_resource(trip: RoundTrip) -> None:
+    seen.add(Reason(ready(trip.resource.get()["status"])[1]))  # Pending, as it was born
     trip.resource.patch({"metadata": {"annotations": {"demo.yash.com/paused": "true"}}})
-    assert [entry["type"] for entry in trip.sync()["conditions"]] == ["Paused"]
+    assert [entry["type"] for entry in trip.sync()["conditions"]] == ["Ready", "Reconciling", "Paused"]
     trip.resource.patch({"metadata": {"annotations": {"demo.yash.com/paused": None}}})
     before = trip.sync()
     trip.resource.patch({"metadata": {"annotations": {"demo.yash.com/paused": "true"}}})

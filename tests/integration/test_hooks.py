@@ -123,15 +123,16 @@ def test_the_log_claims_nothing_of_a_paused_resource_s_row(database: Database) -
     with running_server(database, LOG_LEVEL="DEBUG") as server:
         server.post("sync", payload(resource(annotations={"demo.yash.com/paused": "true"})))
         assert "nothing was written" in server.logs
-        assert "stands in table" not in server.logs
+        assert "matches the spec" not in server.logs
 
 
 def test_a_paused_resource_is_left_alone_until_it_is_deleted(site: Site) -> None:
     status = site.call("sync", resource(name="paused"))["status"]
     paused = {"demo.yash.com/paused": "true"}
     answer = site.call("sync", resource(spec_with(age=99), status, name="paused", annotations=paused, generation=2))
-    ready, pause = answer["status"]["conditions"]
+    ready, reconciling, pause = answer["status"]["conditions"]
     assert ready == status["conditions"][0]
+    assert (reconciling["type"], reconciling["reason"]) == ("Reconciling", "Paused")
     assert (pause["type"], pause["status"]) == ("Paused", "True")
     assert ("default/paused", "alex", 23, "canada") in site.database.rows()
     assert b'reason="Paused"' in curl(f"{site.server.url}/metrics").body

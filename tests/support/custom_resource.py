@@ -14,6 +14,19 @@ if TYPE_CHECKING:
 
 KIND: Final = "postgreswriters.demo.yash.com"
 """In full, because the short name came with this CRD."""
+PENDING: Final[dict[str, Any]] = {
+    "observedGeneration": -1,
+    "conditions": [
+        {
+            "type": "Ready",
+            "status": "Unknown",
+            "reason": "Pending",
+            "message": "Waiting for the controller.",
+            "lastTransitionTime": "1970-01-01T00:00:00Z",
+        }
+    ],
+}
+"""The status with which every resource is born."""
 
 
 class Resource:

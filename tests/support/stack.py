@@ -179,10 +179,10 @@ class Stack:
         return self.world.rows().get(table, {}).get(f"{namespace}/{name}")
 
     def ready(self, namespace: str, name: str) -> str:
-        """Return "status/reason@generation" of the condition Ready, or an empty text."""
+        """Return "status/reason@generation" of the condition Ready, or an empty text; @- before the first sync."""
         found = self.client.get(namespace, name)
         ready = ready_of(found) if found else {}
-        return f"{ready['status']}/{ready['reason']}@{ready['observedGeneration']}" if ready else ""
+        return f"{ready['status']}/{ready['reason']}@{ready.get('observedGeneration', '-')}" if ready else ""
 
     def wait_ready(self, namespace: str, name: str, wanted: str, timeout: float = 20) -> None:
         """Wait until `ready()` gives `wanted`."""

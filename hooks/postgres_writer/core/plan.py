@@ -165,6 +165,6 @@ def _united(listed: tuple[str, ...], table: str | None) -> tuple[str, ...]:
 
 def _not_allowed(request: HookRequest) -> TableNotAllowed:
     return TableNotAllowed(
-        f"The table policy does not let namespace {request.namespace} write table {request.table}; "
-        "choose an allowed table or ask whoever runs PostgresWriter to allow it."
+        f"The table policy does not allow namespace {request.namespace} to write to table {request.table}; "
+        "choose an allowed table or ask your PostgresWriter administrator."
     )

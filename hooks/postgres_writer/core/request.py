@@ -17,7 +17,7 @@ from postgres_writer.errors import InvalidRequest
 
 PAUSED_ANNOTATION = "demo.yash.com/paused"
 MAX_TABLES = 16
-"""What status.tables may list at the most; the CustomResourceDefinition says the same."""
+"""What status.tables may list at most; the CustomResourceDefinition says the same."""
 
 _PART = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
 TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){_PART}(?:\.{_PART})?")
@@ -59,11 +59,17 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class PriorStatus:
-    """What the status that came with the request says; what has a foreign shape counts as not said."""
+    """What the status that came with the request says; what has a foreign shape counts as not said.
+
+    A resource that no sync has answered yet comes with the defaults of the CustomResourceDefinition: ``ready`` is then
+    Unknown with the reason Pending, which is not a verdict.
+    """
 
     tables: tuple[str, ...] = ()
     observed_table: str | None = None
     ready: Condition | None = None
+    stalled: Condition | None = None
+    reconciling: Condition | None = None
     paused: Condition | None = None
 
 
@@ -113,7 +119,7 @@ def is_text(value: str) -> bool:
 
 
 def _text_field(field: str) -> fields.String:
-    sentence = f"spec.{field} must be a text of 1 to 1024 characters without NUL or lone surrogates."
+    sentence = f"spec.{field} must be a string of 1 to 1024 characters without NUL or lone surrogates."
     return fields.String(
         required=True,
         validate=[validate.Length(1, 1024, error=sentence), _must(is_text, sentence)],
@@ -136,7 +142,7 @@ def _messages(field: str, sentence: str) -> dict[str, Any]:
 
 _TABLE = (
     "spec.table must be a table or schema.table, each at most 63 letters, digits, '_' or '$', "
-    "not starting with a digit or '$', and not of the system (pg_*, information_schema)."
+    "not starting with a digit or '$'; system schemas (pg_*, information_schema) are not allowed."
 )
 _AGE = "spec.age must be a whole number from 0 to 2147483647."
 _POLICY = "spec.deletionPolicy must be Delete or Retain."
@@ -174,7 +180,7 @@ def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
     """Turn the decoded body of a hook request into a value; ``finalizing``: it came to the finalize hook.
 
     A resource that is being deleted is finalized whichever hook was called: without a finalize hook Metacontroller
-    calls sync for it, which must not write the row anew.
+    calls sync for it, which must not write the row again.
 
     Raises InvalidRequest with one sentence when the body is no hook request or the resource has no identity.
     """
@@ -226,7 +232,7 @@ def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
 def _identity(metadata: dict[str, Any], field: str) -> str:
     value = metadata.get(field)
     if not isinstance(value, str) or not value or not is_text(value):
-        raise InvalidRequest(f"metadata.{field} must be a text that is not empty: it is half of the row's id.")
+        raise InvalidRequest(f"metadata.{field} must be a non-empty string: it is half of the row's id.")
     return value
 
 
@@ -275,6 +281,8 @@ def _load_status(status: object) -> PriorStatus:
         tables=tuple(dict.fromkeys(table for table in named if is_table(table))),
         observed_table=observed if isinstance(observed, str) else None,
         ready=_load_condition(by_type.get("Ready")),
+        stalled=_load_condition(by_type.get("Stalled")),
+        reconciling=_load_condition(by_type.get("Reconciling")),
         paused=_load_condition(by_type.get("Paused")),
     )
 

@@ -14,45 +14,70 @@ from postgres_writer.core.plan import Outcome
 from postgres_writer.core.request import MAX_TABLES, PAUSED_ANNOTATION, Condition, HookRequest
 from postgres_writer.errors import Reason, Retry
 
-PASSING_SECONDS = 20.0
-"""A database that was unreachable or locked is asked again after this, plus or minus half."""
-PERSON_SECONDS = 60.0
-"""What waits for a person (a table, a grant) is tried again after this, plus or minus half."""
+RETRY_SECONDS = 2.0
+"""After a transient failure a resource is not tried again sooner than this; the database's circuit is open as long."""
+RETRIES_PER_SECOND = 50.0
+"""How many retry slots a worker hands out: a hundred resources are back in 2 s, a hundred thousand do not storm."""
+USER_ACTION_SECONDS = 60.0
+"""What waits for a user (a table, a grant) is tried again after this, plus or minus half."""
 RECORDED_SECONDS = 1.0
 """Time enough for Metacontroller to write the status and see it."""
+_STALLED_REASONS = (Reason.INVALID_SPEC, Reason.TABLE_NOT_ALLOWED)
+"""Only an edit of the spec or of the policy helps; what a migration in the same apply may cure is not among them."""
 
 
-def build_response(request: HookRequest, outcome: Outcome, now: float, period: float) -> dict[str, Any]:
+def build_response(
+    request: HookRequest, outcome: Outcome, now: float, period: float, slot: float | None = None
+) -> dict[str, Any]:
     """Build the answer with only those fields that Metacontroller's hook v2 decodes.
 
-    ``now`` is Unix time in seconds, ``period`` the resync period in seconds.
+    ``now`` is Unix time in seconds, ``period`` the resync period in seconds, ``slot`` the seconds until the retry slot
+    that was taken for a transient failure (see ``next_retry``).
     """
     finalized = request.finalizing and outcome.error is None
     echo = finalized and request.deleting and request.last_finalizer
-    retry = outcome.error.retry if outcome.error else Retry.PERIOD
     return {
         # A changed status would cost an API write on an object that is about to vanish.
         "status": request.raw_status if echo else _status(request, outcome, now),
         "children" if request.controller == "composite" else "attachments": [],
-        "resyncAfterSeconds": resync_after(request, retry, now, period),
+        "resyncAfterSeconds": resync_after(request, retry_of(outcome), now, period, slot),
         "finalized": finalized,
     }
 
 
-def resync_after(request: HookRequest, retry: Retry, now: float, period: float) -> float:
+def retry_of(outcome: Outcome) -> Retry:
+    """Say how soon another sync can help."""
+    return outcome.error.retry if outcome.error else Retry.PERIOD
+
+
+def next_retry(last: float, now: float, period: float) -> float | None:
+    """Give the time of the retry slot after ``last``, the one handed out before; None when the period has no more.
+
+    All in seconds of one clock. Slots follow each other at RETRIES_PER_SECOND, the first RETRY_SECONDS from now. So
+    a few resources are tried again soon after PostgreSQL is back, and many come one after the other.
+    """
+    slot = max(last + 1 / RETRIES_PER_SECOND, now + RETRY_SECONDS)
+    return slot if slot <= now + period else None
+
+
+def resync_after(request: HookRequest, retry: Retry, now: float, period: float, slot: float | None = None) -> float:
     """Give the seconds until the resource is to be synced again.
 
     With nothing to hurry for that is its own slot in the period (from a hash of its uid), at least half and at most
-    one and a half periods away, so that any number of resources spreads evenly whenever they were created.
+    one and a half periods away, so that any number of resources spreads evenly whenever they were created. What finds
+    no retry slot comes in its own slot too, within one period.
     """
-    digest = blake2b((request.uid or request.id).encode(), digest_size=6).digest()
-    share = int.from_bytes(digest, "big") / 2**48
     if retry is Retry.AT_ONCE:
         return RECORDED_SECONDS
-    if retry is not Retry.PERIOD:
-        base = PASSING_SECONDS if retry is Retry.PASSING else PERSON_SECONDS
-        return round(base * (0.5 + share), 3)
+    if retry is Retry.TRANSIENT and slot is not None:
+        return round(slot, 3)
+    digest = blake2b((request.uid or request.id).encode(), digest_size=6).digest()
+    share = int.from_bytes(digest, "big") / 2**48
+    if retry is Retry.USER_ACTION:
+        return round(USER_ACTION_SECONDS * (0.5 + share), 3)
     wait = (share * period - now) % period
+    if retry is Retry.TRANSIENT:
+        return round(max(wait, min(RETRY_SECONDS, period)), 3)
     return round(wait if wait >= period / 2 else wait + period, 3)
 
 
@@ -61,17 +86,19 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
     if outcome.error is not None:
         return "False", outcome.error.reason, str(outcome.error)
     if not request.finalizing:
-        return "True", Reason.ROW_SYNCED, f"The row stands in table {request.table}."
+        return "True", Reason.ROW_SYNCED, f"The row in table {request.table} matches the spec."
     if not request.deleting:
         return (
             "Unknown",
             Reason.UNMANAGED,
-            "The controller's selector does not match this resource; its row stays as it is and is no longer kept.",
+            "The controller's selector no longer matches this resource; its row was left in place and is no longer "
+            "managed.",
         )
     if request.retain:
-        return "Unknown", Reason.UNMANAGED, "The row stays because spec.deletionPolicy is Retain."
-    kept = "" if request.last_finalizer else "; another finalizer keeps the resource"
-    return "False", Reason.ROW_DELETED, f"The row is deleted{kept}."
+        return "Unknown", Reason.UNMANAGED, "The row was left in place because spec.deletionPolicy is Retain."
+    if request.last_finalizer:
+        return "False", Reason.ROW_DELETED, "The row was deleted."
+    return "False", Reason.ROW_DELETED, "The row was deleted; the resource is waiting for another finalizer."
 
 
 def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any]:
@@ -96,17 +123,37 @@ def _recorded(request: HookRequest, tables: tuple[str, ...]) -> tuple[tuple[str,
 
 def _conditions(request: HookRequest, outcome: Outcome, now: float) -> list[dict[str, Any]]:
     prior = request.status
-    if not request.paused or request.finalizing:
-        status, reason, message = verdict(request, outcome)
-        return [_condition("Ready", status, reason.value, message, request.generation, prior.ready, now)]
-    ready = prior.ready
-    kept = (
-        [_condition("Ready", ready.status, ready.reason, ready.message, ready.observed_generation, ready, now)]
-        if ready
-        else []
-    )
-    text = f'Nothing is written while the annotation {PAUSED_ANNOTATION} is "true"; remove it to go on.'
-    return [*kept, _condition("Paused", "True", "Paused", text, request.generation, prior.paused, now)]
+    if request.paused and not request.finalizing:
+        return _paused(request, now)
+    status, reason, message = verdict(request, outcome)
+    # the default of the CustomResourceDefinition is not a verdict: nothing of it, its time included, is kept
+    before = prior.ready if prior.ready and prior.ready.reason != Reason.PENDING.value else None
+    conditions = [_condition("Ready", status, reason.value, message, request.generation, before, now)]
+    if reason in _STALLED_REASONS:
+        conditions.append(_condition("Stalled", "True", reason.value, message, request.generation, prior.stalled, now))
+    return conditions
+
+
+def _paused(request: HookRequest, now: float) -> list[dict[str, Any]]:
+    """Keep Ready and Stalled exactly as they were, and say that nothing is written.
+
+    Where Ready speaks of another generation, Reconciling says so to kstatus, which would take an old Ready=True for
+    the edited spec; it must come before Stalled, because kstatus takes the first of the two that it finds.
+    https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus
+    """
+    prior, generation = request.status, request.generation
+    conditions = [_kept("Ready", prior.ready)] if prior.ready else []
+    if prior.ready is None or prior.ready.observed_generation != generation:
+        text = f"The spec was not applied: reconciliation is paused by the annotation {PAUSED_ANNOTATION}."
+        conditions.append(_condition("Reconciling", "True", "Paused", text, generation, prior.reconciling, now))
+    if prior.stalled:
+        conditions.append(_kept("Stalled", prior.stalled))
+    text = f"Reconciliation is paused by the annotation {PAUSED_ANNOTATION}; remove it to resume."
+    return [*conditions, _condition("Paused", "True", "Paused", text, generation, prior.paused, now)]
+
+
+def _kept(kind: str, prior: Condition) -> dict[str, Any]:
+    return _condition(kind, prior.status, prior.reason, prior.message, prior.observed_generation, prior, 0)
 
 
 def _condition(  # noqa: PLR0913, PLR0917 - a condition has these fields

@@ -28,11 +28,12 @@ from postgres_writer.config.settings import Config
 from postgres_writer.core.plan import Operation, Outcome, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
-from postgres_writer.core.response import build_response, verdict
+from postgres_writer.core.response import build_response, retry_of, verdict
 from postgres_writer.database.store import Store
-from postgres_writer.errors import InvalidRequest
+from postgres_writer.errors import InvalidRequest, Retry
 from postgres_writer.server.caller import call_of
 from postgres_writer.server.files import Watched, load_policy, load_tokens
+from postgres_writer.server.retries import RetrySlots
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -70,6 +71,7 @@ class HookServer:
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
         self._period = config.resync_seconds
+        self._retries = RetrySlots(config.resync_seconds)
         self._max_body_bytes = config.max_body_bytes
         self._metrics_token_required = config.metrics_token_required
         policy, tokens = config.table_policy_file, config.tokens_file
@@ -87,7 +89,8 @@ class HookServer:
             hook_request = load_request(self._decoded_body(environ), finalizing=hook == "finalize")
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
-            body = build_response(hook_request, outcome, time.time(), self._period)
+            slot = self._retries.take(time.monotonic()) if retry_of(outcome) is Retry.TRANSIENT else None
+            body = build_response(hook_request, outcome, time.time(), self._period, slot)
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id)
             return _json_response(body, 200, "application/json", request_id)
 

@@ -31,8 +31,8 @@ ID = "default/sample"
 SPEC = Spec("students", "alex", 23, "canada")
 PAUSED: dict[str, Any] = {"annotations": {"demo.yash.com/paused": "true"}}
 POLICY = TableNotAllowed(
-    "The table policy does not let namespace default write table secrets; "
-    "choose an allowed table or ask whoever runs PostgresWriter to allow it."
+    "The table policy does not allow namespace default to write to table secrets; "
+    "choose an allowed table or ask your PostgresWriter administrator."
 )
 NO_AGE = InvalidSpec("spec.age is required.")
 NO_TABLE = InvalidSpec(load_request(payload(resource(spec_with(table="a.b.c")))).problem)

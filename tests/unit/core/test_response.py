@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 from postgres_writer import errors
 from postgres_writer.core.plan import Operation, Outcome
 from postgres_writer.core.request import MAX_TABLES, HookRequest, load_request
-from postgres_writer.core.response import build_response, resync_after
+from postgres_writer.core.response import (
+    RETRIES_PER_SECOND,
+    RETRY_SECONDS,
+    build_response,
+    next_retry,
+    resync_after,
+)
 from postgres_writer.errors import DatabaseUnavailable, ResourceError, Retry, RowRejected, TableNotFound, TableRecorded
 from support.answers import check_own_status, decode_answer
 from support.payloads import DELETED, NOW, THEN, condition, finalizer, payload, recorded, resource
@@ -20,6 +27,14 @@ from support.spec_cases import ABSENT, spec_with
 
 DOWN = DatabaseUnavailable("down")
 OTHER = [finalizer(), "example.com/other"]
+PENDING = {
+    "type": "Ready",
+    "status": "Unknown",
+    "reason": "Pending",
+    "message": "Waiting for the controller.",
+    "lastTransitionTime": "1970-01-01T00:00:00Z",
+}
+"""The condition that the CustomResourceDefinition gives to a new resource."""
 PAUSED: dict[str, Any] = {"annotations": {"demo.yash.com/paused": "true"}}
 NOW_TEXT = "2023-11-14T22:13:20Z"
 
@@ -49,7 +64,7 @@ def test_success() -> None:
                 "type": "Ready",
                 "status": "True",
                 "reason": "RowSynced",
-                "message": "The row stands in table students.",
+                "message": "The row in table students matches the spec.",
                 "observedGeneration": 3,
                 "lastTransitionTime": NOW_TEXT,
             }
@@ -87,6 +102,7 @@ def test_without_a_readable_table_nothing_is_observed() -> None:
         pytest.param(condition("False", "RowRejected"), Outcome(("students",)), NOW_TEXT, id="False to True"),
         pytest.param(condition("Unknown", "Unmanaged"), Outcome(("students",)), NOW_TEXT, id="Unknown to True"),
         pytest.param(condition(lastTransitionTime="x"), Outcome(("students",)), NOW_TEXT, id="of a foreign shape"),
+        pytest.param(PENDING, Outcome(("students",)), NOW_TEXT, id="the default to True"),
     ],
 )
 def test_last_transition_time_moves_only_when_the_status_flips(
@@ -132,21 +148,63 @@ def test_the_echo_of_no_status_is_null() -> None:
     assert answered(loaded(finalizing=True, **DELETED), Outcome(()))["status"] is None
 
 
+def test_a_first_verdict_of_unknown_takes_nothing_from_the_default() -> None:
+    """Unknown was the default's status too, but that was never a verdict."""
+    request = loaded(status={"observedGeneration": -1, "conditions": [PENDING]}, finalizing=True)
+    ready = ready_of(answered(request, Outcome(())))
+    assert (ready["status"], ready["reason"], ready["lastTransitionTime"]) == ("Unknown", "Unmanaged", NOW_TEXT)
+
+
+def conditions_of(answer: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the conditions by type, in their order."""
+    return {found["type"]: found for found in answer["status"]["conditions"]}
+
+
+@pytest.mark.parametrize(
+    ("error", "stalled"),
+    [
+        pytest.param(kind("why"), kind in (errors.InvalidSpec, errors.TableNotAllowed), id=kind.__name__)
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, ResourceError) and kind is not ResourceError
+    ],
+)
+def test_stalled_where_only_an_edit_helps(error: ResourceError, stalled: bool) -> None:
+    """What a migration in the same apply may cure (a missing table, a grant) is never Stalled."""
+    found = conditions_of(answered(loaded(generation=3), Outcome((), error=error)))
+    if not stalled:
+        assert list(found) == ["Ready"]
+        return
+    assert list(found) == ["Ready", "Stalled"]
+    assert found["Stalled"] == {**found["Ready"], "type": "Stalled", "status": "True"}
+
+
+def test_stalled_keeps_its_time_and_goes_with_its_cause() -> None:
+    status = recorded("students", ready=condition("False", "InvalidSpec"))
+    status["conditions"].append({**condition(reason="InvalidSpec"), "type": "Stalled"})
+    refused = Outcome((), error=errors.TableNotAllowed("no"))
+    assert conditions_of(answered(loaded(status=status), refused))["Stalled"]["lastTransitionTime"] == THEN
+    assert list(conditions_of(answered(loaded(status=status), Outcome(("students",))))) == ["Ready"]
+
+
 def test_paused_keeps_ready_as_it_was() -> None:
-    before = condition("False", "RowRejected", message="as it was", observedGeneration=1)
-    request = loaded(spec_with(age=5), recorded("students", ready=before), generation=4, **PAUSED)
-    conditions = answered(request, Outcome(("students",)))["status"]["conditions"]
-    assert conditions[0] == before
-    assert (conditions[1]["type"], conditions[1]["status"], conditions[1]["observedGeneration"]) == (
-        "Paused",
-        "True",
-        4,
-    )
+    before = condition("False", "RowRejected", message="as it was", observedGeneration=4)
+    request = loaded(status=recorded("students", ready=before), generation=4, **PAUSED)
+    found = conditions_of(answered(request, Outcome(("students",))))
+    assert list(found) == ["Ready", "Paused"]
+    assert found["Ready"] == before
+    assert (found["Paused"]["status"], found["Paused"]["observedGeneration"]) == ("True", 4)
 
 
-def test_paused_before_the_first_sync_has_no_ready() -> None:
-    conditions = answered(loaded(**PAUSED), Outcome(("students",)))["status"]["conditions"]
-    assert [found["type"] for found in conditions] == ["Paused"]
+@pytest.mark.parametrize("before", [condition(), PENDING, None], ids=["was Ready", "the default", "no status"])
+def test_paused_and_edited_is_reconciling(before: dict[str, Any] | None) -> None:
+    """An old Ready=True must not pass for the edited spec, nor must Stalled: kstatus takes the first that it finds."""
+    status = {"conditions": [before, {**condition(reason="InvalidSpec"), "type": "Stalled"}]} if before else ABSENT
+    found = conditions_of(answered(loaded(status=status, generation=4, **PAUSED), Outcome(("students",))))
+    assert list(found) == (["Ready", "Reconciling", "Stalled", "Paused"] if before else ["Reconciling", "Paused"])
+    if before:
+        assert found["Ready"] == before
+        assert found["Stalled"]["observedGeneration"] == 1
+    assert (found["Reconciling"]["status"], found["Reconciling"]["reason"]) == ("True", "Paused")
 
 
 def test_no_longer_paused_the_condition_goes() -> None:
@@ -181,7 +239,7 @@ def test_at_the_cap_a_listed_table_stays_listed() -> None:
 
 @pytest.mark.parametrize(
     ("retry", "low", "high"),
-    [(Retry.AT_ONCE, 1, 1), (Retry.PASSING, 10, 30), (Retry.PERSON, 30, 90), (Retry.PERIOD, 150, 450)],
+    [(Retry.AT_ONCE, 1, 1), (Retry.TRANSIENT, 0, 300), (Retry.USER_ACTION, 30, 90), (Retry.PERIOD, 150, 450)],
 )
 def test_the_wait_stays_within_its_bounds_and_spreads_evenly(retry: Retry, low: float, high: float) -> None:
     waits = [resync_after(loaded(uid=f"uid-{number}"), retry, NOW, 300.0) for number in range(10_000)]
@@ -211,10 +269,56 @@ def test_without_a_uid_the_id_spreads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "low", "high"), [(DOWN, 10, 30), (RowRejected("x"), 30, 90), (TableRecorded("x"), 1, 1), (None, 150, 450)]
+    ("error", "low", "high"),
+    [(DOWN, 7, 7), (RowRejected("x"), 30, 90), (TableRecorded("x"), 1, 1), (None, 150, 450)],
 )
 def test_the_error_decides_the_wait(error: ResourceError | None, low: float, high: float) -> None:
-    assert low <= answered(loaded(), Outcome(("students",), error=error))["resyncAfterSeconds"] <= high
+    answer = build_response(loaded(), Outcome(("students",), error=error), NOW, 300.0, slot=7.0)
+    assert low <= answer["resyncAfterSeconds"] <= high
+
+
+# The retry slots
+
+
+def handed_out(now: float, last: float, period: float, count: int) -> list[float]:
+    """Return the slots of so many failures at one moment."""
+    slots = []
+    for _ in range(count):
+        slot = next_retry(last, now, period)
+        if slot is None:
+            break
+        slots.append(slot)
+        last = slot
+    return slots
+
+
+def test_a_hundred_resources_are_tried_again_within_four_seconds() -> None:
+    slots = handed_out(NOW, 0, 300, 100)
+    assert slots[0] == NOW + RETRY_SECONDS
+    assert slots[-1] <= NOW + 4
+
+
+@settings(max_examples=100)
+@given(failures=st.lists(st.floats(0, 20), min_size=1, max_size=400), period=st.floats(1, 60), start=st.floats(0, 1e7))
+def test_retries_never_storm_and_come_within_the_period(failures: list[float], period: float, start: float) -> None:
+    last, slots = 0.0, []
+    for now in sorted(start + after for after in failures):
+        slot = next_retry(last, now, period)
+        if slot is None:
+            assert last + 2 / RETRIES_PER_SECOND > now + period or period < RETRY_SECONDS
+            continue
+        assert now + RETRY_SECONDS <= slot <= now + period
+        slots.append(slot)
+        last = slot
+    gaps = [after - before for before, after in pairwise(slots)]
+    assert all(gap >= 1 / RETRIES_PER_SECOND - 1e-6 for gap in gaps)
+
+
+@settings(max_examples=100)
+@given(uid=st.text(max_size=40), now=st.floats(0, 4e9), period=st.floats(1, 86400))
+def test_without_a_retry_slot_the_wait_stays_within_the_period(uid: str, now: float, period: float) -> None:
+    wait = resync_after(loaded(uid=uid), Retry.TRANSIENT, now, period)
+    assert min(RETRY_SECONDS, period) - 0.001 <= wait <= period + 0.001
 
 
 # What holds for every answer
@@ -228,6 +332,13 @@ OUTCOMES = st.builds(
     | st.sampled_from([kind("why") for kind in vars(errors).values()
                        if isinstance(kind, type) and issubclass(kind, ResourceError) and kind is not ResourceError]),
 )  # fmt: skip
+STATUSES = (
+    ABSENT,
+    {"observedGeneration": -1, "conditions": [PENDING]},
+    recorded("students"),
+    recorded("students", ready=condition(observedGeneration=0)),
+    recorded("students", ready=condition("Unknown", "Unmanaged")),
+)
 REQUESTS = st.builds(
     lambda controller, table, status, metadata, finalizing: load_request(
         payload(resource(spec_with(table=table), status, controller=controller, **metadata), controller),
@@ -235,7 +346,7 @@ REQUESTS = st.builds(
     ),
     st.sampled_from(("composite", "decorator")),
     st.sampled_from(NAMES),
-    st.sampled_from((ABSENT, recorded("students"), recorded("students", ready=condition("False", "Unmanaged")))),
+    st.sampled_from(STATUSES),
     st.sampled_from(({}, PAUSED, DELETED, {**DELETED, "finalizers": OTHER}, {**DELETED, **PAUSED})),
     st.booleans(),
 )
@@ -245,7 +356,7 @@ REQUESTS = st.builds(
 @given(request=REQUESTS, outcome=OUTCOMES)
 def test_every_answer_can_be_decoded(request: HookRequest, outcome: Outcome) -> None:
     answer = decode_answer(json.dumps(answered(request, outcome)), request.controller)
-    if answer["status"] is not None:
+    if answer["status"] != request.raw_status:
         check_own_status(answer["status"])
 
 
