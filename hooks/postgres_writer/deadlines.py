@@ -20,9 +20,6 @@ LOCK_SHARE = 0.75
 """lock_timeout as a share of statement_timeout, so that waiting for a lock is told apart from a slow statement."""
 CIRCUIT_SECONDS = 2.0
 """Long enough to spare a dead server, short enough that the end of an outage is noticed in time."""
-CONNECTION_IDLE_SECONDS = 30.0
-"""A connection to PostgreSQL that was not used for this long is closed: balancers and address translation forget idle
-ones without a word, the hastier of them after a minute, and whoever uses such a one waits for an answer in vain."""
 CONNECTION_LIFE_SECONDS = 3600.0
 """A connection to PostgreSQL older than this is not used again: what its backend caches, and the server that a balancer
 or a name once led to, must not be kept permanently."""

@@ -1,8 +1,10 @@
 """A TCP proxy between two parts under test: it holds, cuts and passes what goes through it."""
 
 import contextlib
+import ctypes
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -68,6 +70,14 @@ class Proxy:
         """Undo blackhole(): what was taken meanwhile arrives now."""
         self._open.set()
 
+    def swallow(self) -> None:
+        """Drop every further packet of the clients that are connected now, unacknowledged and without a word.
+
+        As a balancer or NAT does which has forgotten an idle connection. New connections pass. Linux only.
+        """
+        for link in list(self.links):
+            _drop_incoming(link.client)
+
     def cut(self) -> None:
         """Close every connection that goes through."""
         for link in list(self.links):
@@ -130,6 +140,14 @@ class Proxy:
             self._matches = None
         link.held = True
         self.caught.set()
+
+
+def _drop_incoming(receiver: socket.socket) -> None:
+    """Attach a socket filter (socket(7), linux/filter.h) whose only instruction is to return 0: keep nothing."""
+    so_attach_filter, return_constant = 26, 0x06
+    instruction = ctypes.create_string_buffer(struct.pack("HBBI", return_constant, 0, 0, 0))
+    program = struct.pack("HL", 1, ctypes.addressof(instruction))
+    receiver.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
 
 
 @contextlib.contextmanager

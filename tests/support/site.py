@@ -67,9 +67,9 @@ class Site:
 
 
 @contextlib.contextmanager
-def running_site(instance: PostgresInstance, port: int) -> Iterator[Site]:
-    """Run a server on the instance, which it reaches by the port."""
+def running_site(instance: PostgresInstance, port: int, **environ: str) -> Iterator[Site]:
+    """Run a server on the instance, which it reaches by the port, with more variables."""
     connect = {**instance.connect, "user": "hook", "password": "hook", "port": str(port)}
     numbers = {"HOOK_WORKERS": str(WORKERS), "HOOK_THREADS": str(THREADS)}
-    with running_server(Database(connect), **numbers) as server:
+    with running_server(Database(connect), **numbers, **environ) as server:
         yield Site(instance, server)

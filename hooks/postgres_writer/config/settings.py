@@ -34,6 +34,9 @@ _LIBPQ_KEYWORDS = (
     "sslkey",
     "channel_binding",
     "target_session_attrs",
+    "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_count",
 )
 """The fields of DatabaseConfig that go to libpq under their own name."""
 
@@ -176,6 +179,39 @@ class DatabaseConfig:
         parsers.seconds(0.1, DATABASE_SECONDS),
         4.0,
     )
+    idle_timeout: float = _setting(
+        "PSQL_IDLE_TIMEOUT",
+        "Seconds after which a connection that is not used is closed. Keep it below the time after which a load "
+        "balancer, firewall or NAT between drops idle connections.",
+        parsers.seconds(0.1, 3600),
+        # such devices drop after 350 s (AWS), 240 s (Azure), and the hastier ones after 60 s
+        30.0,
+    )
+    # The kernel asks an idle peer after a minute, so that a balancer which drops after 350 s sees traffic also where
+    # idle connections are kept for longer than that.
+    keepalives_idle: int = _setting(
+        "PSQL_KEEPALIVES_IDLE",
+        "Seconds without traffic after which TCP keepalives are sent.",
+        parsers.integer(1, 3600),
+        60,
+    )
+    keepalives_interval: int = _setting(
+        "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", parsers.integer(1, 3600), 10
+    )
+    keepalives_count: int = _setting(
+        "PSQL_KEEPALIVES_COUNT",
+        "Unanswered TCP keepalives after which a connection is dead.",
+        parsers.integer(1, 100),
+        3,
+    )
+    # Below the default statement timeout: the statement is then repeated on a new connection in the same request.
+    tcp_user_timeout: float = _setting(
+        "PSQL_TCP_USER_TIMEOUT",
+        "Seconds without a TCP acknowledgement after which a connection is dead and the statement is repeated on a "
+        "new one. A slow PostgreSQL acknowledges; only a lost one does not.",
+        parsers.seconds(0.1, 60),
+        2.0,
+    )
     prepared_statements: bool = _setting(
         "PSQL_PREPARED_STATEMENTS",
         "Prepare statements once per connection. Set to false behind a PgBouncer that pools transactions.",
@@ -205,7 +241,11 @@ class DatabaseConfig:
     def connect_arguments(self) -> dict[str, str]:
         """Return libpq's keywords for a new connection, except those of the host and the password."""
         arguments = {keyword: getattr(self, keyword) for keyword in _LIBPQ_KEYWORDS}
-        return {"application_name": "postgres-writer", **{key: value for key, value in arguments.items() if value}}
+        return {
+            "application_name": "postgres-writer",
+            "tcp_user_timeout": str(int(self.tcp_user_timeout * 1000)),
+            **{key: str(value) for key, value in arguments.items() if value},
+        }
 
     def passwords(self) -> tuple[str, ...]:
         """Return the passwords to try, in their order; the file is read again each time.

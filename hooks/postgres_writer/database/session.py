@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -73,8 +73,10 @@ class _HungUp(Exception):
 class Session:
     """A connection and what is learnt of it: the server's clock and the prepared statements."""
 
-    def __init__(self, config: DatabaseConfig, circuit: Circuit) -> None:
+    def __init__(self, config: DatabaseConfig, circuit: Circuit, on_lost: Callable[[], None]) -> None:
+        """``on_lost`` is called when a connection that has worked before turns out to be dead."""
         self._config = config
+        self._on_lost = on_lost
         self._circuit = circuit
         self._connection: Any = None
         self._cursor: Any = None
@@ -113,6 +115,8 @@ class Session:
                 if not reused:
                     raise
                 metrics.CONNECTIONS_REPLACED.inc()
+                # those that are as old have probably died of the same
+                self._on_lost()
                 return self._attempt(call, statement, parameters)
         except _Lost as exc:
             self.close()

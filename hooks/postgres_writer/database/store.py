@@ -15,7 +15,7 @@ from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import EXPIRED, Parameters, Result, Session
-from postgres_writer.deadlines import CONNECTION_IDLE_SECONDS, Call
+from postgres_writer.deadlines import Call
 from postgres_writer.errors import (
     DatabaseBusy,
     DatabaseUnavailable,
@@ -50,7 +50,7 @@ class Store:
     def __init__(self, config: DatabaseConfig, connections: int = DEFAULT_CONNECTIONS) -> None:
         circuit = Circuit()
         self._statement_timeout = config.statement_timeout
-        self._pool = Pool(lambda: Session(config, circuit), connections, CONNECTION_IDLE_SECONDS)
+        self._pool = Pool(lambda: Session(config, circuit, self._pool.close), connections, config.idle_timeout)
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""

@@ -143,7 +143,7 @@ def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
     name = database.name
     database.query(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
     database.query(f"ALTER DATABASE {name} SET synchronous_commit = {commit}")
-    session = Session(database.config(prepared_statements=prepared), Circuit())
+    session = Session(database.config(prepared_statements=prepared), Circuit(), lambda: None)
     asked = Statement(
         SQL("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')").format()
     )

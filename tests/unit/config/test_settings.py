@@ -53,6 +53,11 @@ EVERYTHING = {
     "HOOK_WORKERS": "3",
     "HOOK_THREADS": "7",
     "HOOK_CONNECTIONS": "5",
+    "PSQL_IDLE_TIMEOUT": "45",
+    "PSQL_KEEPALIVES_IDLE": "100",
+    "PSQL_KEEPALIVES_INTERVAL": "7",
+    "PSQL_KEEPALIVES_COUNT": "5",
+    "PSQL_TCP_USER_TIMEOUT": "1.5",
     "HOOK_TOKENS_FILE": "{tokens}",
     "HOOK_MAX_BODY_BYTES": "2048",
     "HOOK_RESYNC_SECONDS": "12.5",
@@ -82,7 +87,12 @@ def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
         "channel_binding": "require",
         "target_session_attrs": "read-write",
         "application_name": "postgres-writer",
+        "keepalives_idle": "100",
+        "keepalives_interval": "7",
+        "keepalives_count": "5",
+        "tcp_user_timeout": "1500",
     }
+    assert config.database.idle_timeout == 45.0
     assert config.database.hosts == (Host("a", 5433), Host("b", 5434))
     assert config.database.passwords() == ("hidden",)
     assert (config.database.connect_timeout, config.database.statement_timeout) == (4.0, 2.5)

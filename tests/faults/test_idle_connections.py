@@ -1,0 +1,68 @@
+"""Connections that a balancer or NAT between drops without a word: nobody but the metrics notices."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from support.callers import ask, body
+from support.postgres import PostgresInstance
+from support.proxy import Proxy, running_proxy
+from support.scrape import scrape
+from support.site import Site, running_site
+
+SYNCED = "True RowSynced"
+
+
+@pytest.fixture
+def proxy(instance: PostgresInstance) -> Iterator[Proxy]:
+    with running_proxy(instance.port) as proxy:
+        yield proxy
+
+
+def count(site: Site, name: str) -> float:
+    return scrape(site.server).total(f"postgres_writer_database_connections_{name}_total")
+
+
+def dropped(proxy: Proxy, site: Site) -> int:
+    """Open connections, then let all of them be dropped; gives how many."""
+    site.check_healthy(1)
+    links = len(proxy.links)
+    assert links >= 2, "each worker has one at least"
+    proxy.swallow()
+    return links
+
+
+def test_a_dropped_connection_is_replaced_in_the_same_request(instance: PostgresInstance, proxy: Proxy) -> None:
+    with running_site(instance, proxy.port) as site:
+        links = dropped(proxy, site)
+        replaced = count(site, "replaced")
+        answers = [ask(site.server.port, body(f"r{number}", 2)) for number in range(4 * links)]
+        assert {answer.ready for answer in answers} == {SYNCED}
+        # the first in each worker waits for the kernel to give up, and all idle connections are replaced then
+        slow = [answer.seconds for answer in answers if answer.seconds > 1]
+        print(f"slow answers after {links} dropped connections: {[round(seconds, 2) for seconds in slow]}")
+        assert len(slow) <= 2
+        assert count(site, "replaced") - replaced <= 2
+        assert {answer.ready for answer in site.sync_all(3)} == {SYNCED}
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_at_all(instance: PostgresInstance, proxy: Proxy) -> None:
+    with running_site(instance, proxy.port, PSQL_IDLE_TIMEOUT="0.5") as site:
+        dropped(proxy, site)
+        time.sleep(1)
+        answers = [ask(site.server.port, body(f"r{number}", 2)) for number in range(16)]
+        assert {answer.ready for answer in answers} == {SYNCED}
+        assert count(site, "replaced") == 0
+
+
+def test_unused_connections_are_closed(instance: PostgresInstance) -> None:
+    with running_site(instance, instance.port, PSQL_IDLE_TIMEOUT="0.5") as site:
+        site.check_healthy(1)
+        deadline = time.monotonic() + 30
+        while site.connections():
+            assert time.monotonic() < deadline, "connections stay open"
+            time.sleep(0.1)
+        assert ask(site.server.port, body("r0", 2)).ready == SYNCED
