@@ -1,4 +1,4 @@
-# The hook server. Build: docker build -t postgres-writer:0.1.0 --build-arg VERSION=0.1.0 .
+# The hook server. `make image` builds it with the version of the package.
 # BASE is any image with Python 3.13 and pip; requirements.lock is made for that version (make lock).
 ARG BASE=python:3.13-slim
 
@@ -17,7 +17,7 @@ RUN python3 -m pip wheel --no-deps --no-build-isolation --wheel-dir /wheel /src 
  && python3 -m pip --python /opt/postgres-writer/bin/python install --no-deps --no-index /wheel/*.whl
 
 FROM ${BASE}
-ARG VERSION=0.1.0
+ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="postgres-writer" \
       org.opencontainers.image.description="Metacontroller hook server that keeps one PostgreSQL row per PostgresWriter resource" \

@@ -8,11 +8,12 @@ CONTROLLER ?= composite
 BIN := .venv/bin
 # the Python of the Dockerfile; --upgrade, because the lock is made to be renewed
 LOCK := --quiet --upgrade --python-version 3.13 --generate-hashes
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' hooks/postgres_writer/__init__.py)
 CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale check format docs lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale check check-workflows format docs image lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,12 +67,19 @@ check: .venv/.dev ## Check style, types, import rules and lengths
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_lengths.py hooks tests
 
+check-workflows: .venv/.dev ## Check the workflows of .github (needs go)
+	$(BIN)/zizmor --offline --quiet .github
+	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
 format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 docs: .venv/.installed ## Write docs/configuration.md anew from settings.py
 	$(BIN)/postgres-writer config-reference >docs/configuration.md
+
+image: ## Build the container image, with the version of the package
+	docker build -t postgres-writer:$(VERSION) --build-arg VERSION=$(VERSION) .
 
 lock: | .venv/bin/python ## Pin anew, with hashes, what the container image installs
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'

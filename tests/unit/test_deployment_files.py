@@ -12,7 +12,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from postgres_writer import __version__
 from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import SETTINGS, Config, DatabaseConfig
 from postgres_writer.database.store import Store
@@ -65,12 +64,6 @@ def test_every_locked_package_has_hashes(name: str) -> None:
     entries = re.split(r"^(?=[a-z0-9-]+==)", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     assert entries
     assert all("--hash=sha256:" in entry for entry in entries)
-
-
-def test_image_manifests_and_package_have_one_version() -> None:
-    (image,) = load(K8S / "default" / "kustomization.yaml")["images"]
-    assert image == {"name": "postgres-writer", "newTag": __version__}
-    assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
 def test_the_image_runs_the_server_as_the_user_of_the_pod(pod: Manifest) -> None:

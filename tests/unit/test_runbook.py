@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,10 @@ def test_every_alert_has_a_section_and_every_section_an_alert() -> None:
 
 @pytest.mark.parametrize("name", ALERTS)
 def test_an_alert_names_its_section(name: str) -> None:
-    assert ALERTS[name]["annotations"]["runbook"] == f"docs/runbook.md, {name}"
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    page = f"{parser['metadata']['url']}/blob/main/docs/runbook.md"
+    assert ALERTS[name]["annotations"]["runbook_url"] == f"{page}#{anchor(name)}"
 
 
 @pytest.mark.parametrize(("title", "text"), {**chapter("Reasons"), **chapter("Alerts")}.items())

@@ -1,0 +1,46 @@
+"""install.yaml of a release is the default install with the image of the release, pinned by its digest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from postgres_writer import __version__
+from support.kube_tools import Tools
+
+ROOT = Path(__file__).parents[2]
+DIGEST = f"sha256:{'0123456789abcdef' * 4}"
+
+
+@pytest.mark.parametrize(
+    "image", [f"ghcr.io/some/where:{__version__}@{DIGEST}", "registry.example.com:5000/some/where:2.0"]
+)
+def test_only_the_image_differs_from_the_default_install(kube_tools: Tools, image: str) -> None:
+    folders = sorted((ROOT / "k8s").iterdir())
+    environ = {**os.environ, "KUBECTL": str(kube_tools.kubectl)}
+    done = subprocess.run(
+        [ROOT / ".ci" / "release", "render", image], env=environ, capture_output=True, text=True, check=True
+    )
+    default = subprocess.run(
+        [kube_tools.kubectl, "kustomize", ROOT / "k8s" / "default"], capture_output=True, text=True, check=True
+    )
+    rendered, wanted = _documents(done.stdout), _documents(default.stdout)
+    assert len(wanted) > 8
+    images = []
+    for document in (*rendered, *wanted):
+        if document["kind"] == "Deployment":
+            (container,) = document["spec"]["template"]["spec"]["containers"]
+            images.append(container.pop("image"))
+    assert images == [image, f"postgres-writer:{__version__}"]
+    assert rendered == wanted
+    assert done.stdout.startswith(f"# PostgresWriter {__version__}: ")
+    assert sorted((ROOT / "k8s").iterdir()) == folders, "nothing of the rendering is left behind"
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(text) if document]

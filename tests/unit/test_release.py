@@ -1,0 +1,95 @@
+"""A release has one version and one address; `.ci/release` finds what contradicts them before anything is published."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from postgres_writer import __version__
+
+ROOT = Path(__file__).parents[2]
+TAGGED = ("k8s/default/kustomization.yaml", "k8s/overlays/example/kustomization.yaml")
+
+
+def release(*arguments: str, root: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [root / ".ci" / "release", *arguments],
+        env={"PATH": os.environ["PATH"], **environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def address() -> str:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser["metadata"]["url"]
+
+
+@pytest.mark.parametrize("path", TAGGED)
+def test_the_manifests_name_the_image_of_this_version(path: str) -> None:
+    (image,) = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))["images"]
+    assert (image["name"], image["newTag"]) == ("postgres-writer", __version__)
+
+
+def test_every_link_of_the_package_leads_to_the_project(address: str) -> None:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    links = re.findall(r"https://\S+", parser["metadata"]["project_urls"])
+    assert len(links) >= 3
+    assert all(link.startswith(f"{address}/") for link in links)
+
+
+def test_a_tag_of_this_version_names_image_and_version(address: str) -> None:
+    repository = address.removeprefix("https://github.com/")
+    done = release("names", GITHUB_REF_NAME=f"v{__version__}", GITHUB_REPOSITORY=repository)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"version={__version__}", f"image=ghcr.io/{repository.lower()}"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "repository", "sentence"),
+    [("v99.0.0", None, "the tag is v99.0.0"), (f"v{__version__}", "someone/else", "this repository is someone/else")],
+    ids=["another version", "another repository"],
+)
+def test_what_contradicts_the_package_is_refused(address: str, tag: str, repository: str | None, sentence: str) -> None:
+    here = repository or address.removeprefix("https://github.com/")
+    done = release("names", GITHUB_REF_NAME=tag, GITHUB_REPOSITORY=here)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert sentence in done.stderr
+
+
+def test_the_notes_are_the_section_of_the_changelog_and_nothing_of_the_next() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    done = release("notes", "0.1.0")
+    assert done.returncode == 0
+    assert done.stdout.strip() in changelog
+    assert "Migration from the original operator" in done.stdout
+    assert "## [" not in done.stdout
+
+
+def test_a_version_without_a_section_is_refused() -> None:
+    done = release("notes", "99.0.0")
+    assert (done.returncode, done.stderr) == (1, "release: CHANGELOG.md has no section for 99.0.0.\n")
+
+
+def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
+    files = (".ci/release", "hooks/postgres_writer/__init__.py", *TAGGED)
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    assert release("version", "98.7.6", root=tmp_path).returncode == 0
+    for name in files[1:]:
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "98.7.6" in text
+        assert text == (ROOT / name).read_text(encoding="utf-8").replace(__version__, "98.7.6")
+    assert release("version", "98.7", root=tmp_path).returncode == 1
