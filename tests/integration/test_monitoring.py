@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ import yaml
 
 from postgres_writer.errors import Reason
 from postgres_writer.telemetry.metrics import PAUSED
+from support.alerts import RULES, promtool, rule_expressions
 from support.payloads import payload, resource
 from support.scrape import Scrape, scrape
 from support.server import running_server
@@ -25,17 +24,11 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
 ALERT_TESTS = Path(__file__).with_name("alerts_test.yaml")
-RULES: dict[str, Any] = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]
 DASHBOARD: dict[str, Any] = json.loads((MONITORING / "dashboard.json").read_text())
 METRIC = re.compile(r"\b(postgres_writer_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 # Prometheus adds these to every sample
 TARGET_LABELS = {"job", "pod"}
-
-
-def rule_expressions() -> dict[str, str]:
-    """Return the expression of every alert."""
-    return {rule["alert"]: rule["expr"] for group in RULES["groups"] for rule in group["rules"]}
 
 
 def panel_expressions() -> dict[str, str]:
@@ -49,18 +42,6 @@ def panel_expressions() -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    """Find promtool; without it skip, but fail in CI, where a skip would hide it."""
-    found = shutil.which("promtool")
-    if found is None:
-        message = "promtool is not here: install Debian's package prometheus."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
     """Write the rules as Prometheus reads them: without the wrapping of the operator."""
@@ -69,19 +50,15 @@ def rules(tmp_path: Path) -> Path:
     return path
 
 
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-
-
-def test_promtool_accepts_the_rules(promtool: str, rules: Path) -> None:
-    done = run(promtool, "check", "rules", str(rules))
+def test_promtool_accepts_the_rules(rules: Path) -> None:
+    done = promtool("check", "rules", str(rules))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(rule_expressions())} rules found" in done.stdout
 
 
-def test_the_alerts_fire_when_they_should_and_only_then(promtool: str, rules: Path) -> None:
+def test_the_alerts_fire_when_they_should_and_only_then(rules: Path) -> None:
     copy = shutil.copy(ALERT_TESTS, rules.parent)
-    done = run(promtool, "test", "rules", str(copy))
+    done = promtool("test", "rules", str(copy))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -92,11 +69,11 @@ def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_not() -> None
     assert {case["alertname"] for case in cases if case["exp_alerts"]} == rule_expressions().keys()
 
 
-def test_promtool_accepts_the_expressions_of_the_panels(promtool: str, tmp_path: Path) -> None:
+def test_promtool_accepts_the_expressions_of_the_panels(tmp_path: Path) -> None:
     recorded = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(panel_expressions().values())]
     path = tmp_path / "panels.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": recorded}]}))
-    done = run(promtool, "check", "rules", str(path))
+    done = promtool("check", "rules", str(path))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -111,10 +88,14 @@ def running_scrape(template: Database, maintenance: Database) -> Scrape:
     return found
 
 
+# what kube-state-metrics gives is in tests/cluster/test_resource_metrics.py
+OF_THE_SERVER = {name: expr for name, expr in rule_expressions().items() if "postgres_writer_resource_" not in expr}
+
+
 @pytest.mark.parametrize(
     "expression",
-    [*rule_expressions().values(), *panel_expressions().values()],
-    ids=[*rule_expressions(), *panel_expressions()],
+    [*OF_THE_SERVER.values(), *panel_expressions().values()],
+    ids=[*OF_THE_SERVER, *panel_expressions()],
 )
 def test_every_series_that_an_expression_names_is_in_a_scrape(expression: str, running_scrape: Scrape) -> None:
     named = METRIC.findall(expression)

@@ -3,8 +3,9 @@
 `find_tools()` gives etcd, kube-apiserver, kubectl and kube-controller-manager, all of one Kubernetes version except
 etcd, which is taken from PATH (Debian's etcd-server). The build is an ordinary one of Go modules: a go.mod that
 requires k8s.io/kubernetes and replaces every staging module (required there at v0.0.0) by its published version.
-It takes 4 to 8 minutes on 2 cores, once; the result lies in
-${XDG_CACHE_HOME:-$HOME/.cache}/postgres-writer/kube-v<version>/.
+It takes 4 to 8 minutes on 2 cores, once; the result is in
+${XDG_CACHE_HOME:-$HOME/.cache}/postgres-writer/kube-v<version>/. `find_kube_state_metrics()` builds that program in the
+same way, in about a minute.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 KUBERNETES: Final = "1.36.3"
+KUBE_STATE_METRICS: Final = "2.18.0"
 PROGRAMS: Final = ("kube-apiserver", "kubectl", "kube-controller-manager")
 HOW_TO_GET_THEM: Final = (
     "Install go (1.26 or newer) and etcd (Debian: etcd-server), or point KUBEBUILDER_ASSETS to a folder with etcd, "
@@ -53,7 +55,7 @@ def find_tools() -> Tools:
     build fails.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    folder = Path(assets) if assets else _cached()
+    folder = Path(assets) if assets else _cached(f"kube-v{KUBERNETES}", PROGRAMS, _build_kubernetes)
     missing = [name for name in PROGRAMS[:2] if not (folder / name).is_file()]
     if missing:
         raise ToolsMissing(f"KUBEBUILDER_ASSETS={folder} lacks {' and '.join(missing)}. {HOW_TO_GET_THEM}")
@@ -66,6 +68,12 @@ def find_tools() -> Tools:
     )
 
 
+def find_kube_state_metrics() -> Path:
+    """Return kube-state-metrics, building it when it is not in the cache; the errors are those of `find_tools()`."""
+    name = "kube-state-metrics"
+    return _cached(f"{name}-v{KUBE_STATE_METRICS}", (name,), _build_kube_state_metrics) / name
+
+
 def _etcd(assets: Path) -> Path:
     if (assets / "etcd").is_file():
         return assets / "etcd"
@@ -75,22 +83,22 @@ def _etcd(assets: Path) -> Path:
     return Path(found)
 
 
-def _cached() -> Path:
+def _cached(name: str, programs: Sequence[str], build: Callable[[Path, Path], None]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "postgres-writer"
-    folder = cache / f"kube-v{KUBERNETES}"
-    if _complete(folder):
+    folder = cache / name
+
+    def complete() -> bool:
+        return all((folder / program).is_file() for program in programs)
+
+    if complete():
         return folder
     if shutil.which("go") is None:
-        raise ToolsMissing(f"kube-apiserver is not here, and go is not on PATH to build it. {HOW_TO_GET_THEM}")
+        raise ToolsMissing(f"{programs[0]} is not here, and go is not on PATH to build it. {HOW_TO_GET_THEM}")
     cache.mkdir(parents=True, exist_ok=True)
-    with _lock(cache / f"{folder.name}.lock"):
-        if not _complete(folder):  # another run may have built it while this one waited
-            _build_into(folder)
+    with _lock(cache / f"{name}.lock"):
+        if not complete():  # another run may have built it while this one waited
+            _build_into(folder, build)
     return folder
-
-
-def _complete(folder: Path) -> bool:
-    return all((folder / name).is_file() for name in PROGRAMS)
 
 
 @contextmanager
@@ -100,20 +108,31 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _build_into(folder: Path) -> None:
+def _build_into(folder: Path, build: Callable[[Path, Path], None]) -> None:
     """Build in a folder beside and rename, so that a build that was cut off leaves nothing that looks ready."""
-    print(f"building kube-apiserver {KUBERNETES} with go: once, for some minutes", file=sys.stderr, flush=True)
+    print(f"building {folder.name} with go: once, for some minutes", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f"{folder.name}.build.") as temporary:
         work = Path(temporary)
         result = work / "bin"
         result.mkdir()
-        _write_go_mod(work)
-        packages = [f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS]
-        _go(work, "build", "-mod=mod", "-trimpath", "-ldflags", _ldflags(), "-o", f"{result}/", *packages)
+        build(work, result)
         shutil.copy(work / "go.mod", result)
         shutil.copy(work / "go.sum", result)
         shutil.rmtree(folder, ignore_errors=True)
         result.rename(folder)
+
+
+def _build_kubernetes(work: Path, result: Path) -> None:
+    _write_go_mod(work)
+    packages = [f"k8s.io/kubernetes/cmd/{name}" for name in PROGRAMS]
+    _go(work, "build", "-mod=mod", "-trimpath", "-ldflags", _ldflags(), "-o", f"{result}/", *packages)
+
+
+def _build_kube_state_metrics(work: Path, result: Path) -> None:
+    module = "k8s.io/kube-state-metrics/v2"
+    _go(work, "mod", "init", "kube-state-metrics-tools")
+    _go(work, "mod", "edit", f"-require={module}@v{KUBE_STATE_METRICS}")
+    _go(work, "build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", f"{result}/kube-state-metrics", module)
 
 
 def _write_go_mod(work: Path) -> None:

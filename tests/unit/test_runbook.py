@@ -14,8 +14,10 @@ from postgres_writer.errors import Reason
 
 ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-RULES: dict[str, Any] = yaml.safe_load((ROOT / "k8s/components/monitoring/prometheusrule.yaml").read_text())
-ALERTS = {rule["alert"]: rule for group in RULES["spec"]["groups"] for rule in group["rules"]}
+RULES: list[dict[str, Any]] = [
+    yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("k8s/components/*/prometheusrule.yaml"))
+]
+ALERTS = {rule["alert"]: rule for file in RULES for group in file["spec"]["groups"] for rule in group["rules"]}
 
 
 def chapter(title: str) -> dict[str, str]:
