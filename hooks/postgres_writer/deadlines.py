@@ -1,6 +1,23 @@
 """The time budget of one request, in one place, and the request as the parts that wait see it.
 
-Metacontroller gives up on a call after WEBHOOK_SECONDS. Whatever is written for it must be written before.
+Metacontroller gives up on a call after WEBHOOK_SECONDS and may then call again, so whatever is written for a request
+must be written before, and the answer must have left. With S for the configured statement timeout, in seconds after the
+arrival of the request:
+
+    0          the request arrives, by the kernel's time stamp: waiting in a queue of ours counts
+    8.5 - S    the last message is sent (`Call.start_by`). Everything before ends by then: reading the request, waiting
+               for a connection, connecting (whose timeout is at most 8.0 - S: DATABASE_SECONDS), earlier messages.
+               PostgreSQL compares the moment with its own clock, so a message that was held up on the way does nothing.
+    8.5        WRITE_BY_SECONDS: the server has ended the message, by statement_timeout, or sooner by lock_timeout
+    9.0        CLIENT_GRACE_SECONDS later a server that enforces no timeout any more (stopped, or unreachable) is given
+               up by the client's own clock
+    10         WEBHOOK_SECONDS: one second was left to encode and send the answer
+    15         CONNECTION_SECONDS: what is still not done is cut off. So no request is still running GRACEFUL_SECONDS
+               after SIGTERM, and Kubernetes waits longer than that and the preStop pause together.
+
+No timeout ends a COMMIT that waits for a synchronous standby or a disk. The advisory lock of the id covers that case
+(docs/architecture.md). tests/unit/test_deadlines.py checks the inequalities for every configuration that is accepted,
+and against the manifests.
 """
 
 from __future__ import annotations
@@ -9,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 WEBHOOK_SECONDS = 10.0
-"""After this Metacontroller gives a call up (its default; metacontroller/*.yaml say the same)."""
+"""After this Metacontroller gives up on a call (its default; metacontroller/*.yaml say the same)."""
 WRITE_BY_SECONDS = 8.5
 """All that is written for a request is written within this after its arrival."""
 DATABASE_SECONDS = 8.0

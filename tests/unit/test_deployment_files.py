@@ -16,11 +16,9 @@ from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import SETTINGS, Config, DatabaseConfig
 from postgres_writer.database.store import Store
 from postgres_writer.server.app import create_app
-from postgres_writer.server.gunicorn_app import settings
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-WEBHOOK_SECONDS = 10
 
 Manifest = dict[str, Any]
 
@@ -94,13 +92,6 @@ def test_probes_ask_what_the_server_answers(container: Manifest) -> None:
     client = create_app(config, Store(config.database)).test_client()
     paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")]
     assert [client.get(path).status_code for path in paths] == [200, 200, 200]
-
-
-def test_a_pod_may_stop_as_long_as_the_server_lets_hooks_finish(pod: Manifest, container: Manifest) -> None:
-    graceful = settings(Config(database=DatabaseConfig((Host("/nowhere"),))))["graceful_timeout"]
-    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert pod["terminationGracePeriodSeconds"] > pause + graceful
-    assert graceful > WEBHOOK_SECONDS
 
 
 def test_service_budget_and_policy_select_the_pods(container: Manifest) -> None:

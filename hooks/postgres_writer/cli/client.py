@@ -18,12 +18,12 @@ import requests
 import yaml
 
 from postgres_writer.cli.commands import Command
+from postgres_writer.deadlines import CONNECTION_SECONDS
 from postgres_writer.errors import PostgresWriterError
 from postgres_writer.server.files import load_tokens
 
 KIND = "PostgresWriter"
 DEFAULT_URL = "http://127.0.0.1:8080"
-TIMEOUT_SECONDS = 15
 CONTROLLER = "postgres-writer"
 """The name of the controller in metacontroller/*.yaml; Metacontroller makes its finalizer of it."""
 
@@ -77,7 +77,7 @@ class HookClient:
         Raises PostgresWriterError when the server cannot be reached.
         """
         try:
-            response = self._session.post(f"{self._url}/{hook}", json=request, timeout=TIMEOUT_SECONDS)
+            response = self._session.post(f"{self._url}/{hook}", json=request, timeout=CONNECTION_SECONDS)
         except requests.RequestException as error:
             raise PostgresWriterError(f"No answer from {self._url} ({type(error).__name__}): is it serving?") from error
         body = _json_object(response)
