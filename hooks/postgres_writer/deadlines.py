@@ -37,6 +37,14 @@ LOCK_SHARE = 0.75
 """lock_timeout as a share of statement_timeout, so that waiting for a lock is told apart from a slow statement."""
 CIRCUIT_SECONDS = 2.0
 """Long enough to spare a dead server, short enough that the end of an outage is noticed in time."""
+TABLE_SECONDS = 5.0
+"""How long the callers of a locked table fail fast before one tries it: longer than a statement may take by default, so
+that one tries at a time, and short enough that its resources are synced soon after the lock is gone."""
+ALONE_SECONDS = 3600.0
+"""A table is alone while no other was named for this long: most resources are synced more often by every worker."""
+PATIENCE_SECONDS = 0.25
+"""How long a message waits for a connection before it ends one of a table that holds all: far longer than a healthy
+statement takes, and short beside WRITE_BY_SECONDS."""
 CONNECTION_LIFE_SECONDS = 3600.0
 """A connection to PostgreSQL older than this is not used again: what its backend caches, and the server that a balancer
 or a name once led to, must not be kept permanently."""

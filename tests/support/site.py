@@ -44,13 +44,13 @@ class Site:
         assert [row[2] for row in self.database.rows()] == [age] * CALLERS
         assert self.connections() <= WORKERS * THREADS
 
-    def check_recovered(self, age: int) -> None:
-        """Let the first syncs after a fault succeed one by one, then all at once, without a restart.
+    def check_recovered(self, age: int, seconds: float = CIRCUIT_SECONDS) -> None:
+        """Let the first syncs, so long after a fault, succeed one by one, then all at once, without a restart.
 
         Each worker lets one caller through to find out that the database is back; of many at the same moment the
         others are told once more that it is away.
         """
-        time.sleep(CIRCUIT_SECONDS + 0.5)
+        time.sleep(seconds + 0.5)
         for number in range(8):
             assert ask(self.server.port, body(f"r{number}", age)).ready == "True RowSynced"
         self.sync_all(age)
@@ -71,5 +71,5 @@ def running_site(instance: PostgresInstance, port: int, **environ: str) -> Itera
     """Run a server on the instance, which it reaches by the port, with more variables."""
     connect = {**instance.connect, "user": "hook", "password": "hook", "port": str(port)}
     numbers = {"HOOK_WORKERS": str(WORKERS), "HOOK_THREADS": str(THREADS)}
-    with running_server(Database(connect), **numbers, **environ) as server:
+    with running_server(Database(connect), **{**numbers, **environ}) as server:
         yield Site(instance, server)

@@ -29,7 +29,7 @@ def fresh_call() -> Call:
 
 def next_session(store: Store) -> Any:
     """Return the connected session that the store will use next, to do to it what a pooler in between would do."""
-    return store._pool._idle[-1][1]
+    return store._pool._idle[-1]
 
 
 @dataclass

@@ -1,10 +1,11 @@
-"""Fail fast for a moment after PostgreSQL could not be reached, so that callers do not pile up behind it."""
+"""Fail fast for a moment where PostgreSQL, or one table, lets nobody through, so that callers do not pile up there."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
-from postgres_writer.deadlines import CIRCUIT_SECONDS
+from postgres_writer.deadlines import CIRCUIT_SECONDS, TABLE_SECONDS
 
 
 class Circuit:
@@ -48,3 +49,63 @@ class Circuit:
             closed = bool(self._until)
             self._until, self._hanging = 0.0, False
             return closed
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """What is known of a table since its last success: the id that timed out on it first; until when to fail fast."""
+
+    row: str
+    until: float | None = None
+
+
+class TableCircuits:
+    """The tables that keep their statements waiting until they time out. Pure: no lock, the time is an argument.
+
+    A table trips when statements of two different ids timed out on it with no success between: one locked row, or one
+    row with a slow trigger, is not the table's trouble. Nothing is kept of a table that works, and never more than
+    ``most`` tables in all: one that is forgotten trips again.
+    """
+
+    def __init__(self, seconds: float = TABLE_SECONDS, most: int = 256) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._troubles: dict[str, _Trouble] = {}
+
+    def admits(self, tables: frozenset[str], now: float) -> bool:
+        """Say whether a message that names these tables may be sent: for each that tripped, one now and then."""
+        if not self._troubles:
+            return True
+        tripped = [self._troubles[table] for table in tables if self._is_open(table)]
+        if any(now < trouble.until for trouble in tripped if trouble.until is not None):
+            return False
+        for trouble in tripped:
+            trouble.until = now + self._seconds
+        return True
+
+    def timed_out(self, table: str, row: str, now: float) -> bool:
+        """Note that a statement of that id timed out on the table. True when the table has tripped now."""
+        trouble = self._troubles.get(table)
+        if trouble is None:
+            if len(self._troubles) >= self._most:
+                del self._troubles[next(iter(self._troubles))]
+            self._troubles[table] = _Trouble(row)
+            return False
+        if trouble.until is None and trouble.row == row:
+            return False
+        tripped = trouble.until is None
+        trouble.until = now + self._seconds
+        return tripped
+
+    def succeeded(self, tables: frozenset[str]) -> list[str]:
+        """Note that a message went through; gives those of its tables that had tripped."""
+        if not self._troubles:
+            return []
+        closed = [table for table in tables if self._is_open(table)]
+        for table in tables:
+            self._troubles.pop(table, None)
+        return closed
+
+    def _is_open(self, table: str) -> bool:
+        trouble = self._troubles.get(table)
+        return trouble is not None and trouble.until is not None

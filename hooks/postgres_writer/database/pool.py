@@ -1,30 +1,42 @@
-"""The connections of one worker process: a bounded number, the one used last first, closed when they are not used.
+"""The connections of one worker process: a bounded number, shared out among the tables, closed when they are not used.
 
 Built from the primitives of `threading`, so that it serves threads and, where gevent has patched them, greenlets.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from postgres_writer.core.refusals import Refused
-from postgres_writer.database.session import EXPIRED, Session
-from postgres_writer.errors import RequestExpired, ResourceError
+from postgres_writer.database.circuit import TableCircuits
+from postgres_writer.database.session import BUSY, EXPIRED, Session, is_table_timeout
+from postgres_writer.database.shares import Shares, Tables
+from postgres_writer.database.statements import Statement
+from postgres_writer.deadlines import PATIENCE_SECONDS
+from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
+from postgres_writer.telemetry import metrics
+from postgres_writer.telemetry.logs import fields
+
+logger = logging.getLogger(__name__)
 
 _SOUND = (ResourceError, Refused)
 """After these a session has ended its statement; any other exception may have come in the middle of one."""
 
 
 class _Waiter:
-    """One message that waits for a session."""
+    """A message that waits for a session; ``refused`` when its table tripped meanwhile."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.session: Session | None = None
-        self.granted = threading.Event()
+        self.refused = False
+        self.answered = threading.Event()
 
 
 class Pool:
@@ -37,93 +49,147 @@ class Pool:
 
     def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float) -> None:
         self._make = make
-        self._size = size
         self._idle_seconds = idle_seconds
-        self._lent = 0
-        self._idle: deque[tuple[float, Session]] = deque()
-        self._waiting: deque[_Waiter] = deque()
+        self._shares = Shares(size)
+        self._circuits = TableCircuits()
+        self._lent: dict[Session, float] = {}
+        """The sessions that are lent, and since when."""
+        self._idle: deque[Session] = deque()
+        self._waiting: dict[Tables, deque[_Waiter]] = {}
+        self._numbers = count()
         self._reaping = False
         self._lock = threading.Lock()
         self._emptied = threading.Condition(self._lock)
 
     @contextmanager
-    def lend(self, until: float) -> Iterator[Session]:
-        """Lend a session for the length of a with-block; wait for one until ``until`` (monotonic seconds).
+    def lend(self, statement: Statement, row: str, until: float) -> Iterator[Session]:
+        """Lend a session to a message about one id; wait for one until ``until`` (monotonic seconds).
 
-        Raises RequestExpired when there was none in time.
+        What comes of the message tells of its tables. Raises RequestExpired when there was no session in time, and
+        DatabaseBusy at once when one of the tables keeps its statements waiting until they time out.
         """
-        session = self._take(until)
+        tables = statement.tables
+        session = self._take(tables, until)
         try:
             yield session
-        except _SOUND:
+        except _SOUND as exc:
+            self._note_failure(statement, row, exc)
             raise
         except BaseException:
             session.close()
             raise
+        else:
+            self._note_success(statement)
         finally:
-            self._give_back(session)
+            self._give_back(session, tables)
 
     def close(self) -> None:
         """Close all connections that are not lent."""
         with self._lock:
             idle, self._idle = self._idle, deque()
             self._emptied.notify_all()
-        for _, session in idle:
+        for session in idle:
             session.close()
 
-    def _take(self, until: float) -> Session:
-        with self._lock:
-            if self._lent < self._size:
-                self._lent += 1
-                return self._pick()
-            waiter = _Waiter()
-            self._waiting.append(waiter)
-        try:
-            waiter.granted.wait(max(0.0, until - time.monotonic()))
-        except BaseException:
-            self._leave(waiter)
-            raise
-        with self._lock:
-            if waiter.session is None:
-                self._waiting.remove(waiter)
-                raise RequestExpired(EXPIRED)
-        return waiter.session
+    # What a message needs
 
-    def _pick(self) -> Session:
-        """Give the session that was used last: the others get the chance to be idle for long enough to be closed."""
-        if not self._idle:
-            return self._make()
-        since, session = self._idle.pop()
-        if time.monotonic() - since > self._idle_seconds:
+    def _take(self, tables: Tables, until: float) -> Session:
+        now = time.monotonic()
+        with self._lock:
+            if not self._circuits.admits(tables, now):
+                metrics.TABLE_CIRCUIT.labels("refused").inc()
+                raise DatabaseBusy(BUSY)
+            self._shares.name(tables, now)
+            session = self._pick(tables, now) if self._shares.admits(tables, now) else None
+            if session is None:
+                waiter = _Waiter(next(self._numbers))
+                self._waiting.setdefault(tables, deque()).append(waiter)
+        if session is None:
+            session = self._wait(tables, waiter, until)
+        if time.monotonic() - session.idle_since > self._idle_seconds:
             # it is the youngest of them, and the reaper is late
             session.close()
         return session
 
-    def _leave(self, waiter: _Waiter) -> None:
-        """Take back what a waiter that was interrupted has, or would have, got."""
-        with self._lock:
-            if waiter.session is None:
-                self._waiting.remove(waiter)
-                return
-        self._give_back(waiter.session)
+    def _wait(self, tables: Tables, waiter: _Waiter, until: float) -> Session:
+        try:
+            while (remaining := until - time.monotonic()) > 0:
+                if waiter.answered.wait(min(PATIENCE_SECONDS, remaining)):
+                    break
+                self._interrupt_holder_of_all(tables)
+        except BaseException:
+            session = self._leave(tables, waiter)
+            if session is not None:
+                self._give_back(session, tables)
+            raise
+        session = self._leave(tables, waiter)
+        result = "refused" if waiter.refused else "expired" if session is None else "lent"
+        metrics.CONNECTION_WAITS.labels(result).inc()
+        if waiter.refused:
+            raise DatabaseBusy(BUSY)
+        if session is None:
+            raise RequestExpired(EXPIRED)
+        return session
 
-    def _give_back(self, session: Session) -> None:
+    def _leave(self, tables: Tables, waiter: _Waiter) -> Session | None:
+        """Take a waiter from its queue if it is still in it; gives the session that it got."""
+        with self._lock:
+            if waiter.session is None and not waiter.refused:
+                self._waiting[tables].remove(waiter)
+                if not self._waiting[tables]:
+                    del self._waiting[tables]
+            return waiter.session
+
+    def _interrupt_holder_of_all(self, tables: Tables) -> None:
+        """Take a connection from a table that holds all of them, since it was alone when it took them.
+
+        Healthy statements end, and so give their connections back, long before anyone's patience does.
+        """
+        with self._lock:
+            hog = self._shares.holder_of_all()
+            if hog is None or hog in tables:
+                return
+            session = min(self._lent, key=self._lent.__getitem__)
+            if time.monotonic() - self._lent[session] >= PATIENCE_SECONDS and session.interrupt():
+                metrics.CONNECTION_WAITS.labels("interrupted").inc()
+
+    # Sessions; with the lock held
+
+    def _pick(self, tables: Tables, now: float) -> Session:
+        """Lend the session that was used last: the others get the chance to be idle for long enough to be closed."""
+        self._shares.take(tables)
+        session = self._idle.pop() if self._idle else self._make()
+        self._lent[session] = now
+        return session
+
+    def _give_back(self, session: Session, tables: Tables) -> None:
         now = time.monotonic()
         if not session.is_worth_keeping(now):
             session.close()
         with self._lock:
-            self._lent -= 1
+            self._shares.give_back(tables)
+            del self._lent[session]
             if session.is_connected:
-                self._idle.append((now, session))
-            if self._waiting:
-                waiter = self._waiting.popleft()
-                self._lent += 1
-                waiter.session = self._pick()
-                waiter.granted.set()
+                session.idle_since = now
+                self._idle.append(session)
+            self._serve_waiters(now)
             if self._idle and not self._reaping:
                 # started with the first idle connection, since a process that forks must have no other thread
                 self._reaping = True
                 threading.Thread(target=self._reap, name="idle connections", daemon=True).start()
+
+    def _serve_waiters(self, now: float) -> None:
+        """Lend what is free to those that wait: first whose tables hold the fewest connections, then who came first."""
+        while self._waiting:
+            admitted = [tables for tables in self._waiting if self._shares.admits(tables, now)]
+            if not admitted:
+                return
+            tables = min(admitted, key=lambda each: (self._shares.weight(each), self._waiting[each][0].number))
+            waiter = self._waiting[tables].popleft()
+            if not self._waiting[tables]:
+                del self._waiting[tables]
+            waiter.session = self._pick(tables, now)
+            waiter.answered.set()
 
     def _reap(self) -> None:
         """Close what has been idle for too long, until nothing is idle any more."""
@@ -132,10 +198,39 @@ class Pool:
                 if not self._idle:
                     self._reaping = False
                     return
-                since, session = self._idle[0]
-                wait = since + self._idle_seconds - time.monotonic()
+                wait = self._idle[0].idle_since + self._idle_seconds - time.monotonic()
                 if wait > 0:
                     self._emptied.wait(wait)
                     continue
-                self._idle.popleft()
+                session = self._idle.popleft()
             session.close()
+
+    # What a message tells of its tables
+
+    def _note_success(self, statement: Statement) -> None:
+        if not statement.writes:
+            # a lock that keeps writes out may let reads through
+            return
+        with self._lock:
+            closed = self._circuits.succeeded(statement.tables)
+        for table in closed:
+            metrics.TABLE_CIRCUIT.labels("closed").inc()
+            logger.info("The table answers again", extra=fields(table=table))
+
+    def _note_failure(self, statement: Statement, row: str, exc: Exception) -> None:
+        if isinstance(exc, Refused):
+            # what a table refuses has got through to it
+            self._note_success(statement)
+        if not row or len(statement.tables) != 1 or not is_table_timeout(exc):
+            # the time-out of a move does not say which of its tables it is about
+            return
+        [table] = statement.tables
+        with self._lock:
+            if not self._circuits.timed_out(table, row, time.monotonic()):
+                return
+            for tables in [tables for tables in self._waiting if table in tables]:
+                for waiter in self._waiting.pop(tables):
+                    waiter.refused = True
+                    waiter.answered.set()
+        metrics.TABLE_CIRCUIT.labels("opened").inc()
+        logger.warning("The table is locked or slow; its callers fail fast for a while", extra=fields(table=table))

@@ -7,7 +7,9 @@ acknowledges TCP: only the client's own clock ends such a wait. Driver errors be
 from __future__ import annotations
 
 import logging
+import os
 import select
+import socket
 import time
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -42,7 +44,8 @@ IN_FLIGHT = (
 EXPIRED = "The request timed out before anything was written; retrying automatically."
 _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
-_BUSY_CODES = {"40001", "40P01", "55P03", "57014"}
+_LOCKED_CODE, _CANCELED_CODE = "55P03", "57014"
+_BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE}
 _READ_ONLY_CODE = "25006"
 _GUARD_CODE = "22P02"
 _LOST_PREPARED_CODES = {"26000", "42P05"}
@@ -81,6 +84,9 @@ class Session:
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = 0.0
+        self._interrupted = False
+        self.idle_since = 0.0
+        """When the pool got the session back; monotonic seconds."""
         self._offset = 0.0
         self._texts: dict[statements.Statement, str] = {}
         self._prepared: dict[statements.Statement, str] = {}
@@ -95,8 +101,8 @@ class Session:
         return self._connection is not None
 
     def is_worth_keeping(self, now: float) -> bool:
-        """Say whether the connection is young enough, at a time of the monotonic clock, to be used again."""
-        return now - self._opened < CONNECTION_LIFE_SECONDS
+        """Say whether the connection is whole, and young enough at a time of the monotonic clock, to be used again."""
+        return now - self._opened < CONNECTION_LIFE_SECONDS and not self._interrupted
 
     def execute(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
@@ -110,8 +116,11 @@ class Session:
         try:
             try:
                 return self._attempt(call, statement, parameters)
-            except _Lost:
+            except _Lost as exc:
+                interrupted = self._interrupted
                 self.close()
+                if interrupted:
+                    raise DatabaseBusy(BUSY) from exc
                 if not reused:
                     raise
                 metrics.CONNECTIONS_REPLACED.inc()
@@ -135,8 +144,23 @@ class Session:
             return False
         return True
 
+    def interrupt(self) -> bool:
+        """End the statement that another thread runs on this session, which raises DatabaseBusy there.
+
+        The server ends it because its client is gone. False when there is no connection to end.
+        """
+        try:
+            with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
+                self._interrupted = True
+                end.shutdown(socket.SHUT_RDWR)
+        except (AttributeError, OSError, psycopg2.Error):
+            # it has just been closed
+            return False
+        return True
+
     def close(self) -> None:
         """Close the connection; the next statement opens a new one."""
+        self._interrupted = False
         if self._connection is None:
             return
         self._connection.close()
@@ -288,6 +312,17 @@ def _wait(connection: Any, until: float, caller: int = -1) -> None:
         ready = poller.poll(remaining * 1000)
         if len(ready) == 1 and ready[0][0] == caller:
             raise _HungUp
+
+
+def is_table_timeout(exc: Exception) -> bool:
+    """Say whether a statement waited in vain for its table, or for what it does there; not for a row.
+
+    The error of a lock that a row, or a statement in a trigger, waited for has a context.
+    """
+    cause = exc.__cause__
+    if not isinstance(exc, DatabaseBusy) or not isinstance(cause, psycopg2.Error):
+        return False
+    return cause.pgcode == _CANCELED_CODE or (cause.pgcode == _LOCKED_CODE and cause.diag.context is None)
 
 
 def _translated(exc: psycopg2.Error) -> Exception:

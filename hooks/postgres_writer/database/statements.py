@@ -19,11 +19,14 @@ from postgres_writer.deadlines import LOCK_SHARE
 class Statement:
     """One message for the server. ``parameters`` in their order, when it is worth keeping it prepared.
 
-    The same statement for the same table is the same object, so that a session can remember what it made of it.
+    ``tables`` are those that it names, ``writes`` says whether it puts rows there or deletes them. The same statement
+    for the same table is the same object, so that a session can remember what it made of it.
     """
 
     text: Composed
     parameters: tuple[str, ...] = ()
+    tables: frozenset[str] = frozenset()
+    writes: bool = False
 
 
 SAME = SQL('(name::text COLLATE "C" = {name} AND age = {age} AND country::text COLLATE "C" = {country}) IS TRUE')
@@ -182,28 +185,28 @@ def identifier(table: str) -> Identifier:
 @lru_cache(maxsize=4096)
 def write(table: str) -> Statement:
     """Make the row stand in ``table``: gives (was the same before, is the same after a write, was in time)."""
-    return Statement(_typed(_WRITE, table), ("id", "name", "age", "country", "until"))
+    return Statement(_typed(_WRITE, table), ("id", "name", "age", "country", "until"), frozenset({table}), writes=True)
 
 
 @lru_cache(maxsize=4096)
 def remove(table: str) -> Statement:
     """Delete the row from ``table``: gives (deleted, was there, was in time)."""
-    return Statement(_typed(_REMOVE, table), ("id", "until"))
+    return Statement(_typed(_REMOVE, table), ("id", "until"), frozenset({table}), writes=True)
 
 
 def present(table: str) -> Statement:
     """Ask whether the row stands in ``table``: gives (present,)."""
-    return Statement(_typed(_PRESENT, table))
+    return Statement(_typed(_PRESENT, table), tables=frozenset({table}))
 
 
 def equal(table: str) -> Statement:
     """Ask whether ``table`` has a row of somebody else whose id compares equal: gives (found,)."""
-    return Statement(_typed(_EQUAL, table))
+    return Statement(_typed(_EQUAL, table), tables=frozenset({table}))
 
 
-def survey() -> Statement:
+def survey(table: str) -> Statement:
     """Ask whether a table exists, may be written, deleted from, and takes rows at all: gives four booleans."""
-    return Statement(Composed([_SURVEY]))
+    return Statement(Composed([_SURVEY]), tables=frozenset({table}))
 
 
 def move(table: str, leave: tuple[str, ...]) -> Statement:
@@ -214,7 +217,8 @@ def move(table: str, leave: tuple[str, ...]) -> Statement:
     """
     deletes = [_typed(part, old) for old in leave for part in (_REMOVE, _UNDELETED)]
     writes = [_typed(part, table) for part in (_WRITE, _LATE, _UNWRITTEN)]
-    return Statement(SQL("; ").join([*deletes, *writes, SQL("SELECT true")]))
+    text = SQL("; ").join([*deletes, *writes, SQL("SELECT true")])
+    return Statement(text, tables=frozenset({table, *leave}), writes=True)
 
 
 def _typed(text: SQL, table: str) -> Composed:

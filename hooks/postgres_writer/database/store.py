@@ -72,16 +72,18 @@ class Store:
         """Close the connections that are not in use."""
         self._pool.close()
 
-    def _session(self, call: Call) -> AbstractContextManager[Session]:
-        return self._pool.lend(call.start_by(self._statement_timeout))
+    def _session(
+        self, call: Call, statement: statements.Statement, parameters: Parameters
+    ) -> AbstractContextManager[Session]:
+        return self._pool.lend(statement, parameters.get("id", ""), call.start_by(self._statement_timeout))
 
     def _ask(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
-        with self._session(call) as session:
+        with self._session(call, statement, parameters) as session:
             return session.execute(call, statement, parameters)
 
     def _in_time(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run a statement whose last column says whether its deadline held; repeat it if only the clock was off."""
-        with self._session(call) as session:
+        with self._session(call, statement, parameters) as session:
             result = session.execute(call, statement, parameters)
             if not result[-1] and not session.late(call):
                 result = session.execute(call, statement, parameters)
@@ -113,7 +115,7 @@ class Store:
 
     def _move(self, plan: Write, call: Call) -> Operation:
         statement, parameters = statements.move(plan.spec.table, plan.leave), _values(plan)
-        with self._session(call) as session:
+        with self._session(call, statement, parameters) as session:
             for last in (False, True):
                 try:
                     session.execute(call, statement, parameters)
@@ -239,7 +241,9 @@ class Store:
     def _survey(self, table: str, call: Call) -> Access:
         schema, _, name = table.rpartition(".")
         quoted = ".".join(f'"{part}"' for part in table.split("."))
-        return Access(*self._ask(call, statements.survey(), {"schema": schema or None, "name": name, "quoted": quoted}))
+        return Access(
+            *self._ask(call, statements.survey(table), {"schema": schema or None, "name": name, "quoted": quoted})
+        )
 
 
 def _values(plan: Write) -> dict[str, str | int]:

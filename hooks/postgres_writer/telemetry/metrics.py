@@ -78,6 +78,18 @@ CONNECTIONS_REPLACED = Counter(
     "postgres_writer_database_connections_replaced_total",
     "Connections that had died while idle and were replaced, with the statement repeated.",
 )
+CONNECTION_WAITS = Counter(
+    "postgres_writer_database_connection_waits_total",
+    "Messages that waited for a connection, by result: lent, expired (none in time), refused (their table began to "
+    "fail fast meanwhile), interrupted (one was taken from a table that held all).",
+    ["result"],
+)
+TABLE_CIRCUIT = Counter(
+    "postgres_writer_table_circuit_total",
+    "Locked or slow tables, by event: opened (the callers of a table begin to fail fast), refused (a call that failed "
+    "so), closed (a table answers again).",
+    ["event"],
+)
 CIRCUIT_OPEN = Gauge(
     "postgres_writer_database_circuit_open",
     "1 while calls fail fast because PostgreSQL could not be reached.",
@@ -130,6 +142,10 @@ def declare() -> None:
         for controller in _CONTROLLERS:
             for reason in (*(known.value for known in Reason), PAUSED):
                 HOOK_REQUESTS.labels(hook, controller, reason)
+    for result in ("lent", "expired", "refused", "interrupted"):
+        CONNECTION_WAITS.labels(result)
+    for event in ("opened", "refused", "closed"):
+        TABLE_CIRCUIT.labels(event)
     for operation in set(Operation) - {Operation.NONE}:
         ROWS.labels(operation.value)
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import AbstractContextManager, ExitStack
 from typing import cast
 
+import psycopg2
 import pytest
 
+from postgres_writer.core.refusals import Refused
+from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool, _Waiter
-from postgres_writer.database.session import Session
-from postgres_writer.errors import DatabaseBusy, RequestExpired
+from postgres_writer.database.session import BUSY, Session
+from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
 
 SOON, LONG = 0.05, 30.0
+TABLE = frozenset({"students"})
+WRITE = statements.write("students")
 
 
 class FakeSession:
@@ -22,9 +28,15 @@ class FakeSession:
         self.is_connected = True
         self.closed = threading.Event()
         self.young = True
+        self.interrupted = False
+        self.idle_since = time.monotonic()
 
     def is_worth_keeping(self, _now: float) -> bool:
         return self.young
+
+    def interrupt(self) -> bool:
+        self.interrupted = True
+        return True
 
     def close(self) -> None:
         self.is_connected = False
@@ -47,6 +59,12 @@ def pool_of(size: int, idle_seconds: float = LONG) -> tuple[Pool, list[FakeSessi
     return Pool(maker, size, idle_seconds), maker.made
 
 
+def lend(
+    pool: Pool, until: float, table: str = "students", row: str = "default/one"
+) -> AbstractContextManager[Session]:
+    return pool.lend(statements.write(table), row, until)
+
+
 def soon(seconds: float = LONG) -> float:
     return time.monotonic() + seconds
 
@@ -54,18 +72,18 @@ def soon(seconds: float = LONG) -> float:
 def test_one_after_the_other_share_a_session() -> None:
     pool, made = pool_of(4)
     for _ in range(5):
-        with pool.lend(soon()):
+        with lend(pool, soon()):
             pass
     assert len(made) == 1
 
 
 def test_the_session_that_was_used_last_is_lent_first() -> None:
     pool, _ = pool_of(4)
-    with pool.lend(soon()) as first, pool.lend(soon()) as second:
+    with lend(pool, soon()) as first, lend(pool, soon()) as second:
         pass
-    with pool.lend(soon()) as again:
+    with lend(pool, soon()) as again:
         assert again is first
-        with pool.lend(soon()) as below:
+        with lend(pool, soon()) as below:
             assert below is second
 
 
@@ -74,10 +92,10 @@ def test_who_finds_none_free_waits_until_one_is_given_back() -> None:
     got: list[Session] = []
 
     def wait() -> None:
-        with pool.lend(soon()) as session:
+        with lend(pool, soon()) as session:
             got.append(session)
 
-    with pool.lend(soon()) as lent:
+    with lend(pool, soon()) as lent:
         waiting = threading.Thread(target=wait)
         waiting.start()
         while not pool._waiting:
@@ -90,36 +108,36 @@ def test_who_finds_none_free_waits_until_one_is_given_back() -> None:
 
 def test_who_waits_gives_up_in_time_and_leaves_no_trace() -> None:
     pool, _ = pool_of(1)
-    with pool.lend(soon()):
-        with pytest.raises(RequestExpired), pool.lend(soon(SOON)):
+    with lend(pool, soon()):
+        with pytest.raises(RequestExpired), lend(pool, soon(SOON)):
             pass
         assert not pool._waiting
-    with pool.lend(soon()):
+    with lend(pool, soon()):
         pass
 
 
 def test_a_time_that_is_over_does_not_keep_from_a_free_session() -> None:
     """The session itself refuses to send in vain; a wait of no length must not fail before."""
     pool, _ = pool_of(1)
-    with pool.lend(soon(-1.0)):
+    with lend(pool, soon(-1.0)):
         pass
 
 
 def test_a_refused_statement_leaves_the_connection_and_an_interruption_ends_it() -> None:
     pool, made = pool_of(1)
-    with pytest.raises(DatabaseBusy), pool.lend(soon()):
+    with pytest.raises(DatabaseBusy), lend(pool, soon()):
         raise DatabaseBusy
     assert made[0].is_connected
-    with pytest.raises(KeyboardInterrupt), pool.lend(soon()):
+    with pytest.raises(KeyboardInterrupt), lend(pool, soon()):
         raise KeyboardInterrupt
     assert [session.is_connected for session in made] == [False]
-    with pool.lend(soon()):
+    with lend(pool, soon()):
         assert len(made) == 2
 
 
 def test_a_connection_that_is_too_old_is_not_used_again() -> None:
     pool, made = pool_of(1)
-    with pool.lend(soon()):
+    with lend(pool, soon()):
         made[0].young = False
     assert made[0].closed.is_set()
 
@@ -127,7 +145,7 @@ def test_a_connection_that_is_too_old_is_not_used_again() -> None:
 def test_what_is_idle_for_too_long_is_closed_without_anybody_coming() -> None:
     pool, made = pool_of(2, idle_seconds=SOON)
     for _ in range(2):
-        with pool.lend(soon()), pool.lend(soon()):
+        with lend(pool, soon()), lend(pool, soon()):
             pass
         assert all(session.closed.wait(LONG) for session in made)
     assert len(made) == 4, "each was closed, and the pool went on"
@@ -135,21 +153,20 @@ def test_what_is_idle_for_too_long_is_closed_without_anybody_coming() -> None:
 
 def test_an_idle_connection_is_not_trusted_when_the_closing_is_late() -> None:
     pool, made = pool_of(1, idle_seconds=LONG)
-    with pool.lend(soon()):
+    with lend(pool, soon()):
         pass
-    since, session = pool._idle.pop()
-    pool._idle.append((since - 2 * LONG, session))
-    with pool.lend(soon()):
+    made[0].idle_since -= 2 * LONG
+    with lend(pool, soon()):
         assert not made[0].is_connected, "it connects anew"
 
 
 def test_closing_closes_what_is_idle_and_the_pool_goes_on() -> None:
     pool, made = pool_of(2)
-    with pool.lend(soon()) as lent, pool.lend(soon()):
+    with lend(pool, soon()) as lent, lend(pool, soon()):
         pass
     pool.close()
     assert [session.is_connected for session in made] == [False, False]
-    with pool.lend(soon()) as again:
+    with lend(pool, soon()) as again:
         assert again is not lent
 
 
@@ -159,20 +176,20 @@ def test_an_interrupted_wait_gives_its_session_on(monkeypatch: pytest.MonkeyPatc
 
     class Interrupted(threading.Event):
         def wait(self, _timeout: float | None = None) -> bool:
-            pool._give_back(cast(Session, made[0]))
+            pool._give_back(cast(Session, made[0]), TABLE)
             assert self.is_set()
             raise KeyboardInterrupt
 
-    def begin(waiter: _Waiter) -> None:
-        waiter.session, waiter.granted = None, Interrupted()
+    def begin(waiter: _Waiter, number: int) -> None:
+        waiter.number, waiter.session, waiter.refused, waiter.answered = number, None, False, Interrupted()
 
-    pool._take(soon())
+    pool._take(TABLE, soon())
     with monkeypatch.context() as patched:
         patched.setattr(_Waiter, "__init__", begin)
         with pytest.raises(KeyboardInterrupt):
-            pool._take(soon())
-    assert pool._lent == 0
-    with pool.lend(soon()):
+            pool._take(TABLE, soon())
+    assert not pool._lent
+    with lend(pool, soon()):
         assert len(made) == 1
 
 
@@ -183,7 +200,7 @@ def test_many_threads_are_all_served_by_few_sessions() -> None:
 
     def call() -> None:
         for _ in range(50):
-            with pool.lend(soon()):
+            with lend(pool, soon()):
                 with lock:
                     busy[0] += 1
                     worst[0] = max(worst[0], busy[0])
@@ -198,3 +215,150 @@ def test_many_threads_are_all_served_by_few_sessions() -> None:
     for thread in threads:
         thread.join(LONG)
     assert (served[0], worst[0], len(made)) == (600, 3, 3)
+
+
+# The shares and the circuits of the tables; what they decide is tested beside them
+
+
+def timed_out() -> DatabaseBusy:
+    """Make the error of a statement that waited for its table in vain."""
+    busy = DatabaseBusy(BUSY)
+    busy.__cause__ = QueryCanceled()
+    return busy
+
+
+class QueryCanceled(psycopg2.Error):
+    """The driver's error; its own constructor sets no code."""
+
+    pgcode = "57014"
+
+
+def fail(pool: Pool, error: Exception, row: str, statement: statements.Statement = WRITE) -> None:
+    with pytest.raises(type(error)), pool.lend(statement, f"default/{row}", soon()):
+        raise error
+
+
+def trip(pool: Pool) -> None:
+    for row in ("one", "two"):
+        fail(pool, timed_out(), row)
+
+
+def test_after_time_outs_of_two_ids_the_callers_of_a_table_are_refused_at_once() -> None:
+    pool, _ = pool_of(4)
+    trip(pool)
+    with pytest.raises(DatabaseBusy), lend(pool, soon()):
+        pass
+    with lend(pool, soon(), "alumni"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "statement"),
+    [
+        (DatabaseBusy(BUSY), statements.write("students")),
+        (timed_out(), statements.move("students", ("alumni",))),
+        (RequestExpired(BUSY), statements.write("students")),
+        (Refused("23505"), statements.write("students")),
+    ],
+    ids=["no time-out", "a move", "expired", "refused"],
+)
+def test_nothing_else_trips_a_table(error: Exception, statement: statements.Statement) -> None:
+    pool, _ = pool_of(4)
+    for row in ("one", "two", "three"):
+        fail(pool, error, row, statement)
+    with lend(pool, soon()):
+        pass
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["written", "refused"])
+def test_what_gets_through_to_the_table_forgets_a_time_out(refused: bool) -> None:
+    pool, _ = pool_of(4)
+    fail(pool, timed_out(), "one")
+    if refused:
+        fail(pool, Refused("23505"), "two")
+    else:
+        with lend(pool, soon(), row="default/two"):
+            pass
+    fail(pool, timed_out(), "three")
+    with lend(pool, soon()):
+        pass
+
+
+def test_a_read_that_succeeds_does_not_forget_a_time_out() -> None:
+    """A lock that keeps out writes may let reads through."""
+    pool, _ = pool_of(4)
+    fail(pool, timed_out(), "one")
+    with pool.lend(statements.present("students"), "default/one", soon()):
+        pass
+    fail(pool, timed_out(), "two")
+    with pytest.raises(DatabaseBusy), lend(pool, soon()):
+        pass
+
+
+def waiting_for(pool: Pool, table: str) -> tuple[threading.Thread, list[object]]:
+    """Start a caller that must wait; gives it, and what it will have got."""
+    got: list[object] = []
+
+    def wait() -> None:
+        try:
+            with lend(pool, soon(), table) as session:
+                got.append(session)
+        except ResourceError as exc:
+            got.append(exc)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while frozenset({table}) not in pool._waiting:
+        time.sleep(0.001)
+    return thread, got
+
+
+def test_who_waits_for_a_table_that_trips_is_refused_then() -> None:
+    pool, _ = pool_of(3)
+    with lend(pool, soon(), "alumni"):
+        pass
+    with lend(pool, soon()), lend(pool, soon()):
+        waiting, got = waiting_for(pool, "students")
+        pool._note_failure(statements.write("students"), "default/one", timed_out())
+        pool._note_failure(statements.write("students"), "default/two", timed_out())
+        waiting.join(LONG)
+        assert got == [DatabaseBusy(BUSY)]
+    assert not pool._waiting
+
+
+def test_one_connection_is_left_to_another_table() -> None:
+    pool, made = pool_of(3)
+    with lend(pool, soon(), "alumni"):
+        pass
+    with lend(pool, soon()), lend(pool, soon()):
+        with pytest.raises(RequestExpired), lend(pool, soon(SOON)):
+            pass
+        with lend(pool, soon(SOON), "alumni"):
+            pass
+    assert len(made) == 3
+
+
+def test_of_a_table_that_holds_all_one_is_ended_for_another_table() -> None:
+    pool, made = pool_of(3)
+    with lend(pool, soon()) as oldest, lend(pool, soon()), lend(pool, soon()):
+        waiting, got = waiting_for(pool, "alumni")
+        while not (interrupted := [session for session in made if session.interrupted]):
+            time.sleep(0.001)
+        assert interrupted == [cast(FakeSession, oldest)]
+        assert not got
+    waiting.join(LONG)
+    assert isinstance(got[0], FakeSession)
+
+
+def test_the_table_that_holds_least_is_served_first() -> None:
+    pool, _ = pool_of(3)
+    with ExitStack() as rest:
+        with lend(pool, soon(), "alumni"):
+            rest.enter_context(lend(pool, soon()))
+            rest.enter_context(lend(pool, soon(), "pupils"))
+            first, held = waiting_for(pool, "students")
+            second, free = waiting_for(pool, "teachers")
+        second.join(LONG)
+        first.join(LONG)
+        assert isinstance(free[0], FakeSession)
+        assert held == free, "it got the same one afterwards"

@@ -1,0 +1,170 @@
+"""One table's trouble is that table's: a locked table, or row, beside others that nobody holds up."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from postgres_writer.deadlines import LOCK_SHARE, TABLE_SECONDS
+from support.callers import Answer, ask, body
+from support.payloads import payload, recorded, resource
+from support.postgres import PostgresInstance
+from support.scrape import scrape
+from support.site import Site, running_site
+
+BUSY, EXPIRED, SYNCED = "False DatabaseBusy", "False RequestExpired", "True RowSynced"
+CALLERS = 31
+LOCK_SECONDS = 4.0 * LOCK_SHARE
+"""What a statement waits for a lock at most. Whoever is held up by another's waits as long; the others far shorter."""
+
+
+@pytest.fixture(scope="module")
+def instance(instance: PostgresInstance) -> PostgresInstance:
+    instance.maintenance.query("CREATE TABLE alumni (LIKE students INCLUDING ALL)")
+    instance.maintenance.query("GRANT SELECT, INSERT, UPDATE, DELETE ON alumni TO hook")
+    return instance
+
+
+@pytest.fixture(scope="module")
+def site(instance: PostgresInstance) -> Iterator[Site]:
+    with running_site(instance, instance.port, HOOK_THREADS="64") as site:
+        yield site
+
+
+@contextlib.contextmanager
+def locked(site: Site, statement: str) -> Iterator[None]:
+    """Hold what the statement locks, in a transaction of its own."""
+    with site.database.connection() as own, own.cursor() as cursor:
+        cursor.execute(f"BEGIN; {statement}")
+        yield
+
+
+@dataclass
+class Pressing:
+    """Callers that ask again as soon as they are answered, each for a resource of its own."""
+
+    answers: list[Answer] = field(default_factory=list)
+    done: threading.Event = field(default_factory=threading.Event)
+
+    def press(self, port: int, requests: Callable[[int], dict[str, Any]], number: int) -> None:
+        while not self.done.is_set():
+            self.answers.append(ask(port, requests(number)))
+            # a failed resource is tried again after seconds
+            self.done.wait(0.2)
+
+
+@contextlib.contextmanager
+def pressing(site: Site, requests: Callable[[int], dict[str, Any]], callers: int = CALLERS) -> Iterator[Pressing]:
+    """Keep so many callers at it for the length of a with-block; all of them are answered in the end."""
+    found = Pressing()
+    with ThreadPoolExecutor(callers) as pool:
+        running = [pool.submit(found.press, site.server.port, requests, number) for number in range(callers)]
+        try:
+            yield found
+        finally:
+            found.done.set()
+        for future in running:
+            future.result()
+    assert {answer.status for answer in found.answers} == {200}, "a caller gave up"
+
+
+def worst_beside(site: Site, requests: Callable[[int], dict[str, Any]], seconds: float) -> dict[str, float]:
+    """Ask for healthy resources and for the probes, again and again; gives the slowest answer of each."""
+    worst = {"sync": 0.0, "/readyz": 0.0, "/healthz": 0.0}
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        answer = ask(site.server.port, requests(number))
+        number += 1
+        assert answer.ready == SYNCED
+        worst["sync"] = max(worst["sync"], answer.seconds)
+        for probe in ("/readyz", "/healthz"):
+            began = time.monotonic()
+            assert site.server.get(probe, timeout=5, headers={"Connection": "close"}).status_code == 200
+            worst[probe] = max(worst[probe], time.monotonic() - began)
+    print(f"worst of {number}: { ({name: round(value, 3) for name, value in worst.items()}) }")
+    return worst
+
+
+def opened(site: Site) -> float:
+    return scrape(site.server).total("postgres_writer_table_circuit_total", event="opened")
+
+
+def alumni(number: int) -> dict[str, Any]:
+    return body(f"a{number}", 1, "alumni")
+
+
+def students(number: int) -> dict[str, Any]:
+    return body(f"s{number % 8}", number)
+
+
+def test_a_locked_table_holds_up_no_other_and_no_probe(site: Site) -> None:
+    assert ask(site.server.port, students(0)).ready == SYNCED
+    before = opened(site)
+    with locked(site, "LOCK TABLE alumni"), pressing(site, alumni) as pressed:
+        worst = worst_beside(site, students, 3 * LOCK_SECONDS)
+    assert {answer.ready for answer in pressed.answers} <= {BUSY, EXPIRED}
+    print(f"worst on the locked table: {max(answer.seconds for answer in pressed.answers):.2f} s")
+    assert worst["sync"] < LOCK_SECONDS, "a write of another table waited for the lock"
+    assert worst["/readyz"] < LOCK_SECONDS
+    assert worst["/healthz"] < LOCK_SECONDS
+    # most failed fast, so nobody waits long; and the end of the lock is noticed
+    quick = [answer for answer in pressed.answers if answer.seconds < LOCK_SECONDS / 2]
+    assert len(quick) > len(pressed.answers) / 2
+    assert opened(site) > before
+    assert "The table is locked or slow" in site.server.logs
+    deadline = time.monotonic() + 3 * TABLE_SECONDS
+    while ask(site.server.port, alumni(0)).ready != SYNCED:
+        assert time.monotonic() < deadline, "nobody tries the table"
+        time.sleep(0.2)
+
+
+def test_a_first_write_of_another_table_is_not_held_up_by_one_that_was_alone(instance: PostgresInstance) -> None:
+    with running_site(instance, instance.port, HOOK_WORKERS="1", HOOK_THREADS="64") as site:
+        with locked(site, "LOCK TABLE alumni"), pressing(site, alumni):
+            deadline = time.monotonic() + 30
+            while site.connections() < 4:
+                assert time.monotonic() < deadline, "a table that is alone may have all connections"
+                time.sleep(0.01)
+            answer = ask(site.server.port, students(1))
+        assert answer.ready == SYNCED
+        assert answer.seconds < LOCK_SECONDS
+        waits = scrape(site.server)
+        assert waits.total("postgres_writer_database_connection_waits_total", result="interrupted") >= 1
+
+
+def test_a_locked_row_holds_up_no_other_row_of_its_table(site: Site) -> None:
+    assert ask(site.server.port, body("locked")).ready == SYNCED
+    before = opened(site)
+    with (
+        locked(site, "UPDATE students SET age = 5 WHERE id = 'default/locked'"),
+        pressing(site, lambda _: body("locked", 2), callers=1) as pressed,
+        pressing(site, lambda number: body(f"free{number}", 1), callers=30) as others,
+    ):
+        worst = worst_beside(site, students, 2 * LOCK_SECONDS + 1)
+    assert {answer.ready for answer in pressed.answers} == {BUSY}
+    assert {answer.ready for answer in others.answers} == {SYNCED}
+    assert max(worst["sync"], *(answer.seconds for answer in others.answers)) < LOCK_SECONDS
+    assert opened(site) == before, "its table did not trip"
+
+
+def test_moves_out_of_a_locked_table_hold_up_no_write_of_their_target(site: Site) -> None:
+    def move(number: int) -> dict[str, Any]:
+        spec = {"table": "students", "name": "alex", "age": 23, "country": "canada"}
+        return payload(resource(spec, recorded("alumni"), name=f"moved{number}", generation=2))
+
+    before = opened(site)
+    with locked(site, "LOCK TABLE alumni"), pressing(site, move) as pressed:
+        worst = worst_beside(site, students, 3 * LOCK_SECONDS)
+    assert {answer.ready for answer in pressed.answers} <= {BUSY, EXPIRED}
+    assert worst["sync"] < LOCK_SECONDS
+    assert worst["/readyz"] < LOCK_SECONDS
+    assert opened(site) == before, "the time-out of a move trips no table"
+    assert ask(site.server.port, move(0)).ready == SYNCED
