@@ -11,38 +11,45 @@ import time
 from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 import yaml
 
 from support.apiserver import ApiServer
 from support.kube_tools import Tools, ToolsMissing, find_tools
+from support.verdicts import find_kstatus, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 CRD = Path(__file__).parents[2] / "crds" / "postgreswriters.yaml"
+Found = TypeVar("Found")
 _numbers = count(1)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build the programs before the first test: a build of minutes inside a fixture would count as that test's time."""
-    needed = any("kube_tools" in getattr(item, "fixturenames", ()) for item in session.items)
-    if needed and not session.config.option.collectonly:
-        with suppress(ToolsMissing):  # the fixture says so, test by test
-            find_tools()
+    needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    if session.config.option.collectonly:
+        return
+    for fixture, find in (("kube_tools", find_tools), ("kstatus", find_kstatus)):
+        if fixture in needed:
+            with suppress(ToolsMissing):  # the fixture says so, test by test
+                find()
 
 
 @pytest.fixture(scope="session")
 def kube_tools() -> Tools:
     """Find or build the API server's programs; without them skip, but fail in CI, where a skip would hide it."""
-    try:
-        return find_tools()
-    except ToolsMissing as problem:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(problem))
-        pytest.skip(str(problem))
+    return found_or_skipped(find_tools)
+
+
+@pytest.fixture(scope="session")
+def kstatus() -> Callable[[Iterable[dict[str, Any]]], list[str]]:
+    """Give kstatus's verdicts on objects, in their order."""
+    found_or_skipped(find_kstatus)
+    return judge
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +82,16 @@ def namespace(cluster: ApiServer) -> str:
     name = f"test-{next(_numbers)}"
     cluster.kubectl("create", "namespace", name)
     return name
+
+
+def found_or_skipped(find: Callable[[], Found]) -> Found:
+    """Find what a fixture needs, or skip; fail in CI."""
+    try:
+        return find()
+    except ToolsMissing as problem:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(problem))
+        pytest.skip(str(problem))
 
 
 def apply_crd(server: ApiServer, crd: Path = CRD) -> None:

@@ -12,16 +12,20 @@ import secrets
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from psycopg2 import sql
 
-from postgres_writer.errors import Reason
+from postgres_writer.core.plan import Outcome
+from postgres_writer.core.request import load_request
+from postgres_writer.core.response import build_response
+from postgres_writer.errors import InvalidSpec, Reason
 from support.custom_resource import KIND, Resource
 from support.payloads import payload
 from support.postgres import Database, free_port
-from support.round_trip import RoundTrip, as_bytes, ready, write_statuses
+from support.round_trip import WRITTEN, RoundTrip, as_bytes, ready, write_statuses
 from support.server import ServerProcess, running_server
 from support.spec_cases import INVALID_SPECS, SpecCase, spec_with
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
 
 FINALIZER = "metacontroller.io/compositecontroller-postgres-writer"
 OTHER_FINALIZER = "example.com/somebody-else"
+Judge = Callable[[Iterable[dict[str, Any]]], list[str]]
 seen: set[Reason] = set()
 
 
@@ -220,6 +225,78 @@ def test_the_answers_for_all_broken_specs(stored: Resource, hooks: ServerProcess
 def test_an_unknown_field_of_a_status_would_be_noticed(stored: Resource) -> None:
     with pytest.raises(AssertionError, match=r'unknown field "(status\.)?result"'):
         write_statuses(stored, [{**stored.get(), "status": {"result": "success"}}])
+
+
+MEANT = {
+    Reason.ROW_SYNCED: "Current",
+    Reason.INVALID_SPEC: "Failed",
+    Reason.TABLE_NOT_ALLOWED: "Failed",
+}
+"""What kstatus (Flux, Helm) is to make of a reason; of all others, that it is worth waiting."""
+
+
+def meant(stored: dict[str, Any]) -> str:
+    """Return the verdict that is meant for an object."""
+    conditions = {entry["type"]: entry for entry in stored["status"]["conditions"]}
+    if "deletionTimestamp" in stored["metadata"]:
+        return "Terminating"
+    if "Reconciling" in conditions:
+        return "InProgress"
+    return MEANT.get(Reason(conditions["Ready"]["reason"]), "InProgress")
+
+
+def test_a_waiter_is_not_told_success_by_silence_or_an_old_status(
+    stored: Resource, hooks: ServerProcess, kstatus: Judge
+) -> None:
+    trip = RoundTrip(stored, hooks)
+    pause = {"metadata": {"annotations": {"demo.yash.com/paused": "true"}}}
+    resume = {"metadata": {"annotations": {"demo.yash.com/paused": None}}}
+    born = stored.get()
+    trip.sync()
+    synced = stored.get()
+    stored.patch(pause)
+    trip.sync()
+    paused = stored.get()
+    stored.patch_spec(age=24)
+    unseen = stored.get()
+    trip.sync()
+    # Metacontroller's composite sets this to the generation whatever the hook answers, so it proves nothing
+    paused_and_edited = stored.get()
+    assert paused_and_edited["status"]["observedGeneration"] == paused_and_edited["metadata"]["generation"]
+    stored.patch(resume)
+    trip.sync()
+    resumed = stored.get()
+    assert kstatus([born, synced, paused, unseen, paused_and_edited, resumed]) == [
+        "InProgress",
+        "Current",
+        "Current",
+        "InProgress",
+        "InProgress",
+        "Current",
+    ]
+    assert kstatus([{**born, "status": {}}]) == ["Current"], "kstatus has changed: are the CRD's defaults still needed?"
+
+
+def test_a_broken_spec_that_is_edited_while_paused_is_worth_waiting_for(stored: Resource, kstatus: Judge) -> None:
+    """Stalled speaks of the old spec then; kstatus takes the first of the two conditions that it finds."""
+    broken = {**stored.get(), "spec": spec_with(age=-1)}
+    first = load_request(payload(broken))
+    answer = build_response(first, Outcome((), error=InvalidSpec(first.problem)), time.time(), 300)
+    [failed] = write_statuses(stored, [{**stored.get(), "status": answer["status"]}])
+    stored.patch({"metadata": {"annotations": {"demo.yash.com/paused": "true"}}})
+    stored.patch_spec(age=24)
+    again = build_response(load_request(payload(stored.get())), Outcome(()), time.time(), 300)
+    [waiting] = write_statuses(stored, [{**stored.get(), "status": again["status"]}])
+    assert [entry["type"] for entry in waiting["status"]["conditions"]] == ["Ready", "Reconciling", "Stalled", "Paused"]
+    assert kstatus([failed, waiting]) == ["Failed", "InProgress"]
+
+
+def test_kstatus_takes_every_status_as_it_is_meant(kstatus: Judge) -> None:
+    """Runs after all others of this file, on what they stored."""
+    found = [(meant(stored), verdict) for stored, verdict in zip(WRITTEN, kstatus(WRITTEN), strict=True)]
+    assert all(expected == verdict for expected, verdict in found), found
+    if len(seen) == len(Reason):
+        assert {verdict for _, verdict in found} == {"InProgress", "Current", "Failed", "Terminating"}
 
 
 def test_every_reason_was_seen() -> None:

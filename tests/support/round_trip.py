@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from support.server import ServerProcess
 
 
+WRITTEN: list[dict[str, Any]] = []
+"""Every object as it was stored with a status that a hook server answered."""
+
+
 @dataclass
 class RoundTrip:
     """One resource on a real API server and the hook server that speaks about it."""
@@ -50,7 +54,9 @@ def write_statuses(anyone: Resource, objects: list[dict[str, Any]]) -> list[dict
     anyone.kubectl("replace", "--subresource=status", "--validate=strict", "--filename=-", input=content)
     found = json.loads(anyone.kubectl("get", KIND, "--output=json").stdout)["items"]  # one request, not one per name
     stored = {item["metadata"]["name"]: item for item in found}
-    return [stored[item["metadata"]["name"]] for item in objects]
+    written = [stored[item["metadata"]["name"]] for item in objects]
+    WRITTEN.extend(written)
+    return written
 
 
 def as_bytes(status: dict[str, Any]) -> bytes:
