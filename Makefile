@@ -13,7 +13,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale check check-workflows format docs image lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale bench-crd check check-workflows format docs image lock install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ bench-cluster: .venv/.dev ## Race a naive hook through a real Metacontroller: ra
 
 bench-scale: .venv/.dev ## Measure what OBJECTS=2000 resources cost: memory, a steady hour, a restart, outages, an audit
 	PYTHONPATH=tests $(BIN)/python -m bench.scale
+
+bench-crd: .venv/.dev ## Measure what an object costs the API server, beside 0.1.0's CRD (ROUNDS=7; needs the API server only)
+	PYTHONPATH=tests $(BIN)/python -m bench.crd
 
 check: .venv/.dev ## Check style, types, import rules and lengths
 	$(BIN)/ruff check .
