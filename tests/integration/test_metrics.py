@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.telemetry.folder import metrics_folder, remove_abandoned
 from support.payloads import DELETED, payload, recorded, resource
 from support.postgres import free_port
@@ -21,6 +22,8 @@ from support.server import ServerProcess, running_server
 from support.spec_cases import spec_with
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from support.postgres import Database
 
 SYNCS = "postgres_writer_hook_requests_total"
@@ -242,3 +245,53 @@ def test_a_token_protects_the_metrics_only_when_configured(database: Database, t
     with running_server(database, HOOK_TOKENS_FILE=str(tokens), HOOK_METRICS_TOKEN_REQUIRED="true") as server:
         assert server.get("/metrics").status_code == 401
         assert server.get("/metrics", headers={"Authorization": "Bearer secret-token"}).status_code == 200
+
+
+def test_the_last_audit_is_shown_as_soon_as_its_file_changes(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    with running_server(database, HOOK_AUDIT_RESULT_FILE=str(file)) as server:
+        never = scrape(server)
+        assert never.total("postgres_writer_audit_last_timestamp_seconds") == 0
+        assert never.total("postgres_writer_audit_findings", finding="no-resource") == 0
+        result = AuditResult(1_700_000_000.5, 12.5, 7, 9, 2, {"no-resource": 3})
+        file.write_text(result.to_json())
+        eventually(lambda: scrape(server).total("postgres_writer_audit_last_timestamp_seconds") == result.finished)
+        found = scrape(server)
+        assert found.total("postgres_writer_audit_findings", finding="no-resource") == 3
+        assert found.total("postgres_writer_audit_findings") == 3
+        assert found.total("postgres_writer_audit_resources") == 7
+        assert found.total("postgres_writer_audit_rows") == 9
+        assert found.total("postgres_writer_audit_tables") == 2
+        assert found.total("postgres_writer_audit_duration_seconds") == 12.5
+        # what cannot be read leaves the last result, and the server serves
+        file.write_text("{}")
+        eventually(lambda: "audit result" in server.logs)
+        assert scrape(server).total("postgres_writer_audit_rows") == 9
+
+
+def test_a_server_without_the_audit_s_file_has_no_such_series(server: ServerProcess) -> None:
+    assert b"postgres_writer_audit" not in server.get("/metrics").content
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Ask until it is so; the file is looked at once a second by each worker."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_row_that_is_taken_over_is_called_adopted(database: Database) -> None:
+    with running_server(database) as server:
+        database.query("INSERT INTO students VALUES ('default/sample', 'somebody', 99, 'chad')")
+        synced(server, resource())
+        database.query("INSERT INTO students VALUES ('default/same', 'alex', 23, 'canada')")
+        synced(server, resource(name="same"))
+        found = scrape(server)
+        assert found.total(ROWS, operation="adopted") == 1
+        assert found.total(ROWS, operation="updated") == 0
+        assert found.total(ROWS, operation="unchanged") == 1
+        assert found.total("postgres_writer_drift_repaired_total") == 0
+        [line] = [line for line in server.logs.splitlines() if '"row adopted"' in line]
+        assert '"operation": "adopted"' in line
+        assert "somebody" not in line

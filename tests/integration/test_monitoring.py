@@ -78,10 +78,12 @@ def test_promtool_accepts_the_expressions_of_the_panels(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def running_scrape(template: Database, maintenance: Database) -> Scrape:
+def running_scrape(template: Database, maintenance: Database, tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     """Scrape a server that has answered one request: what is to exist must exist from the start."""
     database = maintenance.create_sibling(template)
-    with running_server(database) as server:
+    # the component audit mounts the folder in which this file will be
+    result = tmp_path_factory.mktemp("audit") / "result.json"
+    with running_server(database, HOOK_AUDIT_RESULT_FILE=str(result)) as server:
         assert server.post("sync", payload(resource())).status_code == 200
         found = scrape(server)
     maintenance.drop_sibling(database)

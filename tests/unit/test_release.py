@@ -15,6 +15,7 @@ import yaml
 from postgres_writer import __version__
 
 ROOT = Path(__file__).parents[2]
+CRONJOB = "k8s/components/audit/cronjob.yaml"
 TAGGED = ("k8s/default/kustomization.yaml", "k8s/overlays/example/kustomization.yaml")
 
 
@@ -39,6 +40,11 @@ def address() -> str:
 def test_the_manifests_name_the_image_of_this_version(path: str) -> None:
     (image,) = yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))["images"]
     assert (image["name"], image["newTag"]) == ("postgres-writer", __version__)
+
+
+def test_the_audit_runs_the_image_of_this_version() -> None:
+    template = yaml.safe_load((ROOT / CRONJOB).read_text(encoding="utf-8"))["spec"]["jobTemplate"]["spec"]["template"]
+    assert template["spec"]["containers"][0]["image"] == f"postgres-writer:{__version__}"
 
 
 def test_every_link_of_the_package_leads_to_the_project(address: str) -> None:
@@ -83,7 +89,7 @@ def test_a_version_without_a_section_is_refused() -> None:
 
 
 def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
-    files = (".ci/release", "hooks/postgres_writer/__init__.py", *TAGGED)
+    files = (".ci/release", "hooks/postgres_writer/__init__.py", CRONJOB, *TAGGED)
     for name in files:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

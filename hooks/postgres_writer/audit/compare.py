@@ -13,10 +13,11 @@ from psycopg2 import extensions
 
 from postgres_writer.audit.deletion import delete
 from postgres_writer.audit.errors import AuditError, ListExpired
-from postgres_writer.audit.model import Finding, Kind, Relation, Resource, Row, Tables, is_well, judge, parse_resource
+from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, is_well, judge, parse_resource
 from postgres_writer.audit.resources import PAGE, Manifest, Source, from_file
 from postgres_writer.audit.rows import Rows
 from postgres_writer.audit.spool import Spool
+from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.errors import ConfigError, InvalidRequest
 
 _LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)
@@ -87,6 +88,10 @@ class Audit:
             time.sleep(max(0.0, self._options.confirm_after))
             self._look_again(tables, unreadable, doubted)
         self.spool.add_findings(_unreadable(unreadable, self.relations))
+
+    def result(self, finished: float, seconds: float) -> AuditResult:
+        """Return the numbers of what was found, for /metrics; ``finished`` in Unix time."""
+        return AuditResult(finished, seconds, self.resources, self.rows, len(self.relations), self.spool.summary())
 
     def repair(self) -> int:
         """Ask Metacontroller for a sync of everything that a sync fixes; gives how many resources that are."""

@@ -8,11 +8,21 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from postgres_writer.audit.model import Finding, Kind, Relation, Resource, Row, judge
+from postgres_writer.audit.model import Finding, Relation, Resource, Row, judge
 from postgres_writer.audit.rows import lookup, on, rows_with, selection
+from postgres_writer.core.audit_result import Kind
+from postgres_writer.database.statements import lock_key
 
-_LIMITS = "SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s'"
+_LIMITS = (
+    # whatever the role's defaults are: each statement has to see what was committed before it
+    "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
+    " SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s'"
+)
+_LOCK = "SELECT pg_advisory_xact_lock(%s)"
 _PLACE = "WHERE tableoid = %s AND ctid = %s::tid AND id::text = %s"
+
+
+_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class _Kept(Exception):
@@ -33,6 +43,8 @@ def delete(
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute(_LIMITS)
+            # first, as the hook server does: what it has sent and not seen answered is over when the lock is ours
+            cursor.execute(_LOCK, (lock_key(finding.id),))
             _lock(cursor, relation, finding)
             resource = resource_now()
             if resource is not None:
@@ -41,6 +53,8 @@ def delete(
     except _Kept as kept:
         return str(kept)
     except psycopg2.Error as error:
+        if error.pgcode == _LOCK_NOT_AVAILABLE:
+            return "a write of it is under way, or its table is locked; try again"
         return f"PostgreSQL refuses it (SQLSTATE {error.pgcode})"
     return ""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
+from postgres_writer.core.audit_result import Kind
 from postgres_writer.core.request import load_request
 from postgres_writer.errors import InvalidRequest, Reason
 
@@ -21,18 +21,6 @@ KIND = "PostgresWriter"
 
 
 _UNCERTAIN = "several schemas have a table of this name; give --table with the schema to prune it"
-
-
-class Kind(str, Enum):
-    """The kinds of findings, in the order in which they are shown."""
-
-    MISSING = "missing"
-    DIFFERS = "differs"
-    ELSEWHERE = "elsewhere"
-    DUPLICATE = "duplicate"
-    NO_RESOURCE = "no-resource"
-    UNMANAGED = "unmanaged"
-    UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
 PAGE = 1000
 Manifest = dict[str, Any]
 
-_API = "/apis/demo.yash.com/v1"
+API_PATH = "/apis/demo.yash.com/v1"
+PLURAL = "postgreswriters"
 _CHUNK_BYTES = 1 << 16
 _NAMES_PER_CALL = 200
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -97,7 +98,7 @@ class Kubectl:
         Raises ListExpired when it took too long, AuditError when kubectl fails.
         """
         scope = f"/namespaces/{namespace}" if namespace else ""
-        path = f"{_API}{scope}/postgreswriters?limit={page}"
+        path = f"{API_PATH}{scope}/{PLURAL}?limit={page}"
         token = ""
         while True:
             answer = json.loads(self._run("get", "--raw", path + (f"&continue={token}" if token else "")))

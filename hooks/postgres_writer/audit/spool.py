@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from postgres_writer.audit.errors import AuditError
-from postgres_writer.audit.model import Finding, Kind, Resource
+from postgres_writer.audit.model import Finding, Resource
+from postgres_writer.core.audit_result import Kind
 
 _SCHEMA = """
 PRAGMA journal_mode = OFF;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -13,16 +14,19 @@ from typing import IO
 
 import click
 
+from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
 from postgres_writer.audit.compare import Audit, Options, Side, chosen_findings, now
 from postgres_writer.audit.connection import connect
 from postgres_writer.audit.errors import AuditError
-from postgres_writer.audit.model import Finding, Kind
-from postgres_writer.audit.resources import Kubectl, is_id, is_namespace
+from postgres_writer.audit.model import Finding
+from postgres_writer.audit.resources import Kubectl, Source, is_id, is_namespace
 from postgres_writer.audit.spool import Spool
-from postgres_writer.cli.audit_report import write_json, write_rows, write_table
+from postgres_writer.cli.audit_report import write_json, write_log, write_rows, write_table
 from postgres_writer.cli.commands import Command
 from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.core.audit_result import Kind
 from postgres_writer.errors import ConfigError
+from postgres_writer.telemetry import logs
 
 EXAMPLES = """\
 examples:
@@ -60,8 +64,13 @@ def run(arguments: SimpleNamespace) -> int:
         confirm_after=arguments.confirm_after,
         timeout=arguments.timeout,
     )
-    source = None if file else Kubectl(arguments.context)
+    began = time.monotonic()
+    if arguments.output == "log":
+        # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
+        logs.configure(os.environ.get("LOG_LEVEL") or "INFO", os.environ.get("LOG_FORMAT") or "json", sys.stdout)
     with contextlib.ExitStack() as stack:
+        source = None if file else _source(arguments, stack)
+        store = _cluster(source).store if arguments.result_config_map else None
         spool = stack.enter_context(closing(Spool()))
         connection = stack.enter_context(closing(connect(DatabaseConfig.from_env(os.environ))))
         listed = stack.enter_context(_opened(file)) if file else None
@@ -74,7 +83,23 @@ def run(arguments: SimpleNamespace) -> int:
         if arguments.repair:
             number = audit.repair()
             sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; look again soon.\n")
+        if store:
+            store(arguments.result_config_map, audit.result(time.time(), time.monotonic() - began))
         return int(bool(spool.summary()))
+
+
+def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
+    """Return the API itself in a pod, kubectl elsewhere."""
+    folder = Path(arguments.service_account)
+    if arguments.context is None and Cluster.is_here(os.environ, folder):
+        return stack.enter_context(closing(Cluster(os.environ, folder)))
+    return Kubectl(arguments.context)
+
+
+def _cluster(source: Source | None) -> Cluster:
+    if not isinstance(source, Cluster):
+        raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
+    return source
 
 
 def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
@@ -96,7 +121,7 @@ def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
 
 
 def _report(audit: Audit, arguments: SimpleNamespace) -> None:
-    write = write_json if arguments.output == "json" else write_table
+    write = {"json": write_json, "table": write_table, "log": write_log}[arguments.output]
     counts: dict[str, object] = {"resources": audit.resources, "rows": audit.rows, "tables": len(audit.relations)}
     write(audit.spool, counts, sys.stdout, show_values=arguments.show_values)
 
@@ -205,10 +230,10 @@ audit = Command(
         ),
         click.Option(
             ["-o", "--output"],
-            type=click.Choice(["table", "json"]),
+            type=click.Choice(["table", "json", "log"]),
             default="table",
             show_default=True,
-            help="What to print.",
+            help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
         ),
         click.Option(["--show-values"], is_flag=True, help="Print the values too, not only the fields' names."),
         click.Option(
@@ -227,6 +252,20 @@ audit = Command(
             metavar="SECONDS",
             help="Longest time to read a batch of one table, which is unreadable after that.",
         ),
+        click.Option(
+            ["--service-account"],
+            type=click.Path(),
+            default=str(SERVICE_ACCOUNT),
+            show_default=True,
+            metavar="FOLDER",
+            help="In a pod: the folder with token, ca.crt and namespace, used instead of kubectl.",
+        ),
+        click.Option(
+            ["--result-config-map"],
+            metavar="NAME",
+            help="In a pod: store the numbers of findings in this ConfigMap, from which the hook server's /metrics "
+            "shows them.",
+        ),
         click.Option(["--repair"], is_flag=True, help="Request a sync of what is missing or differs."),
         click.Option(
             ["--prune"],
@@ -237,7 +276,8 @@ audit = Command(
     ],
     help="Compare the PostgresWriters with the rows: rows that are missing, differ, exist twice or belong to no "
     "resource, and resources that are Unmanaged. Changes nothing unless --repair or --prune is given.\n\n"
-    "The resources are read with kubectl, or from FILE: what `kubectl get pgw -A -o json` printed, - for standard "
+    "The resources are read with kubectl, in a pod from the API with the token of its service account, or from FILE: "
+    "what `kubectl get pgw -A -o json` printed, - for standard "
     "input.",
     epilog=EXAMPLES,
 )

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 from collections.abc import Iterable
 from typing import TextIO
 
-from postgres_writer.audit.model import COLUMNS, Finding, Kind
+from postgres_writer.audit.model import COLUMNS, Finding
 from postgres_writer.audit.spool import Spool
+from postgres_writer.core.audit_result import Kind
+from postgres_writer.telemetry.logs import fields
 
+logger = logging.getLogger(__name__)
+
+_MOST_LINES = 100
+"""A log is read by people and paid for by the line; the numbers are in the summary and the metrics."""
 _HINTS = {
     Kind.NO_RESOURCE: (
         "Rows without a resource may be retained ones (deletionPolicy Retain, or given up as Unmanaged) or your own: "
@@ -67,14 +75,37 @@ def write_table(spool: Spool, counts: dict[str, object], out: TextIO, *, show_va
     if summary:
         write_rows(spool.findings(), spool.widths(), out, show_values=show_values)
         out.write("\n")
-    total = sum(summary.values())
-    each = ", ".join(f"{number} {kind}" for kind, number in summary.items())
-    out.write(
-        f"{total} finding{'' if total == 1 else 's'}{': ' if each else ''}{each} "
-        f"(resources: {counts['resources']}, rows: {counts['rows']}, tables: {counts['tables']}).\n"
-    )
+    out.write(f"{_summary_line(summary, counts)}\n")
     for hint in dict.fromkeys(_HINTS[Kind(kind)] for kind in summary):
         out.write(f"{hint}\n")
+
+
+def write_log(spool: Spool, counts: dict[str, object], _out: TextIO, *, show_values: bool) -> None:
+    """Log one line per finding, a hundred at most, and a summary."""
+    summary = spool.summary()
+    total = sum(summary.values())
+    for finding in itertools.islice(spool.findings(), _MOST_LINES):
+        logger.warning(
+            "The audit found something.",
+            extra=fields(
+                finding=finding.kind.value,
+                id=finding.id,
+                table=finding.table,
+                detail=detail_of(finding, show_values=show_values),
+            ),
+        )
+    if total > _MOST_LINES:
+        logger.warning("%d more findings are not logged; run the audit by hand to see them.", total - _MOST_LINES)
+    logger.log(logging.WARNING if total else logging.INFO, _summary_line(summary, counts))
+
+
+def _summary_line(summary: dict[str, int], counts: dict[str, object]) -> str:
+    total = sum(summary.values())
+    each = ", ".join(f"{number} {kind}" for kind, number in summary.items())
+    return (
+        f"{total} finding{'' if total == 1 else 's'}{': ' if each else ''}{each} "
+        f"(resources: {counts['resources']}, rows: {counts['rows']}, tables: {counts['tables']})."
+    )
 
 
 def write_rows(findings: Iterable[Finding], widths: tuple[int, int], out: TextIO, *, show_values: bool) -> None:

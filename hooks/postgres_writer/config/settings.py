@@ -354,6 +354,12 @@ class Config:
         "YAML file that lists which namespaces may write to which tables; without it, all. Read again when it changes.",
         parsers.path,
     )
+    audit_result_file: Path | None = _setting(
+        "HOOK_AUDIT_RESULT_FILE",
+        "File in which the audit leaves its last result (the component audit mounts it); /metrics shows it. Read again "
+        "when it changes.",
+        parsers.path,
+    )
     metrics_token_required: bool = _setting(
         "HOOK_METRICS_TOKEN_REQUIRED",
         "Whether /metrics needs a bearer token too.",

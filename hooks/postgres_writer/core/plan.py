@@ -91,6 +91,10 @@ class Operation(str, Enum):
     NONE = "none"
 
 
+ADOPTED = "adopted"
+"""What metrics and log call an update that took over a row with other values (see ``is_adopted``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What is true after a plan: ``tables`` hold the row or may hold it; ``error`` is why the plan is not fulfilled."""
@@ -123,6 +127,18 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
 def is_drift(request: HookRequest, outcome: Outcome) -> bool:
     """Say whether the write put right what somebody did behind our back: this very state was Ready before."""
     return outcome.operation in (Operation.INSERTED, Operation.UPDATED) and _is_ready(request)
+
+
+def is_adopted(request: HookRequest, outcome: Outcome) -> bool:
+    """Say whether a resource that was never Ready found a row with other values under its id, and took it over.
+
+    Never Ready: no verdict yet (Pending, Unmanaged), a table that status.tables does not list, or the first spec still
+    failing. After a lost answer the resource's own row looks the same.
+    """
+    ready = request.status.ready
+    undecided = ready is None or ready.status == "Unknown" or request.table not in request.status.tables
+    first = ready is not None and ready.status == "False" and request.generation == 1
+    return outcome.operation is Operation.UPDATED and (undecided or first)
 
 
 def _is_ready(request: HookRequest) -> bool:

@@ -25,14 +25,14 @@ from werkzeug.exceptions import (
 )
 
 from postgres_writer.config.settings import Config
-from postgres_writer.core.plan import Operation, Outcome, is_drift, make_plan
+from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, retry_of, verdict
 from postgres_writer.database.store import Store
 from postgres_writer.errors import InvalidRequest, Retry
 from postgres_writer.server.caller import call_of
-from postgres_writer.server.files import Watched, load_policy, load_tokens
+from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
 from postgres_writer.server.retries import RetrySlots
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -75,6 +75,8 @@ class HookServer:
         self._max_body_bytes = config.max_body_bytes
         self._metrics_token_required = config.metrics_token_required
         policy, tokens = config.table_policy_file, config.tokens_file
+        result = config.audit_result_file
+        self._audit_result = Watched("audit result", (result,), lambda: load_audit_result(result)) if result else None
         self._policy = Watched("table policy", (policy,), lambda: load_policy(policy)) if policy else None
         self._tokens = Watched("list of tokens", (tokens,), lambda: load_tokens(tokens)) if tokens else None
 
@@ -100,7 +102,8 @@ class HookServer:
         """Answer a scrape for all workers."""
         if self._metrics_token_required:
             self._authorize()
-        return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+        last_audit = self._audit_result.current() if self._audit_result else None
+        return Response(metrics.exposition(last_audit), content_type=metrics.CONTENT_TYPE)
 
     def _decoded_body(self, environ: dict[str, Any]) -> object:
         if environ.get("CONTENT_TYPE") != "application/json" and request.mimetype != "application/json":
@@ -154,10 +157,11 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
     """Count and log what came of a hook request: a line per change or new failure, no-ops only at DEBUG."""
     status, reason, message = _told(hook_request, outcome)
     operation = outcome.operation
+    done = ADOPTED if is_adopted(hook_request, outcome) else operation.value
     metrics.hook_requests(hook, hook_request.controller, reason).inc()
     metrics.hook_seconds(hook).observe(seconds)
     if operation is not Operation.NONE:
-        metrics.rows(operation.value).inc()
+        metrics.rows(done).inc()
     drift = is_drift(hook_request, outcome)
     if drift:
         metrics.DRIFT.inc()
@@ -168,14 +172,14 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
         return
     logger.log(
         level,
-        "drift repaired" if drift else message,
+        "drift repaired" if drift else "row adopted" if done == ADOPTED else message,
         extra=fields(
             hook=hook,
             namespace=hook_request.namespace,
             name=hook_request.name,
             uid=hook_request.uid,
             generation=hook_request.generation,
-            operation=operation.value,
+            operation=done,
             table=hook_request.table,
             reason=reason,
             status=status,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from postgres_writer.config.settings import Config
+from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.core.policy import TablePolicy, parse_policy
 from postgres_writer.errors import ConfigError
 
@@ -145,6 +146,17 @@ def load_policy(path: Path) -> TablePolicy:
         raise ConfigError(
             f"HOOK_TABLE_POLICY_FILE: {path} must hold rules, each with namespaces and tables as lists of globs."
         ) from exc
+
+
+def load_audit_result(path: Path) -> AuditResult:
+    """Read what the last audit found; before the first one there is no file.
+
+    Raises ValueError when it is something else.
+    """
+    try:
+        return AuditResult.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return AuditResult()
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

@@ -27,6 +27,8 @@ FIELDS = (
     "id",
     "cause",
     "sqlstate",
+    "finding",
+    "detail",
 )
 
 _ENCODER = json.JSONEncoder(default=str)

@@ -26,7 +26,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from postgres_writer import __version__
-from postgres_writer.core.plan import Operation
+from postgres_writer.core.audit_result import AuditResult, Kind
+from postgres_writer.core.plan import ADOPTED, Operation
 from postgres_writer.errors import Reason
 from postgres_writer.telemetry.folder import VARIABLE, owner
 
@@ -56,7 +57,7 @@ DATABASE_SECONDS = Histogram(
 )
 ROWS = Counter(
     "postgres_writer_rows_total",
-    "Rows that were made true, by operation: inserted, updated, unchanged, moved, deleted, absent.",
+    "Rows that were made true, by operation: inserted, updated, adopted, unchanged, moved, deleted, absent.",
     ["operation"],
 )
 DRIFT = Counter(
@@ -146,13 +147,45 @@ def declare() -> None:
         CONNECTION_WAITS.labels(result)
     for event in ("opened", "refused", "closed"):
         TABLE_CIRCUIT.labels(event)
-    for operation in set(Operation) - {Operation.NONE}:
-        ROWS.labels(operation.value)
+    for operation in (*(known.value for known in set(Operation) - {Operation.NONE}), ADOPTED):
+        ROWS.labels(operation)
 
 
-def exposition() -> bytes:
-    """Give the scrape of all workers in the text format."""
+class _LastAudit(Collector):
+    """What the last audit found. The audit is a process of its own: the server only shows what it left behind."""
+
+    def __init__(self, result: AuditResult) -> None:
+        self._result = result
+
+    def collect(self) -> Iterator[Metric]:
+        result = self._result
+        findings = GaugeMetricFamily(
+            "postgres_writer_audit_findings", "Findings of the last audit, by kind.", labels=["finding"]
+        )
+        for kind in Kind:
+            findings.add_metric([kind.value], result.findings.get(kind.value, 0))
+        yield findings
+        ended = "When the last audit ended, in Unix time; 0 when none has."
+        for name, meaning, value in (
+            ("postgres_writer_audit_last_timestamp_seconds", ended, result.finished),
+            ("postgres_writer_audit_duration_seconds", "How long the last audit took.", result.seconds),
+            ("postgres_writer_audit_resources", "Resources that the last audit compared.", result.resources),
+            ("postgres_writer_audit_rows", "Rows that the last audit compared.", result.rows),
+            ("postgres_writer_audit_tables", "Tables that the last audit compared.", result.tables),
+        ):
+            yield GaugeMetricFamily(name, meaning, value=value)
+
+
+def exposition(last_audit: AuditResult | None = None) -> bytes:
+    """Give the scrape of all workers in the text format, with the last audit's result where there is to be one."""
     folder = os.environ.get(VARIABLE)
+    audit = CollectorRegistry()
+    if last_audit is not None:
+        audit.register(_LastAudit(last_audit))
+    return _own_exposition(folder) + generate_latest(audit)
+
+
+def _own_exposition(folder: str | None) -> bytes:
     if folder is None:
         return generate_latest(REGISTRY) + generate_latest(_with_build_info())
     try:

@@ -18,6 +18,7 @@ from postgres_writer.core.plan import (
     Record,
     Remove,
     Write,
+    is_adopted,
     is_drift,
     make_plan,
 )
@@ -239,6 +240,43 @@ def test_drift(operation: Operation, ready: dict[str, Any] | None, drift: bool) 
     status = recorded("students", ready=ready) if ready else ABSENT
     request = load_request(payload(resource(status=status)))
     assert is_drift(request, Outcome(("students",), operation)) is drift
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "generation", "adopted"),
+    [
+        pytest.param(Operation.UPDATED, ABSENT, 1, True, id="new, and a row was there"),
+        pytest.param(Operation.UPDATED, ABSENT, 3, True, id="edited before the first answer arrived"),
+        pytest.param(Operation.INSERTED, ABSENT, 1, False, id="new, and no row was there"),
+        pytest.param(Operation.UNCHANGED, ABSENT, 1, False, id="a row with the same values was there"),
+        pytest.param(Operation.UPDATED, recorded("students"), 1, False, id="drift"),
+        pytest.param(Operation.UPDATED, recorded("students"), 2, False, id="edited"),
+        pytest.param(
+            Operation.UPDATED, recorded("students", ready=condition("Unknown", "Unmanaged")), 2, True, id="was released"
+        ),
+        pytest.param(
+            Operation.UPDATED, recorded("students", ready=condition("Unknown", "Pending")), 1, True, id="born pending"
+        ),
+        pytest.param(
+            Operation.UPDATED, recorded("students", ready=condition("False", "RowRejected")), 1, True, id="first spec"
+        ),
+        pytest.param(
+            Operation.UPDATED, recorded("students", ready=condition("False", "RowRejected")), 2, False, id="was broken"
+        ),
+        pytest.param(
+            Operation.UPDATED,
+            recorded("other", observed="students", ready=condition("False", "AccessDenied")),
+            5,
+            True,
+            id="a table that was refused until now",
+        ),
+    ],
+)
+def test_adoption(operation: Operation, status: Any, generation: int, adopted: bool) -> None:
+    request = load_request(payload(resource(status=status, generation=generation)))
+    outcome = Outcome(("students",), operation)
+    assert is_adopted(request, outcome) is adopted
+    assert not (is_adopted(request, outcome) and is_drift(request, outcome))
 
 
 TABLES = [f"t{number}" for number in range(MAX_TABLES + 2)] + ["secrets", "a.b.c", "pg_catalog.pg_class"]

@@ -1,0 +1,176 @@
+"""Where the audit reads resources in a pod: the Kubernetes API itself, with the token of the pod's service account."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from postgres_writer.audit.errors import AuditError, ListExpired
+from postgres_writer.audit.resources import API_PATH, PAGE, PLURAL, RESYNC_ANNOTATION, Manifest
+from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+"""Where Kubernetes puts token, CA and namespace.
+
+https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
+"""
+_TIMEOUT = (5, 60)
+_TRIES = 5
+_GONE = requests.codes.gone
+_CONFLICT = requests.codes.conflict
+_NOT_FOUND = requests.codes.not_found
+
+
+class Cluster:
+    """The API server of the pod's cluster; a Source."""
+
+    def __init__(self, environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> None:
+        """Prepare for requests. Raises AuditError when this is not a pod."""
+        host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
+        if not host:
+            raise AuditError("KUBERNETES_SERVICE_HOST is not set: outside of a pod kubectl is used.")
+        self._url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        self._folder = folder
+        self._session = requests.Session()
+        # a proxy or a .netrc of the environment is not for the API server
+        self._session.trust_env = False
+        self._session.verify = str(folder / "ca.crt")
+        # decompression would cost more than the bytes on the cluster's network
+        self._session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+        self._session.auth = self._authorize
+        # what the API server refuses for the moment (overload, a restart) is tried again, later each time
+        retry = Retry(
+            total=_TRIES,
+            backoff_factor=0.5,
+            status_forcelist=(429, 500, 502, 503, 504),
+            allowed_methods=("GET", "PUT", "PATCH"),
+            raise_on_status=False,
+        )
+        self._session.mount("https://", HTTPAdapter(max_retries=retry))
+
+    @staticmethod
+    def is_here(environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> bool:
+        """Say whether this process runs in a pod with a service account's token."""
+        return bool(environ.get("KUBERNETES_SERVICE_HOST")) and (folder / "token").exists()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[Manifest], int]]:
+        """Yield (resources, how many are still to come) of all namespaces or of one, in the byte order of their ids.
+
+        Raises ListExpired when it took too long, AuditError when the API cannot be read.
+        """
+        scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+        parameters: dict[str, Any] = {"limit": page}
+        while True:
+            answer = self._ask("GET", f"{API_PATH}{scope}/{PLURAL}", params=parameters)
+            metadata = answer.get("metadata") or {}
+            token = metadata.get("continue") or ""
+            yield answer.get("items") or [], metadata.get("remainingItemCount") or 0
+            if not token:
+                return
+            parameters["continue"] = token
+
+    def get(self, row: str) -> Manifest | None:
+        """Return the resource whose row has that id as it is now, None when there is none."""
+        response = self._send("GET", self._path(row))
+        return None if _says_not_found(response, row) else _object(response)
+
+    def request_sync(self, rows: list[str], stamp: str) -> None:
+        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
+        patch = json.dumps({"metadata": {"annotations": {RESYNC_ANNOTATION: stamp}}})
+        headers = {"Content-Type": "application/merge-patch+json"}
+        for row in rows:
+            response = self._send("PATCH", self._path(row), data=patch, headers=headers)
+            # deleted meanwhile: nothing is left to be synced
+            if not _says_not_found(response, row):
+                _object(response)
+
+    def describe(self) -> str:
+        """Return which cluster it is, for people."""
+        return f"{self._url}, as the service account of this pod"
+
+    def store(self, name: str, result: AuditResult) -> None:
+        """Put the result into the ConfigMap of that name in the pod's namespace.
+
+        Raises AuditError when it is not there or may not be updated.
+        """
+        namespace = self._read("namespace")
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/{quote(name, safe='')}"
+        for _ in range(_TRIES):
+            found = self._ask("GET", path)
+            found["data"] = {**(found.get("data") or {}), RESULT_KEY: result.to_json()}
+            response = self._send("PUT", path, json=found)
+            # somebody else has just written it (another audit, an apply): on top of what they wrote
+            if response.status_code != _CONFLICT:
+                _object(response)
+                return
+        raise AuditError(f"ConfigMap {name} is changed by others all the time: the result could not be stored.")
+
+    def _path(self, row: str) -> str:
+        namespace, _, name = row.partition("/")
+        return f"{API_PATH}/namespaces/{quote(namespace, safe='')}/{PLURAL}/{quote(name, safe='')}"
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> Manifest:
+        return _object(self._send(method, path, **arguments))
+
+    def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
+        try:
+            return self._session.request(method, self._url + path, timeout=_TIMEOUT, **arguments)
+        except requests.exceptions.SSLError as error:
+            raise AuditError(f"The certificate of the API server at {self._url} is not signed by ca.crt.") from error
+        except (requests.RequestException, OSError) as error:
+            raise AuditError(f"No answer from the API server at {self._url} ({type(error).__name__}).") from error
+
+    def _authorize(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # read again each time: Kubernetes replaces the file before the token expires
+        request.headers["Authorization"] = f"Bearer {self._read('token')}"
+        return request
+
+    def _read(self, name: str) -> str:
+        path = self._folder / name
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise AuditError(f"The service account's {name} cannot be read: {path}.") from error
+
+
+def _object(response: requests.Response) -> Manifest:
+    """Return the object of an answer. Raises ListExpired or AuditError for what is none."""
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if response.ok and isinstance(body, dict):
+        return body
+    said = str(body.get("message") or "") if isinstance(body, dict) else ""
+    why = " ".join(said.split()).rstrip(".") or response.reason
+    sentence = f"The API server answered {response.status_code}: {why}"
+    if response.status_code == _GONE:
+        raise ListExpired(f"{sentence}.")
+    raise AuditError(f"{sentence}.")
+
+
+def _says_not_found(response: requests.Response, row: str) -> bool:
+    """Say whether the answer is that this very object is not there.
+
+    The same code for a missing kind (another cluster, a deleted CustomResourceDefinition) must not look like it.
+    """
+    if response.status_code != _NOT_FOUND:
+        return False
+    try:
+        body = response.json()
+    except ValueError:
+        return False
+    details = body.get("details") if isinstance(body, dict) else None
+    known = details if isinstance(details, dict) else {}
+    return known.get("kind") == PLURAL and known.get("name") == row.partition("/")[2]
