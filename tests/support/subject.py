@@ -106,6 +106,7 @@ class Limited:
 
     database: Database
     role: str
+    password: str
     subject: Subject
 
     def run(self, statement: str) -> None:

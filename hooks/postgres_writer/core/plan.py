@@ -37,10 +37,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Nothing is written; ``table``, refused until now, is listed if the role may write it by now."""
+    """Nothing is written; spec.table, refused until now, is listed if the row can be written to it by now."""
 
     id: str
-    table: str
+    spec: Spec
     others: tuple[str, ...]
 
 
@@ -48,8 +48,8 @@ class Record:
 class Look:
     """Nothing is written; of ``others`` those proven not to hold the row are dropped.
 
-    ``table`` is spec.table where it is to be listed. It stays, unless it is ``new`` to the list and the role has no
-    grant on it: then it cannot have been written, and listed it would block the deletion.
+    ``table`` is spec.table where it is to be listed. It stays, unless it is ``new`` to the list and cannot have been
+    written (a missing grant, a foreign table, ...): listed it would block the deletion.
     """
 
     id: str
@@ -66,6 +66,8 @@ class Remove:
     id: str
     tables: tuple[str, ...]
     listed: tuple[str, ...]
+    spec: Spec | None
+    """What the row holds, if the spec is valid; only needed where the row may be hidden."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
     listed = request.status.tables
     others = tuple(other for other in listed if other != permitted)
     if request.status.observed_table == permitted and permitted not in listed:
-        return Record(request.id, permitted, others)
+        return Record(request.id, request.spec, others)
     steady = listed == (permitted,) and _is_ready(request)
     return Write(request.id, request.spec, others, permitted in listed, steady)
 
@@ -151,7 +153,7 @@ def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
         return Leave(_may_hold(request, permitted))
     listed = request.status.tables
     tables = _united(listed, permitted)
-    return Remove(request.id, tables, listed) if tables else Leave(())
+    return Remove(request.id, tables, listed, request.spec) if tables else Leave(())
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:

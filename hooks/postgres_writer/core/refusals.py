@@ -1,4 +1,4 @@
-"""What a refusal of PostgreSQL means for the user: (table, SQLSTATE, grants) -> one of our errors. Pure.
+"""What a refusal of PostgreSQL means for the user: (table, SQLSTATE, access) -> one of our errors. Pure.
 
 The server's own texts are never repeated, because they may hold values of rows.
 https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -7,6 +7,7 @@ https://www.postgresql.org/docs/current/errcodes-appendix.html
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,10 +16,12 @@ from postgres_writer.errors import AccessDenied, DeleteFailed, ResourceError, Ro
 MISSING_CODES = {"42P01", "3F000"}
 """undefined_table, invalid_schema_name: of the table itself, or of one that a trigger names."""
 _CANNOT_HOLD_CODES = {"42703", "42883", "22P02", "42809"}
-"""Asked for an id, the table has no such column, one of another type, or is no table: it cannot hold the row."""
+"""Asked for an id, the table has no such column, one of another type, or is not a table: it cannot hold the row."""
+_DENIED_CODE = "42501"
+_NO_KEY_CODE = "42P10"
 
 
-class Own(str, Enum):
+class NoEffect(str, Enum):
     """Refusals that carry no SQLSTATE: the statement went through, but not its effect."""
 
     SWALLOWED = "swallowed"
@@ -30,7 +33,7 @@ class Own(str, Enum):
 class Refused(Exception):
     """PostgreSQL refused a statement for a reason that lies in the statement, the table or the row.
 
-    ``code`` is an SQLSTATE or one of Own, ``guard`` the word of the guard that rolled the message back.
+    ``code`` is an SQLSTATE or one of NoEffect, ``guard`` the word of the guard that rolled the message back.
     """
 
     def __init__(self, code: str, constraint: str = "", guard: str = "") -> None:
@@ -40,27 +43,47 @@ class Refused(Exception):
         self.guard = guard
 
     @property
-    def effect(self) -> Own | None:
+    def effect(self) -> NoEffect | None:
         """What became of the row, when the statement went through but not its effect."""
-        if isinstance(self.code, Own):
+        if isinstance(self.code, NoEffect):
             return self.code
-        return {"unwritten": Own.SWALLOWED, "renamed": Own.RENAMED}.get(self.guard)
+        return {"unwritten": NoEffect.SWALLOWED, "renamed": NoEffect.RENAMED}.get(self.guard)
+
+
+class Key(str, Enum):
+    """Whether ON CONFLICT (id) finds a unique constraint."""
+
+    USABLE = "usable"
+    DEFERRABLE = "deferrable"
+    MISSING = "missing"
+    FOREIGN = "foreign"
+    """A foreign table can have none."""
+    UNKNOWN = "unknown"
+    """Of a view it is not known before it is tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Whether a table exists, and what the role may do with it (which takes SELECT beside the grant itself)."""
+    """Whether a table exists, and what the role can do with it (which takes SELECT beside the grant itself)."""
 
     found: bool
     writable: bool
     deletable: bool
     takes_rows: bool
     """Whether rows can be put into it at all, grants aside; also true where there is no table."""
+    key: Key = Key.USABLE
+    policies: bool = False
+    """Whether row-level security applies to the role, so that a row which is not seen may be there all the same."""
 
     @property
-    def denied(self) -> bool:
-        """The table is there, but the role cannot have written the row to it."""
-        return self.found and not self.writable
+    def barred(self) -> bool:
+        """The table is there, but the row cannot have been written to it, whatever was in flight."""
+        return self.found and not (self.writable and self.is_target)
+
+    @property
+    def is_target(self) -> bool:
+        """Whether it is a table or a view to which the row can be written, as far as that is known."""
+        return self.takes_rows and self.key is not Key.FOREIGN
 
     @property
     def undeletable(self) -> bool:
@@ -69,12 +92,13 @@ class Access:
 
 
 _HINTS = {
-    "42P10": "it needs a primary key or unique constraint on id",
+    _NO_KEY_CODE: "it needs a primary key or unique constraint on id",
     "42703": "it needs the columns id, name, age and country",
-    "42804": "its columns id, name and country must be texts and age an integer",
-    "42883": "its columns id, name and country must be texts and age an integer",
-    "22P02": "its columns id, name and country must be texts and age an integer",
+    "42804": "its columns id, name and country must be text columns and age an integer",
+    "42883": "its columns id, name and country must be text columns and age an integer",
+    "22P02": "its columns id, name and country must be text columns and age an integer",
     "42809": "it must be a table",
+    "0A000": "a rule, or the kind of the table, does not allow the statement",
     "55000": "it must be a table or an updatable view",
     "22001": "a value is too long for its column",
     "22003": "age is too large for its column",
@@ -83,11 +107,11 @@ _HINTS = {
     "23503": "a foreign key forbids it",
     "23505": "another row has a value that must be unique",
     "23514": "a check constraint forbids it",
-    "42501": "row-level security or a trigger forbids it",
-    Own.SWALLOWED: "a trigger, a rule or row-level security swallowed it",
-    Own.ALTERED: "a trigger or a rule changed its values",
-    Own.RENAMED: "a trigger, or the type of the column id, changed the id",
-    Own.EQUAL: "it has another row whose id the type or collation of the column id treats as equal",
+    _DENIED_CODE: "row-level security or a trigger forbids it",
+    NoEffect.SWALLOWED: "a trigger, a rule or row-level security swallowed it",
+    NoEffect.ALTERED: "a trigger or a rule changed its values",
+    NoEffect.RENAMED: "a trigger, or the type of the column id, changed the id",
+    NoEffect.EQUAL: "it has another row whose id the type or collation of the column id treats as equal",
 }
 _CLASS_HINTS = {
     "08": "a server that the table depends on is unreachable",
@@ -95,6 +119,9 @@ _CLASS_HINTS = {
     "58": "PostgreSQL reported an internal error",
     "XX": "PostgreSQL reported an internal error",
 }
+_DEFERRABLE = "its primary key or unique constraint on id is DEFERRABLE; recreate it as NOT DEFERRABLE"
+_HIDDEN = "row-level security, or the condition of a view, may hide it from the PostgresWriter role"
+_RETAIN = "set spec.deletionPolicy to Retain to delete the resource and keep the row."
 
 
 def cannot_hold(refused: Refused) -> bool:
@@ -102,73 +129,95 @@ def cannot_hold(refused: Refused) -> bool:
     return refused.code in _CANNOT_HOLD_CODES
 
 
+def lacks_key(access: Access, refused: Refused) -> bool:
+    """Say whether no row with an id that is certainly unique can be written to the table now."""
+    return access.found and (access.key in {Key.MISSING, Key.DEFERRABLE} or refused.code == _NO_KEY_CODE)
+
+
+def policies_refuse(access: Access, refused: Refused) -> bool:
+    """Say whether the write was refused by policies, which no grant of the survey shows."""
+    return access.found and access.policies and (refused.code == _DENIED_CODE or refused.guard == "taken")
+
+
 def not_found(table: str) -> TableNotFound:
     """Say that the table has to be made."""
     return TableNotFound(
-        f"Table {table} does not exist; create it, or correct spec.table (its case counts). "
-        "The row is written as soon as the table is there."
+        f"Table {table} does not exist; create it or correct spec.table (case-sensitive). "
+        "The row will be written once the table exists."
     )
 
 
-def denied_write(table: str) -> AccessDenied:
-    """Say which grants are missing."""
-    return AccessDenied(
-        f"The database role of PostgresWriter may not write table {table}; "
-        "grant it SELECT, INSERT, UPDATE and DELETE (and USAGE on the schema), or correct spec.table."
-    )
-
-
-def denied_move(table: str) -> AccessDenied:
-    """Say that the row cannot leave its old table."""
-    return AccessDenied(
-        f"The row cannot leave table {table}, because the database role of PostgresWriter may not read it and "
-        "delete from it; grant it SELECT and DELETE there."
-    )
-
-
-def denied_delete(table: str) -> DeleteFailed:
-    """Name the two ways out of a deletion for which a grant is missing."""
-    return DeleteFailed(
-        f"The database role of PostgresWriter may not delete from table {table}; grant it SELECT and DELETE there, "
-        "or set spec.deletionPolicy to Retain to let the resource go and keep the row."
-    )
-
-
-def of_write(
-    table: str, access: Access, refused: Refused, leave: tuple[str, ...], undeletable: str | None
+def explain_write(
+    table: str, access: Access, refused: Refused, leave: Mapping[str, Access], *, listed: bool
 ) -> ResourceError:
-    """Explain a refused write, or move out of ``leave``; ``undeletable`` of these may not be deleted from."""
+    """Explain a refused write, or move out of the tables ``leave``; ``listed``: whether the row may be in the table."""
     if not access.found:
         return not_found(table)
     if not access.writable:
-        return denied_write(table)
-    if undeletable is not None:
-        return denied_move(undeletable)
+        return AccessDenied(
+            f"The row cannot be written to table {table}: the PostgresWriter role needs SELECT, INSERT, UPDATE and "
+            "DELETE on it (and USAGE on its schema). Grant them, or correct spec.table."
+        )
+    if not access.is_target:
+        return RowRejected(f"{table} is not writable: it must be a table or an updatable view.")
+    if not listed and policies_refuse(access, refused):
+        return AccessDenied(
+            f"The row cannot be written to table {table}: its row-level security does not allow the PostgresWriter "
+            "role to write it. Add a policy that does, give the role BYPASSRLS, or correct spec.table."
+        )
+    return _explain_leaving(table, refused, leave) or _explain_rejected(table, access, refused, leave)
+
+
+def _explain_leaving(table: str, refused: Refused, leave: Mapping[str, Access]) -> ResourceError | None:
+    for old, access in leave.items():
+        if access.undeletable:
+            return AccessDenied(
+                f"The row cannot be moved out of table {old}: the PostgresWriter role needs SELECT and DELETE on it."
+            )
+        if refused.guard == "unseen" and (access.policies or access.key is Key.UNKNOWN):
+            return RowRejected(
+                f"The row cannot be moved out of table {old}: {_HIDDEN}. Show the role its rows, or give it BYPASSRLS."
+            )
     if refused.guard == "undeleted":
         return DeleteFailed(
-            f"The row cannot move to table {table}: a trigger, a rule or row-level security keeps it in its old table."
+            f"The row could not be moved to table {table}: a trigger, a rule or row-level security keeps it in its old "
+            "table."
+        )
+    return None
+
+
+def _explain_rejected(table: str, access: Access, refused: Refused, leave: Mapping[str, Access]) -> RowRejected:
+    # the check at run time shares its SQLSTATE with many others
+    deferrable = access.key is Key.DEFERRABLE and refused.code == "55000"
+    why = _DEFERRABLE if deferrable else _why(refused.effect or refused.code, refused.constraint)
+    if leave:
+        # PostgreSQL does not say which statement of the message it refused
+        return RowRejected(f"The row could not be moved from {' and '.join(leave)} to table {table}: {why}.")
+    return RowRejected(f"Table {table} rejected the row: {why}.")
+
+
+def explain_delete(table: str, refused: Refused, access: Access | None = None) -> DeleteFailed:
+    """Explain a refused delete of a row that is there, or may be; name the ways out."""
+    if access is not None and access.undeletable:
+        return DeleteFailed(
+            f"The row could not be deleted from table {table}: the PostgresWriter role needs SELECT and DELETE on it. "
+            f"Grant them, or {_RETAIN}"
         )
     why = _why(refused.effect or refused.code, refused.constraint)
-    text = f"Table {table} does not take the row: {why}."
-    if not access.takes_rows:
-        text = f"{table} does not take rows: it must be a table or an updatable view."
-    elif leave:
-        # PostgreSQL does not say which statement of the message it refused
-        text = f"The row cannot move from {' and '.join(leave)} to table {table}: {why}."
-    return RowRejected(text)
+    return DeleteFailed(f"The row could not be deleted from table {table}: {why}. Fix the cause, or {_RETAIN}")
 
 
-def of_delete(table: str, refused: Refused) -> DeleteFailed:
-    """Explain a refused delete of a row that is there."""
+def explain_hidden(table: str) -> DeleteFailed:
+    """Say that a row which is not seen may be there, and name the ways out."""
     return DeleteFailed(
-        f"Table {table} does not let the row go: {_why(refused.code, refused.constraint)}; mend it, "
-        "or set spec.deletionPolicy to Retain to let the resource go and keep the row."
+        f"The row could not be deleted from table {table}: {_HIDDEN}. Show the role its rows by a policy, give it "
+        f"BYPASSRLS, or {_RETAIN}"
     )
 
 
 def _why(code: str, constraint: str) -> str:
-    hint = _HINTS.get(code) or _CLASS_HINTS.get(code[:2], "PostgreSQL refuses it")
-    if isinstance(code, Own):
+    hint = _HINTS.get(code) or _CLASS_HINTS.get(code[:2], "PostgreSQL refused it")
+    if isinstance(code, NoEffect):
         return hint
     # The name of a constraint is chosen by whoever made the table; anything but a plain name stays out.
     named = f", constraint {constraint}" if re.fullmatch(r"\w{1,63}", constraint) else ""

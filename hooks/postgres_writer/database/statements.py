@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
-from psycopg2.sql import SQL, Composed, Identifier
+from psycopg2.sql import SQL, Composed, Identifier, Literal
 
 from postgres_writer.deadlines import LOCK_SHARE
 
@@ -47,13 +47,45 @@ _WRITE = SQL(
     "ELSE ('postgres-writer:renamed ' || clock_timestamp()::text)::boolean END AS same) "
     "SELECT (SELECT same FROM cur), (SELECT same FROM put), clock_timestamp() < to_timestamp({until})"
 )
+_TAKES_ROWS = SQL(
+    # 8 is 1 << CMD_INSERT; a view takes rows if it is simple or has a trigger. A table is not asked, because the
+    # question waits for its lock, nor a foreign one, whose wrapper may fail to answer.
+    "CASE WHEN c.relkind IN ('r', 'p', 'f') THEN true"
+    " WHEN c.relkind = 'v' THEN pg_relation_is_updatable(c.oid, true) & 8 = 8 ELSE false END"
+)
+_HIDES = SQL(
+    "(SELECT row_security_active(c.oid)"
+    # a simple view shows only what its condition, and the policies for its owner, let through
+    " OR CASE WHEN c.relkind = 'v' THEN pg_relation_is_updatable(c.oid, false) & 8 = 8 ELSE false END"
+    " FROM pg_catalog.pg_class c WHERE c.oid = {regclass}::regclass)"
+)
+_NEVER_UNSEEN = SQL(
+    "CASE WHEN {hides} AND clock_timestamp() < to_timestamp({until}) "
+    "THEN ('postgres-writer:unseen ' || clock_timestamp()::text)::boolean ELSE false END"
+)
 _REMOVE = SQL(
-    "WITH gone AS (DELETE FROM {table} WHERE {own} AND clock_timestamp() < to_timestamp({until}) RETURNING 1) "
-    "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM {table} WHERE {own}), "
+    "WITH gone AS (DELETE FROM {table} WHERE {own} AND clock_timestamp() < to_timestamp({until}) RETURNING 1), "
+    "seen AS MATERIALIZED (SELECT 1 FROM {table} WHERE {own}) "
+    "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM seen), "
+    # only where there was nothing to delete: everywhere else this costs nothing
+    "CASE WHEN EXISTS (SELECT 1 FROM gone) OR EXISTS (SELECT 1 FROM seen) THEN false ELSE {unseen} END, "
     "clock_timestamp() < to_timestamp({until})"
 )
+_UNFIT = SQL(
+    "SELECT ('postgres-writer:unfit ' || clock_timestamp()::text)::integer FROM pg_catalog.pg_class c "
+    "WHERE c.oid = {regclass}::regclass AND (c.relkind = 'f' OR NOT {takes_rows})"
+)
 
-_PRESENT = SQL("SELECT EXISTS (SELECT 1 FROM {table} WHERE {own})")
+_PRESENT = SQL(
+    "WITH seen AS MATERIALIZED (SELECT 1 FROM {table} WHERE {own}) "
+    "SELECT EXISTS (SELECT 1 FROM seen), CASE WHEN EXISTS (SELECT 1 FROM seen) THEN false ELSE {hides} END"
+)
+_PROBE = SQL(
+    "WITH put AS (INSERT INTO {table} (id, name, age, country) VALUES ({id}, {name}, {age}, {country}) "
+    "ON CONFLICT (id) DO NOTHING RETURNING id) "
+    "SELECT ('postgres-writer:' || CASE WHEN EXISTS (SELECT 1 FROM put WHERE id::text COLLATE \"C\" = {id}) "
+    "THEN 'free ' ELSE 'taken ' END || clock_timestamp()::text)::integer"
+)
 # without a type the value takes the column's, as it did for the unique index
 _EQUAL = SQL("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = %(id)s AND NOT {own})")
 
@@ -107,8 +139,14 @@ _SURVEY = SQL(
     "SELECT c.oid IS NOT NULL,"
     " coalesce(g.used AND g.reads AND g.writes, false),"
     " coalesce(g.used AND g.finds AND has_table_privilege(c.oid, 'DELETE'), false),"
-    # 8 is 1 << CMD_INSERT; a view takes rows if it is simple or has a trigger
-    " coalesce(pg_relation_is_updatable(c.oid, true) & 8 = 8, true)"
+    " c.oid IS NULL OR {takes_rows},"
+    # ON CONFLICT fails on a deferrable constraint, also beside another one
+    " CASE WHEN c.relkind IN ('r', 'p') THEN (SELECT CASE WHEN bool_or(NOT i.indimmediate) THEN 'deferrable'"
+    " WHEN count(*) > 0 THEN 'usable' ELSE 'missing' END"
+    " FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
+    " WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL"
+    " AND a.attname = 'id') WHEN c.relkind = 'f' THEN 'foreign' ELSE 'unknown' END,"
+    " coalesce(row_security_active(c.oid), false)"
     " FROM (SELECT %(schema)s::text AS schema, %(name)s::text AS name, %(quoted)s::text AS quoted) w"
     " LEFT JOIN pg_catalog.pg_class c ON c.oid = CASE WHEN w.schema IS NULL THEN coalesce("
     " to_regclass(w.quoted)::oid,"
@@ -190,13 +228,27 @@ def write(table: str) -> Statement:
 
 @lru_cache(maxsize=4096)
 def remove(table: str) -> Statement:
-    """Delete the row from ``table``: gives (deleted, was there, was in time)."""
+    """Delete the row from ``table``: gives (deleted, was seen, was not seen but may be hidden, was in time)."""
     return Statement(_typed(_REMOVE, table), ("id", "until"), frozenset({table}), writes=True)
 
 
+def remove_unlisted(table: str) -> Statement:
+    """Do the same for a table that may never have held the row; the guard spares foreign tables and the like."""
+    text = SQL("; ").join([_typed(_UNFIT, table), _typed(_REMOVE, table)])
+    return Statement(text, tables=frozenset({table}), writes=True)
+
+
 def present(table: str) -> Statement:
-    """Ask whether the row stands in ``table``: gives (present,)."""
+    """Ask whether the row is in ``table``: gives (seen, not seen but may be hidden)."""
     return Statement(_typed(_PRESENT, table), tables=frozenset({table}))
+
+
+def probe(table: str) -> Statement:
+    """Ask the unique index, from which nothing is hidden, whether the row could be inserted into ``table``.
+
+    Never inserts it: the guard says ``free`` or ``taken`` and rolls back.
+    """
+    return Statement(_typed(_PROBE, table), tables=frozenset({table}), writes=True)
 
 
 def equal(table: str) -> Statement:
@@ -205,8 +257,8 @@ def equal(table: str) -> Statement:
 
 
 def survey(table: str) -> Statement:
-    """Ask whether a table exists, may be written, deleted from, and takes rows at all: gives four booleans."""
-    return Statement(Composed([_SURVEY]), tables=frozenset({table}))
+    """Ask what there is to know of a table: gives the fields of Access."""
+    return Statement(_SURVEY.format(takes_rows=_TAKES_ROWS), tables=frozenset({table}))
 
 
 def move(table: str, leave: tuple[str, ...]) -> Statement:
@@ -215,16 +267,27 @@ def move(table: str, leave: tuple[str, ...]) -> Statement:
     In this order, because two spellings (``students``, ``public.students``) may be one table. The guards fail, and so
     roll back, when a delete or the write was swallowed or the deadline has passed on the way.
     """
-    deletes = [_typed(part, old) for old in leave for part in (_REMOVE, _UNDELETED)]
+    deletes = [_typed(part, old, _NEVER_UNSEEN) for old in leave for part in (_REMOVE, _UNDELETED)]
     writes = [_typed(part, table) for part in (_WRITE, _LATE, _UNWRITTEN)]
     text = SQL("; ").join([*deletes, *writes, SQL("SELECT true")])
     return Statement(text, tables=frozenset({table, *leave}), writes=True)
 
 
-def _typed(text: SQL, table: str) -> Composed:
-    parameters = {name: _parameter(name) for name in _TYPES}
-    own, same = OWN.format(**parameters), SAME.format(**parameters)
-    return text.format(table=identifier(table), own=own, same=same, **parameters)
+def _typed(text: SQL, table: str, unseen: SQL = _HIDES) -> Composed:
+    """Fill a statement in for a table; ``unseen`` is what it says where the row is not seen."""
+    parts = {name: _parameter(name) for name in _TYPES}
+    quoted = Literal(".".join(f'"{part}"' for part in table.split(".")))
+    own, same, hides = OWN.format(**parts), SAME.format(**parts), _HIDES.format(regclass=quoted)
+    return text.format(
+        table=identifier(table),
+        regclass=quoted,
+        takes_rows=_TAKES_ROWS,
+        own=own,
+        same=same,
+        hides=hides,
+        unseen=unseen.format(regclass=quoted, hides=hides, **parts),
+        **parts,
+    )
 
 
 def _parameter(name: str) -> SQL:

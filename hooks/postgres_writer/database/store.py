@@ -10,7 +10,8 @@ from enum import Enum
 from postgres_writer.config.settings import DEFAULT_CONNECTIONS, DatabaseConfig
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
-from postgres_writer.core.refusals import Access, Own, Refused
+from postgres_writer.core.refusals import Access, Key, NoEffect, Refused
+from postgres_writer.core.request import Spec
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.pool import Pool
@@ -36,6 +37,8 @@ class Presence(Enum):
 
     PRESENT = "present"
     ABSENT = "absent"
+    UNSEEN = "unseen"
+    """The row is not seen, but row-level security or the condition of a view may hide it."""
     IMPOSSIBLE = "impossible"
     """The table is gone, or no id in it can be this one."""
     UNKNOWN = "unknown"
@@ -100,7 +103,7 @@ class Store:
         return Outcome((table,), operation)
 
     def _put(self, plan: Write, call: Call) -> Operation:
-        statement, parameters = statements.write(plan.spec.table), _values(plan)
+        statement, parameters = statements.write(plan.spec.table), _values(plan.id, plan.spec)
         # without the lock nothing may be written, and nothing is: its deadline is long over
         if plan.steady and self._ask(replace(call, lock=None), statement, {**parameters, "until": 0.0})[0]:
             return Operation.UNCHANGED
@@ -111,10 +114,10 @@ class Store:
             return Operation.INSERTED if before is None else Operation.UPDATED
         if after is None and not in_time:
             raise RequestExpired(EXPIRED)
-        raise Refused(Own.SWALLOWED if after is None else Own.ALTERED)
+        raise Refused(NoEffect.SWALLOWED if after is None else NoEffect.ALTERED)
 
     def _move(self, plan: Write, call: Call) -> Operation:
-        statement, parameters = statements.move(plan.spec.table, plan.leave), _values(plan)
+        statement, parameters = statements.move(plan.spec.table, plan.leave), _values(plan.id, plan.spec)
         with self._session(call, statement, parameters) as session:
             for last in (False, True):
                 try:
@@ -133,18 +136,40 @@ class Store:
         table = plan.spec.table
         try:
             access = self._survey(table, call)
-            leave = tuple(other for other in plan.leave if self._may_hold(plan.id, other, call))
-            undeletable = next((other for other in leave if self._survey(other, call).undeletable), None)
-            if access.found and refused.effect is Own.SWALLOWED and self._has_equal(plan.id, table, call):
-                refused = Refused(Own.EQUAL)
+            leave = self._still_to_leave(plan, call)
+            if access.found and tuple(leave) != plan.leave:
+                # A table that is gone, or does not hold the row, must not hold up the move.
+                return self._write(replace(plan, leave=tuple(leave)), call)
+            if access.found and refused.effect is NoEffect.SWALLOWED and self._has_equal(plan.id, table, call):
+                refused = Refused(NoEffect.EQUAL)
+            holds_up = plan.listed or not self._is_barred(plan.id, table, access, refused, call)
         except PASSING as exc:
             return Outcome((*plan.leave, table), error=exc)
-        if access.found and leave != plan.leave:
-            # A table that is gone, or does not hold the row, must not hold up the move.
-            return self._write(replace(plan, leave=leave), call)
-        error = refusals.of_write(table, access, refused, leave, undeletable)
-        denied = access.denied and not plan.listed
-        return Outcome(leave if denied else (*leave, table), error=error)
+        error = refusals.explain_write(table, access, refused, leave, listed=plan.listed)
+        return Outcome((*leave, table) if holds_up else tuple(leave), error=error)
+
+    def _still_to_leave(self, plan: Write, call: Call) -> dict[str, Access]:
+        """Give those of the tables to leave that hold the row, or of which it cannot be told."""
+        held, shown = {}, {}
+        for table in plan.leave:
+            presence = self._presence(plan.id, table, call)
+            if presence is Presence.UNSEEN:
+                presence = self._ask_index(plan.id, plan.spec, table, call)
+            if presence not in NOT_HELD:
+                access = held[table] = self._survey(table, call)
+                if presence is Presence.PRESENT and not access.takes_rows:
+                    shown[table] = access
+        # what a view of a join, or a materialised one, shows is the row of another table
+        if shown and (len(shown) < len(held) or self._presence(plan.id, plan.spec.table, call) is Presence.PRESENT):
+            return {table: access for table, access in held.items() if table not in shown}
+        return held
+
+    def _is_barred(self, row: str, table: str, access: Access, refused: Refused, call: Call) -> bool:
+        """Say whether the row cannot be in a table that status does not list, though a write may be in flight."""
+        if access.barred or refusals.policies_refuse(access, refused):
+            return True
+        # a first write shows that it is not hidden, so what is not seen here is not there
+        return refusals.lacks_key(access, refused) and self._presence(row, table, call) in (*NOT_HELD, Presence.UNSEEN)
 
     def _remove(self, plan: Remove, call: Call) -> Outcome:
         """Delete table by table: each delete is idempotent."""
@@ -164,16 +189,22 @@ class Store:
 
     def _delete(self, plan: Remove, table: str, call: Call) -> bool:
         """Delete the row from one table; True when there was one."""
-        statement, parameters = statements.remove(table), {"id": plan.id}
+        listed = table in plan.listed
+        statement = statements.remove(table) if listed else statements.remove_unlisted(table)
+        parameters = {"id": plan.id}
         try:
-            deleted, present, in_time = self._in_time(call, statement, parameters)
-            if present and not deleted and in_time:
+            deleted, seen, unseen, in_time = self._in_time(call, statement, parameters)
+            if seen and not deleted and in_time:
                 # Either somebody else deleted it at the same moment, or something swallows the delete.
-                deleted, present, in_time = self._in_time(call, statement, parameters)
+                deleted, seen, unseen, in_time = self._in_time(call, statement, parameters)
         except Refused as exc:
-            return self._explain_delete(plan, table, call, exc)
-        if present and not deleted:
-            raise RequestExpired(EXPIRED) if not in_time else refusals.of_delete(table, Refused(Own.SWALLOWED))
+            return exc.guard != "unfit" and self._explain_delete(plan, table, call, exc)
+        if seen and not deleted:
+            raise (
+                RequestExpired(EXPIRED) if not in_time else refusals.explain_delete(table, Refused(NoEffect.SWALLOWED))
+            )
+        if unseen and listed and self._ask_index(plan.id, plan.spec, table, call) is not Presence.ABSENT:
+            raise refusals.explain_hidden(table)
         return bool(deleted)
 
     def _explain_delete(self, plan: Remove, table: str, call: Call, refused: Refused) -> bool:
@@ -181,33 +212,47 @@ class Store:
         if not access.found:
             logger.warning("A table that may have held the row does not exist", extra=fields(id=plan.id, table=table))
             return False
-        if not self._may_hold(plan.id, table, call):
+        presence = self._presence(plan.id, table, call)
+        if presence in NOT_HELD:
             return False
-        if access.undeletable:
-            if table not in plan.listed:
-                return False
-            raise refusals.denied_delete(table)
-        raise refusals.of_delete(table, refused)
+        if table not in plan.listed and (access.undeletable or presence is Presence.UNSEEN):
+            return False
+        raise refusals.explain_delete(table, refused, access)
 
     def _record(self, plan: Record, call: Call) -> Outcome:
+        table = plan.spec.table
         try:
-            access = self._survey(plan.table, call)
+            access = self._survey(table, call)
             others = self._holders(plan.id, plan.others, call)
+            refused = self._foresee(plan.id, plan.spec, access, call)
         except PASSING as exc:
             return Outcome(plan.others, error=exc)
         if not access.found:
-            return Outcome((*others, plan.table), error=refusals.not_found(plan.table))
-        if not access.writable:
-            return Outcome(others, error=refusals.denied_write(plan.table))
-        text = f"Table {plan.table}, refused before, may be written now; it is recorded first and written in a moment."
-        return Outcome((*others, plan.table), error=TableRecorded(text))
+            return Outcome((*others, table), error=refusals.not_found(table))
+        if refused is not None:
+            return Outcome(others, error=refusals.explain_write(table, access, refused, {}, listed=False))
+        text = f"Table {table} is now allowed; it was recorded in status and the row will be written at the next sync."
+        return Outcome((*others, table), error=TableRecorded(text))
+
+    def _foresee(self, row: str, spec: Spec, access: Access, call: Call) -> Refused | None:
+        """Give the refusal with which a first write would end because of the table, not of the values."""
+        if access.barred:
+            return Refused("")
+        if access.key is Key.USABLE and not access.policies:
+            return None
+        refused = self._probe(row, spec, spec.table, call)
+        if refused.guard == "taken" and self._presence(row, spec.table, call) is Presence.PRESENT:
+            return None
+        return refused if refusals.policies_refuse(access, refused) or refusals.lacks_key(access, refused) else None
 
     def _look(self, plan: Look, call: Call) -> Outcome:
         table = () if plan.table is None else (plan.table,)
         try:
             others = self._holders(plan.id, plan.others, call)
-            if plan.new and plan.table is not None and self._survey(plan.table, call).denied:
-                table = ()
+            if plan.new and plan.table is not None:
+                access = self._survey(plan.table, call)
+                if self._is_barred(plan.id, plan.table, access, Refused(""), call):
+                    table = ()
         except PASSING:
             others = plan.others
         return Outcome((*others, *table), error=plan.verdict)
@@ -216,20 +261,30 @@ class Store:
         """Give those tables that hold the row, or of which it cannot be told."""
         return tuple(table for table in tables if self._presence(row, table, call) not in NOT_HELD)
 
-    def _may_hold(self, row: str, table: str, call: Call) -> bool:
-        """Say whether a table from which the row could not be deleted may hold it.
-
-        A view that takes no rows (of a join, a materialised one) may show the row of another table.
-        """
-        return self._presence(row, table, call) not in NOT_HELD and self._survey(table, call).takes_rows
-
     def _presence(self, row: str, table: str, call: Call) -> Presence:
         try:
-            present = self._ask(call, statements.present(table), {"id": row})[0]
+            seen, unseen = self._ask(call, statements.present(table), {"id": row})
         except Refused as exc:
             gone = exc.code in refusals.MISSING_CODES and not self._survey(table, call).found
             return Presence.IMPOSSIBLE if gone or refusals.cannot_hold(exc) else Presence.UNKNOWN
-        return Presence.PRESENT if present else Presence.ABSENT
+        return Presence.PRESENT if seen else Presence.UNSEEN if unseen else Presence.ABSENT
+
+    def _ask_index(self, row: str, spec: Spec | None, table: str, call: Call) -> Presence:
+        """Say whether a row that is not seen is there, as far as the unique index can tell."""
+        guard = "" if spec is None else self._probe(row, spec, table, call).guard
+        # an equal id that is seen keeps ours out, too
+        if guard == "free" or (guard == "taken" and self._has_equal(row, table, call)):
+            return Presence.ABSENT
+        # where no policies apply it is a view, and of one that cannot be asked what it shows is all there is to know
+        return Presence.UNKNOWN if guard == "taken" or self._survey(table, call).policies else Presence.ABSENT
+
+    def _probe(self, row: str, spec: Spec, table: str, call: Call) -> Refused:
+        """Try an insert that is always refused: by the guard ``free`` or ``taken``, or by what stands in its way."""
+        try:
+            self._ask(call, statements.probe(table), _values(row, spec))
+        except Refused as exc:
+            return exc
+        raise AssertionError("the probe must roll back")
 
     def _has_equal(self, row: str, table: str, call: Call) -> bool:
         """Say whether a row of somebody else, whose id compares equal, is what the write ran into."""
@@ -241,11 +296,10 @@ class Store:
     def _survey(self, table: str, call: Call) -> Access:
         schema, _, name = table.rpartition(".")
         quoted = ".".join(f'"{part}"' for part in table.split("."))
-        return Access(
-            *self._ask(call, statements.survey(table), {"schema": schema or None, "name": name, "quoted": quoted})
-        )
+        given = {"schema": schema or None, "name": name, "quoted": quoted}
+        found, writable, deletable, takes_rows, key, policies = self._ask(call, statements.survey(table), given)
+        return Access(found, writable, deletable, takes_rows, Key(key), policies)
 
 
-def _values(plan: Write) -> dict[str, str | int]:
-    spec = plan.spec
-    return {"id": plan.id, "name": spec.name, "age": spec.age, "country": spec.country}
+def _values(row: str, spec: Spec) -> dict[str, str | int]:
+    return {"id": row, "name": spec.name, "age": spec.age, "country": spec.country}

@@ -81,6 +81,6 @@ def limited(database: Database) -> Iterator[Limited]:
     database.query(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
     database.query(f"REVOKE ALL ON SCHEMA public FROM PUBLIC; GRANT USAGE ON SCHEMA public TO {role}")
     store = Store(database.config(user=role, password=password))
-    yield Limited(database, role, Subject(store))
+    yield Limited(database, role, password, Subject(store))
     store.close()
     database.query(f"DROP OWNED BY {role}; DROP ROLE {role}")

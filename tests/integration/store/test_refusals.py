@@ -17,6 +17,11 @@ COLUMNS = "name text, age int, country text"
 TABLES: list[tuple[str, str, str]] = [
     ("no primary key", f"TABLE odd (id text, {COLUMNS})", "primary key or unique constraint on id"),
     ("a key over more columns", f"TABLE odd (id text, {COLUMNS}, PRIMARY KEY (id, age))", "primary key or unique"),
+    ("a deferrable key", f"TABLE odd (id text PRIMARY KEY DEFERRABLE, {COLUMNS})", "constraint on id is DEFERRABLE"),
+    ("a deferrable key beside an index", f"TABLE odd (id text PRIMARY KEY DEFERRABLE, {COLUMNS});"
+     "CREATE UNIQUE INDEX ON odd (id)", "constraint on id is DEFERRABLE"),
+    ("an exclusion constraint", f"TABLE odd (id text, {COLUMNS}, EXCLUDE USING btree (id WITH =))",
+     "primary key or unique constraint on id"),
     ("a partial unique index", f"TABLE odd (id text, {COLUMNS}); CREATE UNIQUE INDEX ON odd (id) WHERE age > 0",
      "primary key or unique"),
     ("no column id", f"TABLE odd (key text PRIMARY KEY, {COLUMNS})", "columns id, name, age and country"),
@@ -24,10 +29,10 @@ TABLES: list[tuple[str, str, str]] = [
     ("no column age", "TABLE odd (id text PRIMARY KEY, name text, country text)", "columns id, name, age and country"),
     ("no columns", "TABLE odd ()", "columns id, name, age and country"),
     ("columns in capitals", 'TABLE odd ("ID" text PRIMARY KEY, "NAME" text)', "columns id, name, age and country"),
-    ("id is an integer", f"TABLE odd (id int PRIMARY KEY, {COLUMNS})", "must be texts and age an integer"),
-    ("id is a uuid", f"TABLE odd (id uuid PRIMARY KEY, {COLUMNS})", "must be texts and age an integer"),
-    ("name is an integer", "TABLE odd (id text PRIMARY KEY, name int, age int, country text)", "must be texts"),
-    ("name is jsonb", "TABLE odd (id text PRIMARY KEY, name jsonb, age int, country text)", "must be texts"),
+    ("id is an integer", f"TABLE odd (id int PRIMARY KEY, {COLUMNS})", "must be text columns and age an integer"),
+    ("id is a uuid", f"TABLE odd (id uuid PRIMARY KEY, {COLUMNS})", "must be text columns and age an integer"),
+    ("name is an integer", "TABLE odd (id text PRIMARY KEY, name int, age int, country text)", "must be text columns"),
+    ("name is jsonb", "TABLE odd (id text PRIMARY KEY, name jsonb, age int, country text)", "must be text columns"),
     ("age is a text", "TABLE odd (id text PRIMARY KEY, name text, age text, country text)", "age an integer"),
     ("age is a date", "TABLE odd (id text PRIMARY KEY, name text, age date, country text)", "age an integer"),
     ("age is too small", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}); ALTER TABLE odd ALTER age TYPE smallint",
@@ -49,18 +54,34 @@ TABLES: list[tuple[str, str, str]] = [
     ("a deferred unique name", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}, UNIQUE (name) DEFERRABLE INITIALLY DEFERRED"
      f"); INSERT INTO odd VALUES ('x', '{SECRET}', 1, 'y')", "must be unique"),
     ("a generated column", "TABLE odd (id text PRIMARY KEY, name text, age int, country text GENERATED ALWAYS AS (name)"
-     " STORED)", "PostgreSQL refuses it"),
+     " STORED)", "PostgreSQL refused it"),
     ("a view of constants", "VIEW odd AS SELECT 'x' AS id, 'x' AS name, 1 AS age, 'x' AS country", "updatable view"),
     ("a view of a join", "VIEW odd AS SELECT s.* FROM students s JOIN students t ON s.id = t.id", "updatable view"),
     ("a view with a computed column", "VIEW odd AS SELECT id, upper(name) AS name, age, country FROM students",
-     "PostgreSQL refuses it"),
+     "a rule, or the kind of the table"),
     ("a materialised view", "MATERIALIZED VIEW odd AS SELECT * FROM students", "a table or an updatable view"),
     ("a sequence", "SEQUENCE odd", "a table or an updatable view"),
     ("an index", "INDEX odd ON students (name)", "a table or an updatable view"),
     ("a composite type", f"TYPE odd AS ({COLUMNS})", "a table or an updatable view"),
     ("a partitioned table without partitions",
      f"TABLE odd (id text PRIMARY KEY, {COLUMNS}) PARTITION BY LIST (id)", "check constraint forbids it"),
+    ("a foreign table", f"FOREIGN DATA WRAPPER none; CREATE SERVER none FOREIGN DATA WRAPPER none;"
+     f"CREATE FOREIGN TABLE odd (id text, {COLUMNS}) SERVER none", "a table or an updatable view"),
+    ("a view with triggers", "TABLE base (LIKE students);"
+     "CREATE VIEW odd AS SELECT id, upper(name) AS name, age, country FROM base;"
+     "CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
+     "CREATE TRIGGER act INSTEAD OF INSERT OR UPDATE OR DELETE ON odd FOR EACH ROW EXECUTE FUNCTION act()",
+     "primary key or unique constraint on id"),
+    ("a rule for inserts", f"TABLE odd (id text PRIMARY KEY, {COLUMNS});"
+     "CREATE RULE act AS ON INSERT TO odd DO INSTEAD NOTHING", "a rule, or the kind of the table"),
 ]  # fmt: skip
+UNLISTED = {
+    *("no primary key", "a key over more columns", "a partial unique index", "an exclusion constraint"),
+    *("a deferrable key", "a deferrable key beside an index", "no column id", "no columns", "columns in capitals"),
+    *("a view of constants", "a view of a join", "a materialised view", "a sequence", "an index", "a composite type"),
+    *("a foreign table", "a view with triggers"),
+}
+"""Those of which it is known that the row cannot be there: listed they could block the deletion."""
 
 
 def assert_silent(subject: Subject, caplog: pytest.LogCaptureFixture) -> None:
@@ -70,20 +91,25 @@ def assert_silent(subject: Subject, caplog: pytest.LogCaptureFixture) -> None:
         assert "Traceback" not in place
 
 
-@pytest.mark.parametrize(("table", "sentence"), [case[1:] for case in TABLES], ids=[case[0] for case in TABLES])
+@pytest.mark.parametrize("case", TABLES, ids=[case[0] for case in TABLES])
 def test_a_table_that_does_not_take_the_row(
-    database: Database, subject: Subject, caplog: pytest.LogCaptureFixture, table: str, sentence: str
+    database: Database, subject: Subject, caplog: pytest.LogCaptureFixture, case: tuple[str, str, str]
 ) -> None:
     """As the first table, as the target of a move, as the source of one, and at the end of the resource."""
     caplog.set_level(logging.DEBUG)
+    kind, table, sentence = case
+    listed = [] if kind in UNLISTED else ["odd"]
     database.query(f"CREATE {table}")
     subject.edit(table="odd", name=SECRET, age=70000).sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["odd"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", listed)
+    assert sentence in subject.message
+    subject.sync()
+    assert (subject.ready, subject.tables) == ("False RowRejected", listed), "and stays so"
     assert sentence in subject.message
     subject.edit(table="students").sync()
     assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
     subject.edit(table="odd").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", "odd"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", *listed])
     assert sentence in subject.message
     assert database.rows() == [("default/sample", SECRET, 70000, "canada")]
     assert_silent(subject, caplog)
@@ -221,7 +247,7 @@ def test_a_view_that_shows_the_row_of_another_table_does_not_hold_it(database: D
     subject.sync()
     database.query("CREATE VIEW pairs AS SELECT s.* FROM students s JOIN students t USING (id)")
     subject.edit(table="pairs").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", "pairs"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
     subject.edit(table="students").sync()
     assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
     subject.edit(table="pairs").sync()
