@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from postgres_writer.core.plan import Operation
+from postgres_writer.errors import Retry
 from support.postgres import Database
 from support.subject import ROW, Subject, next_session
 
@@ -66,7 +67,8 @@ def test_a_lack_of_resources_passes(database: Database, subject: Subject, code: 
     assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["students"])
     assert "out of disk space, memory or connections" in subject.message
     assert f"SQLSTATE {code}" in subject.message
-    assert subject.answer["resyncAfterSeconds"] <= 30
+    assert subject.outcome.error is not None
+    assert subject.outcome.error.retry is Retry.TRANSIENT
     assert not subject.finalize()
     assert subject.ready == "False DatabaseUnavailable"
     database.query("DROP TRIGGER act ON students")
