@@ -1,15 +1,22 @@
 #!/bin/sh
-# Frees PostgresWriters of finalizers whose controller is gone. It changes metadata.finalizers and nothing else: no row
-# is touched, no resource deleted (one that already waits for its deletion goes once its last finalizer is off).
+# Keeps PostgresWriters through a switch of controllers, and frees them of finalizers whose controller is gone. It
+# changes metadata.finalizers and nothing else: no row is touched, no resource deleted (one that already waits for its
+# deletion goes once its last finalizer is off).
 #
+#   finalizers.sh hold                 put a finalizer of its own, demo.yash.com/hold, on all resources; fails while one
+#                                      without it is being deleted, because that one cannot be held any more
+#   finalizers.sh release NEW          take that one off the resources whose row is in the care of NEW's controller
 #   finalizers.sh list FINALIZER       name the resources that carry it
 #   finalizers.sh remove FINALIZER     take it off all of them; their rows stay in the database
 #   finalizers.sh handover OLD NEW     take OLD off those whose row is in the care of NEW's controller: they carry NEW,
 #                                      or wait for their deletion and their status says that the row is done with
 #
-# The exit code is 1 while resources are left that carry the finalizer: look at them, and run it again.
+# The exit code is 1 while resources are left that carry the finalizer (with hold: that should and do not): look at
+# them, and run it again.
 # KUBECTL is the command to use, for example KUBECTL="kubectl --context production".
 set -eu
+
+HOLD=demo.yash.com/hold
 
 die() {
     echo "finalizers.sh: $*" >&2
@@ -17,7 +24,7 @@ die() {
 }
 
 usage() {
-    die "say one of: list FINALIZER, remove FINALIZER, handover OLD NEW"
+    die "say one of: hold, release NEW, list FINALIZER, remove FINALIZER, handover OLD NEW"
 }
 
 kube() {
@@ -63,32 +70,68 @@ carriers() {
 {{- end}}"
 }
 
+# Prints "NAMESPACE NAME" for each resource that does not carry $1.
+without() {
+    kube get postgreswriters.demo.yash.com --all-namespaces -o go-template="
+{{- range .items}}
+  {{- \$carried := false}}
+  {{- range .metadata.finalizers}}{{if eq . \"$1\"}}{{\$carried = true}}{{end}}{{end}}
+  {{- if not \$carried}}{{.metadata.namespace}} {{.metadata.name}}{{\"\n\"}}{{end}}
+{{- end}}"
+}
+
+# Prints an object for each resource that stdin names as "... NAMESPACE NAME"; $1 is more of its metadata.
+manifests() {
+    while read -r namespace name; do
+        printf -- '---\napiVersion: demo.yash.com/v1\nkind: PostgresWriter\n'
+        printf 'metadata: {namespace: "%s", name: "%s"%s}\n' "$namespace" "$name" "${1:-}"
+    done
+}
+
+# Puts $HOLD on all resources. Server-side apply adds to the list of finalizers, and cannot overwrite what another
+# writes into it at the same time. What is made meanwhile is none of those that were to be held.
+hold() {
+    unheld=$(without "$HOLD")
+    [ -n "$unheld" ] || return 0
+    printf '%s\n' "$unheld" | manifests ", finalizers: [$HOLD]" |
+        kube apply --server-side --field-manager=postgres-writer-hold -f - || true
+    rest=$({ printf '%s\n\n' "$unheld"; without "$HOLD"; } | awk '!NF {now = 1} now && $0 in first; !now {first[$0]}')
+    [ -z "$rest" ] || complain "These are not held. What is being deleted cannot be: wait until it is gone, and try again." "$rest"
+}
+
 # Takes the finalizer $1 off the resources that stdin names as "INDEX NAMESPACE NAME". All of one index go in one call,
 # and each patch tests that the finalizer still stands there, so that no other one is ever removed in its place.
 take_off() {
     list=$(cat)
     for index in $(printf '%s\n' "$list" | cut -d ' ' -f 1 | sort -u); do
-        printf '%s\n' "$list" | while read -r place namespace name; do
-            [ "$place" = "$index" ] || continue
-            printf -- '---\napiVersion: demo.yash.com/v1\nkind: PostgresWriter\n'
-            printf 'metadata: {namespace: "%s", name: "%s"}\n' "$namespace" "$name"
-        done | kube patch -f - --type=json -p "[
+        printf '%s\n' "$list" | sed -n "s/^$index //p" | manifests | kube patch -f - --type=json -p "[
             {\"op\": \"test\", \"path\": \"/metadata/finalizers/$index\", \"value\": \"$1\"},
             {\"op\": \"remove\", \"path\": \"/metadata/finalizers/$index\"}]" || true
     done
 }
 
-show_rest() {
-    rest=$(carriers "$1")
-    [ -n "$rest" ] || return 0
-    echo "These still carry $1:" >&2
-    printf '%s\n' "$rest" | while read -r _ namespace name; do echo "  $namespace/$name" >&2; done
+complain() {
+    echo "$1" >&2
+    printf '%s\n' "$2" | sed 's|^\([^ ]*\) |  \1/|' >&2
     return 1
 }
 
-[ $# -ge 2 ] || usage
-check_name "$2"
+show_rest() {
+    rest=$(carriers "$1" | cut -d ' ' -f 2-)
+    [ -z "$rest" ] || complain "These still carry $1:" "$rest"
+}
+
+[ $# -ge 1 ] || usage
+[ $# -eq 1 ] || check_name "$2"
 case $1:$# in
+hold:1)
+    hold
+    ;;
+release:2)
+    [ "$2" != "$HOLD" ] || die "NEW is the finalizer of the new controller, not $HOLD"
+    carriers "$HOLD" "$2" | take_off "$HOLD"
+    show_rest "$HOLD"
+    ;;
 list:2)
     carriers "$2" | while read -r _ namespace name; do echo "$namespace/$name"; done
     ;;

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.installation import Installation, eventually, install, wipe
-from support.manifests import COMPOSITE, DECORATOR, K8S, guide, overlay, shell
+from support.manifests import COMPOSITE, DECORATOR, HOLD, K8S, guide, overlay, shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ def installation(empty: ApiServer, database: Database) -> Iterator[Installation]
 
 
 def steps(*, back: bool = False) -> list[str]:
-    """Return the guide's three commands, for the way back with the two kinds exchanged."""
+    """Return the guide's three code blocks, for the way back with the two kinds exchanged."""
     commands = [command.replace("sleep 15", "sleep 1") for command in guide("Switch controllers")]
     if not back:
         return commands
@@ -102,7 +102,7 @@ def test_nothing_is_handed_over_that_the_new_controller_does_not_keep(
     assert refused.returncode == 1
     assert "default/kept" in refused.stdout
     assert "default/deleted" in refused.stdout
-    assert installation.finalizers() == {"kept": [COMPOSITE], "deleted": [COMPOSITE]}
+    assert installation.finalizers() == {"kept": [COMPOSITE, HOLD], "deleted": [COMPOSITE, HOLD]}
     with installation.served(tmp_path):
         shell(installation.cluster, hand_over)
         installation.wait_ready("kept")
@@ -116,3 +116,64 @@ def test_a_hand_over_is_refused_while_the_old_controller_is_installed(installati
     assert refused.returncode == 1
     assert "is still installed" in refused.stdout
     assert installation.finalizers() == {"one": [COMPOSITE, DECORATOR]}
+
+
+def test_nothing_vanishes_when_the_old_controller_s_finalizers_go_with_it(
+    installation: Installation, tmp_path: Path
+) -> None:
+    delete_old, apply_new, hand_over = steps()
+    with installation.served(tmp_path):
+        for name in ("kept", "deleted"):
+            installation.create(name)
+        installation.wait_ready("kept", "deleted")
+        shell(installation.cluster, delete_old)
+        shell(installation.cluster, f"k8s/finalizers.sh remove {COMPOSITE}")  # as a later Metacontroller may do
+        installation.delete("deleted")
+        assert installation.finalizers() == {"kept": [HOLD], "deleted": [HOLD]}
+        assert installation.ids() == ["deleted", "kept"]
+        shell(installation.cluster, apply_new, OVERLAY=str(overlay(tmp_path / "decorator", ["decorator"])))
+        shell(installation.cluster, hand_over)
+        eventually(lambda: installation.finalizers() == {"kept": [DECORATOR]}, "the end of the deletion")
+    assert installation.ids() == ["kept"]
+
+
+def test_hold_fails_while_something_that_it_cannot_hold_is_being_deleted(installation: Installation) -> None:
+    installation.create("leaving", finalizers=(COMPOSITE,))
+    installation.create("staying", finalizers=(COMPOSITE,))
+    installation.delete("leaving")
+    refused = shell(installation.cluster, "k8s/finalizers.sh hold", check=False)
+    assert refused.returncode == 1
+    complaint = refused.stdout.partition("These are not held")[2]
+    assert "default/leaving" in complaint
+    assert "staying" not in complaint
+    assert installation.finalizers() == {"leaving": [COMPOSITE], "staying": [COMPOSITE, HOLD]}
+    installation.delete("staying")
+    shell(installation.cluster, 'kubectl patch pgw leaving --type=merge -p \'{"metadata": {"finalizers": null}}\'')
+    shell(installation.cluster, "k8s/finalizers.sh hold")  # what is held may be deleted
+
+
+def test_hold_adds_to_the_finalizers_that_are_there_and_can_be_repeated(installation: Installation) -> None:
+    installation.create("none")
+    installation.create("two", finalizers=(COMPOSITE, "a.example.com/x"))
+    for _ in range(2):
+        shell(installation.cluster, "k8s/finalizers.sh hold")
+        assert installation.finalizers() == {"none": [HOLD], "two": [COMPOSITE, "a.example.com/x", HOLD]}
+    listed = shell(installation.cluster, f"k8s/finalizers.sh list {HOLD}").stdout.split()
+    assert listed == ["default/none", "default/two"]
+    shell(installation.cluster, f"k8s/finalizers.sh remove {HOLD}")
+    assert installation.finalizers() == {"none": [], "two": [COMPOSITE, "a.example.com/x"]}
+
+
+def test_only_what_the_new_controller_keeps_is_released(installation: Installation) -> None:
+    installation.create("kept", finalizers=(DECORATOR,))
+    installation.create("not-yet")
+    shell(installation.cluster, "k8s/finalizers.sh hold")
+    refused = shell(installation.cluster, f"k8s/finalizers.sh release {DECORATOR}", check=False)
+    assert refused.returncode == 1
+    assert "default/not-yet" in refused.stdout
+    assert "default/kept\n" not in refused.stdout
+    assert installation.finalizers() == {"kept": [DECORATOR], "not-yet": [HOLD]}
+
+
+def test_an_install_without_resources_is_held_and_released(installation: Installation) -> None:
+    shell(installation.cluster, f"k8s/finalizers.sh hold && k8s/finalizers.sh release {DECORATOR}")

@@ -174,7 +174,8 @@ def test_only_the_finalizer_that_is_named_goes(installation: Installation) -> No
 
 
 @pytest.mark.parametrize(
-    "arguments", ["", "list", "erase x", "remove a b", "handover a", "remove 'a b'", "handover a a"]
+    "arguments",
+    ["", "list", "erase x", "remove a b", "handover a", "remove 'a b'", "handover a a", "hold a", "release"],
 )
 def test_wrong_arguments_are_refused_with_a_sentence(empty: ApiServer, arguments: str) -> None:
     refused = shell(empty, f"{SCRIPT} {arguments}", check=False)

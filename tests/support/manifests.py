@@ -22,6 +22,7 @@ K8S = ROOT / "k8s"
 GUIDE = ROOT / "docs" / "install.md"
 COMPOSITE = "metacontroller.io/compositecontroller-postgres-writer"
 DECORATOR = "metacontroller.io/decoratorcontroller-postgres-writer"
+HOLD = "demo.yash.com/hold"
 ORIGINAL = "finalizers.postgreswriters.demo.yash.com/cleanup-row"
 COMMAND_SECONDS = 120
 
