@@ -23,6 +23,7 @@ from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.dial import targets
+from postgres_writer.database.search_path import SearchPath
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
@@ -76,11 +77,14 @@ class _HungUp(Exception):
 class Session:
     """A connection and what is learnt of it: the server's clock and the prepared statements."""
 
-    def __init__(self, config: DatabaseConfig, circuit: Circuit, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, config: DatabaseConfig, circuit: Circuit, search_path: SearchPath, on_lost: Callable[[], None]
+    ) -> None:
         """``on_lost`` is called when a connection that has worked before turns out to be dead."""
         self._config = config
         self._on_lost = on_lost
         self._circuit = circuit
+        self._search_path = search_path
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = 0.0
@@ -266,10 +270,11 @@ class Session:
         try:
             _wait(connection, until)
             cursor = connection.cursor()
-            cursor.execute(f"{self._greeting}; {statements.CLOCK}" if self._greeting else statements.CLOCK)
+            cursor.execute(f"{self._greeting}; {statements.HELLO}" if self._greeting else statements.HELLO)
             _wait(connection, until)
             # measured against the end of the round trip: the deadline may come early by that much, never late
-            self._offset = cursor.fetchone()[0] - time.monotonic()
+            clock, schemas = cursor.fetchone()
+            self._offset = clock - time.monotonic()
         except BaseException:
             connection.close()
             raise
@@ -277,6 +282,7 @@ class Session:
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
         self._succeed()
+        self._search_path.found(schemas)
 
     def _succeed(self) -> None:
         if self._circuit.succeeded():

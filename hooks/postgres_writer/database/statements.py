@@ -171,7 +171,8 @@ _SURVEY = SQL(
     ") g ON true"
 )
 
-CLOCK = "SELECT extract(epoch FROM clock_timestamp())::double precision"
+HELLO = "SELECT extract(epoch FROM clock_timestamp())::double precision, current_schemas(false)::text[]"
+"""What a new connection asks: the server's clock, and the schemas in which it looks for tables."""
 
 
 _COMMIT = "synchronous_commit"

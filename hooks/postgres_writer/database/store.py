@@ -15,6 +15,7 @@ from postgres_writer.core.request import Spec
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.pool import Pool
+from postgres_writer.database.search_path import SearchPath
 from postgres_writer.database.session import EXPIRED, Parameters, Result, Session
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import (
@@ -51,9 +52,11 @@ class Store:
     """The database. Nothing is kept but connections, at most as many as ``connections`` says."""
 
     def __init__(self, config: DatabaseConfig, connections: int = DEFAULT_CONNECTIONS) -> None:
-        circuit = Circuit()
+        circuit, search_path = Circuit(), SearchPath()
         self._statement_timeout = config.statement_timeout
-        self._pool = Pool(lambda: Session(config, circuit, self._pool.close), connections, config.idle_timeout)
+        self._pool = Pool(
+            lambda: Session(config, circuit, search_path, self._pool.close), connections, config.idle_timeout
+        )
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""

@@ -11,6 +11,7 @@ from psycopg2.sql import SQL
 
 from postgres_writer.core.plan import Operation
 from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.search_path import SearchPath
 from postgres_writer.database.session import IN_FLIGHT, Session
 from postgres_writer.database.statements import Statement, lock_key
 from postgres_writer.database.store import Store
@@ -143,7 +144,7 @@ def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
     name = database.name
     database.query(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
     database.query(f"ALTER DATABASE {name} SET synchronous_commit = {commit}")
-    session = Session(database.config(prepared_statements=prepared), Circuit(), lambda: None)
+    session = Session(database.config(prepared_statements=prepared), Circuit(), SearchPath(), lambda: None)
     asked = Statement(
         SQL("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')").format()
     )
