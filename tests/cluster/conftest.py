@@ -18,7 +18,7 @@ import yaml
 
 from support.apiserver import ApiServer
 from support.kube_tools import Tools, ToolsMissing, find_tools
-from support.verdicts import find_kstatus, judge
+from support.verdicts import argo_health, find_kstatus, find_lua, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -50,6 +50,13 @@ def kstatus() -> Callable[[Iterable[dict[str, Any]]], list[str]]:
     """Give kstatus's verdicts on objects, in their order."""
     found_or_skipped(find_kstatus)
     return judge
+
+
+@pytest.fixture(scope="session")
+def argo() -> Callable[[Iterable[dict[str, Any]]], list[str]]:
+    """Give Argo CD's health of objects, in their order."""
+    found_or_skipped(find_lua)
+    return argo_health
 
 
 @pytest.fixture(scope="session")

@@ -227,26 +227,27 @@ def test_an_unknown_field_of_a_status_would_be_noticed(stored: Resource) -> None
         write_statuses(stored, [{**stored.get(), "status": {"result": "success"}}])
 
 
+WAIT = ("InProgress", "Progressing")
 MEANT = {
-    Reason.ROW_SYNCED: "Current",
-    Reason.INVALID_SPEC: "Failed",
-    Reason.TABLE_NOT_ALLOWED: "Failed",
+    Reason.ROW_SYNCED: ("Current", "Healthy"),
+    Reason.INVALID_SPEC: ("Failed", "Degraded"),
+    Reason.TABLE_NOT_ALLOWED: ("Failed", "Degraded"),
+    Reason.UNMANAGED: ("InProgress", "Suspended"),
 }
-"""What kstatus (Flux, Helm) is to make of a reason; of all others, that it is worth waiting."""
+"""What kstatus (Flux, Helm) and Argo CD are to make of a reason; of all others, that it is worth waiting."""
 
 
-def meant(stored: dict[str, Any]) -> str:
-    """Return the verdict that is meant for an object."""
+def meant(stored: dict[str, Any]) -> tuple[str, str]:
+    """Return the verdicts that are meant for an object."""
     conditions = {entry["type"]: entry for entry in stored["status"]["conditions"]}
+    verdict, health = MEANT.get(Reason(conditions["Ready"]["reason"]), WAIT)
     if "deletionTimestamp" in stored["metadata"]:
-        return "Terminating"
-    if "Reconciling" in conditions:
-        return "InProgress"
-    return MEANT.get(Reason(conditions["Ready"]["reason"]), "InProgress")
+        return "Terminating", "Progressing"
+    return "InProgress" if "Reconciling" in conditions else verdict, "Suspended" if "Paused" in conditions else health
 
 
 def test_a_waiter_is_not_told_success_by_silence_or_an_old_status(
-    stored: Resource, hooks: ServerProcess, kstatus: Judge
+    stored: Resource, hooks: ServerProcess, kstatus: Judge, argo: Judge
 ) -> None:
     trip = RoundTrip(stored, hooks)
     pause = {"metadata": {"annotations": {"demo.yash.com/paused": "true"}}}
@@ -266,14 +267,12 @@ def test_a_waiter_is_not_told_success_by_silence_or_an_old_status(
     stored.patch(resume)
     trip.sync()
     resumed = stored.get()
-    assert kstatus([born, synced, paused, unseen, paused_and_edited, resumed]) == [
-        "InProgress",
-        "Current",
-        "Current",
-        "InProgress",
-        "InProgress",
-        "Current",
-    ]
+    states = [born, synced, paused, unseen, paused_and_edited, resumed]
+    waiting, current, held, healthy = "InProgress", "Current", "Suspended", "Healthy"
+    assert kstatus(states) == [waiting, current, current, waiting, waiting, current]
+    assert argo(states) == ["Progressing", healthy, held, held, held, healthy]
+    assert argo([{**resumed, "metadata": {**resumed["metadata"], "generation": 99}}]) == ["Progressing"]
+    assert argo([{**born, "status": None}]) == ["Progressing"]
     assert kstatus([{**born, "status": {}}]) == ["Current"], "kstatus has changed: are the CRD's defaults still needed?"
 
 
@@ -291,12 +290,13 @@ def test_a_broken_spec_that_is_edited_while_paused_is_worth_waiting_for(stored: 
     assert kstatus([failed, waiting]) == ["Failed", "InProgress"]
 
 
-def test_kstatus_takes_every_status_as_it_is_meant(kstatus: Judge) -> None:
+def test_flux_and_argo_cd_take_every_status_as_it_is_meant(kstatus: Judge, argo: Judge) -> None:
     """Runs after all others of this file, on what they stored."""
-    found = [(meant(stored), verdict) for stored, verdict in zip(WRITTEN, kstatus(WRITTEN), strict=True)]
-    assert all(expected == verdict for expected, verdict in found), found
+    found = list(zip(map(meant, WRITTEN), zip(kstatus(WRITTEN), argo(WRITTEN), strict=True), strict=True))
+    assert [pair for pair in found if pair[0] != pair[1]] == []
     if len(seen) == len(Reason):
-        assert {verdict for _, verdict in found} == {"InProgress", "Current", "Failed", "Terminating"}
+        assert {one for _, (one, _) in found} == {"InProgress", "Current", "Failed", "Terminating"}
+        assert {other for _, (_, other) in found} == {"Progressing", "Healthy", "Degraded", "Suspended"}
 
 
 def test_every_reason_was_seen() -> None:

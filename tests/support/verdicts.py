@@ -1,8 +1,8 @@
-"""kstatus's own verdicts on objects: what Flux and Helm 4 make of a status.
+"""What Flux and Helm 4 (kstatus) and Argo CD (by the health check of docs/gitops.md) make of objects.
 
-The library (https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus) is Go: `kstatus/` beside this file is
-a program of one page around it, built once and cached as the API server's programs are, with whose modules it shares
-Go's caches.
+kstatus is a library in Go (https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus). `kstatus/` beside
+this file is a program of one page around it, built once and cached as the API server's programs are, with whose modules
+it shares Go's caches. The health check runs in a real Lua.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from support.kube_tools import HOW_TO_GET_THEM, ToolsMissing
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _SOURCE = Path(__file__).parent / "kstatus"
+_GUIDE = Path(__file__).parents[2] / "docs" / "gitops.md"
 
 
 def find_kstatus() -> Path:
@@ -50,3 +54,37 @@ def judge(objects: Iterable[dict[str, Any]]) -> list[str]:
     lines = "".join(json.dumps(found) + "\n" for found in objects)
     done = subprocess.run([find_kstatus()], input=lines, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout.splitlines()
+
+
+def find_lua() -> Path:
+    """Return Lua. Raises `ToolsMissing` when it is not on PATH."""
+    found = shutil.which("lua5.4")
+    if found is None:
+        raise ToolsMissing("lua5.4 is not on PATH (Debian: lua5.4).")
+    return Path(found)
+
+
+def argo_health(objects: Iterable[dict[str, Any]]) -> list[str]:
+    """Return Argo CD's health of each object: Healthy, Progressing, Degraded, Suspended."""
+    check = f"local function check(obj)\n{_health_check()}\nend\n"
+    calls = "".join(f"print(check({_lua(found)}).status)\n" for found in objects)
+    done = subprocess.run([find_lua(), "-"], input=check + calls, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout.splitlines()
+
+
+def _health_check() -> str:
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", _GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    (config,) = [block for block in blocks if "resource.customizations.health" in block]
+    found: str = yaml.safe_load(config)["data"]["resource.customizations.health.demo.yash.com_PostgresWriter"]
+    return found
+
+
+def _lua(value: object) -> str:
+    """Write a JSON value in Lua; null is the absence of a key, as in Argo CD."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"[{_lua(key)}] = {_lua(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "{" + ", ".join(map(_lua, value)) + "}"
+    if isinstance(value, str):
+        return '"' + "".join(f"\\{byte:03}" for byte in value.encode()) + '"'
+    return "nil" if value is None else str(value).lower()
