@@ -13,7 +13,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale bench-crd check check-workflows format docs image lock install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale bench-crd check check-workflows format docs image lock kind kind-down install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,14 @@ lock: | .venv/bin/python ## Pin anew, with hashes, what the container image inst
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) --python-platform linux -o requirements.lock setup.cfg
 	echo 'setuptools>=77' | UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) -o requirements-build.lock -
+
+# See it in a cluster of its own on this machine
+
+kind: ## Make a kind cluster with everything in it, apply the sample and show its row (needs docker, kind, kubectl, git)
+	@k8s/kind/kind.sh up
+
+kind-down: ## Delete that cluster
+	@k8s/kind/kind.sh down
 
 # Install it on the cluster of the current kubectl context
 

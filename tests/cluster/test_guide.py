@@ -36,6 +36,7 @@ TRIED_ELSEWHERE = {
     "Give Metacontroller its flags": 1,
     "Protect from deletion": 3,
     "Switch controllers": 3,
+    "Try it on your own machine": 2,
     "Uninstall": 3,
     "Uninstall in the wrong order": 1,
     "Migrate from the original operator": 6,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from support.manifests import K8S, ROOT, Manifest, build, documents, guide, overlay, pick, prepare, shell
+from support.manifests import K8S, ROOT, STATEFULSET, Manifest, build, documents, guide, overlay, pick, prepare, shell
 from support.metacontroller import TUNED_FLAGS
 
 if TYPE_CHECKING:
@@ -23,21 +23,6 @@ COMPONENTS = sorted(
     if path.parent.name not in {"auth", "metacontroller-flags"}
 )
 COMBINATIONS = [(), *((name,) for name in COMPONENTS), tuple(COMPONENTS), tuple(reversed(COMPONENTS))]
-STATEFULSET = """
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: metacontroller, namespace: metacontroller}
-spec:
-  serviceName: ""
-  selector: {matchLabels: {app: metacontroller}}
-  template:
-    metadata: {labels: {app: metacontroller}}
-    spec:
-      containers:
-      - name: metacontroller
-        image: metacontroller
-        args: [--zap-log-level=4, --discovery-interval=20s]
-"""
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,23 @@ HOLD = "demo.yash.com/hold"
 ORIGINAL = "finalizers.postgreswriters.demo.yash.com/cleanup-row"
 COMMAND_SECONDS = 120
 
+STATEFULSET = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: metacontroller, namespace: metacontroller}
+spec:
+  serviceName: ""
+  selector: {matchLabels: {app: metacontroller}}
+  template:
+    metadata: {labels: {app: metacontroller}}
+    spec:
+      containers:
+      - name: metacontroller
+        image: metacontroller
+        args: [--zap-log-level=4, --discovery-interval=20s]
+"""
+"""Metacontroller as its own manifests have it, as far as our patch looks."""
+
 Manifest = dict[str, Any]
 
 _FOREIGN_KINDS = {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +113,16 @@ def test_service_budget_and_policy_select_the_pods(container: Manifest) -> None:
 
 def test_the_script_of_the_guide_is_executable() -> None:
     assert (K8S / "finalizers.sh").stat().st_mode & stat.S_IXUSR
+
+
+def test_shellcheck_finds_nothing_in_the_scripts() -> None:
+    checker = shutil.which("shellcheck")
+    if checker is None:
+        message = "shellcheck is not here: install Debian's package shellcheck."
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    scripts = [ROOT / ".ci" / "run", *K8S.rglob("*.sh")]
+    assert len(scripts) >= 3
+    done = subprocess.run([checker, *map(str, scripts)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
