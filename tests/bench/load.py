@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.programs import find_program
 from support.server import children
 
 _SCRIPT = Path(__file__).with_name("load.lua")
@@ -51,11 +51,9 @@ class Measured:
 def run(load: Load, seconds: int, first: int = 0) -> Measured:
     """Send the load for some seconds, beginning with the object number ``first``.
 
-    Raises RuntimeError when wrk is missing or fails.
+    Raises ProgramMissing when wrk is missing, RuntimeError when it fails.
     """
-    wrk = shutil.which("wrk")
-    if wrk is None:
-        raise RuntimeError("wrk is not installed: apt-get install wrk.")
+    wrk = find_program("wrk", "wrk")
     with tempfile.NamedTemporaryFile("w", suffix=".json", encoding="utf-8") as template:
         template.write(load.template)
         template.flush()

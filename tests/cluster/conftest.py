@@ -6,25 +6,24 @@ Tests share it: each works in a namespace of its own (`namespace`) or undoes wha
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from support.apiserver import ApiServer
-from support.kube_tools import Tools, ToolsMissing, find_tools
+from support.kube_tools import Tools, find_tools
+from support.programs import ProgramMissing, found_or_skipped
 from support.verdicts import argo_health, find_kstatus, find_lua, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 CRD = Path(__file__).parents[2] / "crds" / "postgreswriters.yaml"
-Found = TypeVar("Found")
 _numbers = count(1)
 
 
@@ -35,7 +34,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     for fixture, find in (("kube_tools", find_tools), ("kstatus", find_kstatus)):
         if fixture in needed:
-            with suppress(ToolsMissing):  # the fixture says so, test by test
+            with suppress(ProgramMissing):  # the fixture says so, test by test
                 find()
 
 
@@ -89,16 +88,6 @@ def namespace(cluster: ApiServer) -> str:
     name = f"test-{next(_numbers)}"
     cluster.kubectl("create", "namespace", name)
     return name
-
-
-def found_or_skipped(find: Callable[[], Found]) -> Found:
-    """Find what a fixture needs, or skip; fail in CI."""
-    try:
-        return find()
-    except ToolsMissing as problem:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(problem))
-        pytest.skip(str(problem))
 
 
 def apply_crd(server: ApiServer, crd: Path = CRD) -> None:

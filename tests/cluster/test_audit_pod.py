@@ -22,6 +22,7 @@ from support.manifests import build, overlay, pick, prepare
 from support.postgres import Database, private_instance
 from support.scrape import scrape
 from support.server import running_server
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -204,10 +205,8 @@ def test_repairing_needs_the_overlay_that_grants_it(pod: Pod, setting: Setting, 
 
 def eventually_allowed(server: ApiServer) -> None:
     """Wait until the authorizer has seen the changed role."""
-    deadline = time.monotonic() + 30
-    while server.kubectl("auth", "can-i", "patch", PGW, user=ACCOUNT, check=False).stdout.strip() != "yes":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    question = ("auth", "can-i", "patch", PGW)
+    wait_until(lambda: server.kubectl(*question, user=ACCOUNT, check=False).stdout.strip() == "yes", "it may patch")
 
 
 def test_pages_and_single_resources_are_those_of_kubectl(pod: Pod, setting: Setting) -> None:

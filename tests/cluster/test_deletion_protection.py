@@ -10,8 +10,9 @@ import pytest
 
 from cluster.conftest import apply_crd
 from support.api_client import ApiClient, ApiError, path_of, resource
-from support.installation import RESOURCE, eventually
+from support.installation import RESOURCE
 from support.manifests import K8S, guide, overlay, shell
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ def protected(new_cluster: Callable[[], ApiServer], tmp_path_factory: pytest.Tem
     server.kubectl("apply", "--server-side", "--validate=strict", "-k", str(folder))
     server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}")
     create(server, "default", "probe", protect="true")
-    eventually(lambda: not delete(server, RESOURCE, "probe", dry_run=True), "the policy to be at work")
+    wait_until(lambda: not delete(server, RESOURCE, "probe", dry_run=True), "the policy to be at work")
     yield server
     server.stop()
 
@@ -98,12 +99,12 @@ def test_a_namespace_that_is_deleted_stays_terminating_until_the_annotation_is_g
         path = '{.status.conditions[?(@.type=="NamespaceDeletionContentFailure")].message}'
         return protected.kubectl("get", "namespace", own_namespace, "-o", f"jsonpath={path}").stdout
 
-    eventually(lambda: REFUSAL in said(), "the namespace's condition that names the protected resource")
+    wait_until(lambda: REFUSAL in said(), "the namespace's condition that names the protected resource")
     assert protected.kubectl("-n", own_namespace, "get", RESOURCE, "guarded").returncode == 0
     _, unprotect, _ = guide("Protect from deletion")
     shell(protected, unprotect, NAMESPACE=own_namespace, NAME="guarded")
     gone = ("get", "namespace", own_namespace)
-    eventually(lambda: protected.kubectl(*gone, check=False).returncode != 0, "the end of the namespace")
+    wait_until(lambda: protected.kubectl(*gone, check=False).returncode != 0, "the end of the namespace")
 
 
 def test_a_namespace_and_the_definition_are_protected_in_the_same_way(protected: ApiServer, own_namespace: str) -> None:

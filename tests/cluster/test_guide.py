@@ -11,8 +11,9 @@ import pytest
 import requests
 
 from postgres_writer.server.files import load_policy
-from support.installation import Installation, eventually, install
+from support.installation import Installation, install
 from support.manifests import GUIDE, K8S, guide, guide_text, shell
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -128,21 +129,21 @@ def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, 
         shell(installation.cluster, accept_both)
         installation.mount_tokens(tmp_path)
         new = installation.secret("postgres-writer-hook-tokens")["token-2"]
-        eventually(lambda: accepted(new), "the new token to be accepted beside the old one")
+        wait_until(lambda: accepted(new), "the new token to be accepted beside the old one")
         assert accepted(old)
         for command in (send_new, drop_old):
             shell(installation.cluster, command)
             metacontroller.at_work.clear()
-            eventually(lambda: len(metacontroller.at_work) > 3, "more rounds of hooks")
+            wait_until(lambda: len(metacontroller.at_work) > 3, "more rounds of hooks")
         installation.mount_tokens(tmp_path)
-        eventually(lambda: not accepted(old), "the old token to be refused")
+        wait_until(lambda: not accepted(old), "the old token to be refused")
         now = installation.secret("postgres-writer-hook-tokens")
         assert now["token"] == now["token-2"] == now["tokens"] == new
         shell(installation.cluster, guide("Install")[1])  # applying again goes back to the first key, which is new too
         installation.create("two")
         installation.wait_ready("two")
         installation.delete("one", "two")
-        eventually(lambda: not installation.finalizers(), "the deletion")
+        wait_until(lambda: not installation.finalizers(), "the deletion")
 
 
 def test_a_password_is_replaced_whatever_characters_it_has(installation: Installation) -> None:

@@ -15,10 +15,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.alerts import RULES, promtool
 from support.api_client import resource
-from support.installation import eventually
-from support.kube_tools import ToolsMissing, find_kube_state_metrics
+from support.kube_tools import find_kube_state_metrics
 from support.manifests import build, overlay, pick, prepare
 from support.metacontroller import free_port
+from support.programs import found_or_skipped
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,12 +102,7 @@ def kube_state_metrics(cluster: ApiServer, manifests: list[dict[str, Any]], fold
 @pytest.fixture(scope="module")
 def samples(cluster: ApiServer, made: str, tmp_path_factory: pytest.TempPathFactory) -> Samples:
     """Apply the component and return what kube-state-metrics says of the resources; its log must name no error."""
-    try:
-        find_kube_state_metrics()
-    except ToolsMissing as problem:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(problem))
-        pytest.skip(str(problem))
+    found_or_skipped(find_kube_state_metrics)
     folder = tmp_path_factory.mktemp("resource-metrics")
     prepare(cluster, foreign=True)
     component = overlay(folder / "overlay", ["resource-metrics"])
@@ -119,7 +115,7 @@ def samples(cluster: ApiServer, made: str, tmp_path_factory: pytest.TempPathFact
         return {dict(labels)["name"] for _, labels in found} == set(STATUSES)
 
     with kube_state_metrics(cluster, build(cluster, component), folder) as address:
-        eventually(complete, "metrics of every resource")
+        wait_until(complete, "metrics of every resource")
     log = (folder / "log").read_text()
     assert "forbidden" not in log
     assert not [line for line in log.splitlines() if line.startswith("E")], log

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.installation import Installation, eventually, install, wipe
+from support.installation import Installation, install, wipe
 from support.manifests import COMPOSITE, DECORATOR, HOLD, K8S, guide, overlay, shell
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,13 +76,13 @@ def test_there_and_back_no_row_is_lost_and_the_two_never_work_together(
         assert installation.ids() == ["created-meanwhile", "one", "two"]
 
         switch(installation, steps(back=True), K8S, lambda: installation.delete("created-meanwhile"))
-        eventually(lambda: installation.finalizers() == {"one": [COMPOSITE], "two": [COMPOSITE]}, "the way back")
+        wait_until(lambda: installation.finalizers() == {"one": [COMPOSITE], "two": [COMPOSITE]}, "the way back")
         assert installation.ids() == ["one", "two"]
         # xmin is the transaction that last wrote a row: nobody touched these two
         assert installation.database.query("SELECT id, xmin::text FROM students") == rows
 
         installation.delete("one", "two")
-        eventually(lambda: not installation.finalizers(), "the deletion")
+        wait_until(lambda: not installation.finalizers(), "the deletion")
         assert installation.ids() == []
     assert BOTH not in metacontroller.at_work
 
@@ -133,7 +134,7 @@ def test_nothing_vanishes_when_the_old_controller_s_finalizers_go_with_it(
         assert installation.ids() == ["deleted", "kept"]
         shell(installation.cluster, apply_new, OVERLAY=str(overlay(tmp_path / "decorator", ["decorator"])))
         shell(installation.cluster, hand_over)
-        eventually(lambda: installation.finalizers() == {"kept": [DECORATOR]}, "the end of the deletion")
+        wait_until(lambda: installation.finalizers() == {"kept": [DECORATOR]}, "the end of the deletion")
     assert installation.ids() == ["kept"]
 
 

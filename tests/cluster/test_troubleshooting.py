@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.installation import Installation, eventually, install
+from support.installation import Installation, install
 from support.manifests import ROOT, shell
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +66,7 @@ def test_every_command_of_the_page_says_what_it_promises(server: ApiServer, data
         assert "RowSynced: The row in table students matches the spec." in printed("metadata.finalizers")
         assert "patched" in printed("kubectl -n NAMESPACE patch")
         installation.delete("one")
-        eventually(lambda: not installation.finalizers(), "the deletion")
+        wait_until(lambda: not installation.finalizers(), "the deletion")
         assert installation.ids() == ["one"]
     listed, pruned = [command for command in COMMANDS if "audit" in command]
     assert re.search(r"^no-resource +default/one +public\.students", run(installation, listed, "one"), re.M)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.installation import RESOURCE, Installation, eventually, install, wipe
+from support.installation import RESOURCE, Installation, install, wipe
 from support.manifests import COMPOSITE, GUIDE, K8S, guide, shell
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ def test_the_guide_s_table_and_grants_are_enough(installation: Installation, tmp
             installation.wait_ready("one")
             assert installation.ids() == ["one"]
             installation.delete("one")
-            eventually(lambda: not installation.finalizers(), "the deletion")
+            wait_until(lambda: not installation.finalizers(), "the deletion")
         assert installation.ids() == []
     finally:
         database.query("DROP OWNED BY postgres_writer; DROP ROLE postgres_writer")
@@ -118,7 +119,7 @@ def test_everything_deleted_first_is_freed_too(used: Installation) -> None:
     assert used.exists("crd", RESOURCE)  # it waits for its resources
     (command,) = guide("Uninstall in the wrong order")
     shell(used.cluster, command)
-    eventually(lambda: not used.exists("crd", RESOURCE), "the end of the CustomResourceDefinition")
+    wait_until(lambda: not used.exists("crd", RESOURCE), "the end of the CustomResourceDefinition")
     assert used.ids() == ["one", "two"]
 
 
@@ -131,8 +132,8 @@ def test_with_metacontroller_s_own_kinds_gone_the_second_line_is_enough(used: In
     assert used.finalizers() == {}
     shell(used.cluster, "kubectl delete -k k8s --ignore-not-found", check=False)
     # kubectl complains of the missing kind, deletes the rest, and does not wait for it
-    eventually(lambda: not used.exists("crd", RESOURCE), "the end of the CustomResourceDefinition")
-    eventually(lambda: not used.exists("namespace", "postgres-writer"), "the end of the namespace")
+    wait_until(lambda: not used.exists("crd", RESOURCE), "the end of the CustomResourceDefinition")
+    wait_until(lambda: not used.exists("namespace", "postgres-writer"), "the end of the namespace")
 
 
 def test_installing_again_finishes_what_hung(used: Installation, tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_installing_again_finishes_what_hung(used: Installation, tmp_path: Path)
     used.delete("one")
     shell(used.cluster, guide("Install")[1])
     with used.served(tmp_path):
-        eventually(lambda: "one" not in used.finalizers(), "the deletion")
+        wait_until(lambda: "one" not in used.finalizers(), "the deletion")
     assert used.ids() == ["two"]
 
 

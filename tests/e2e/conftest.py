@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.e2e_report import Report
-from support.kube_tools import ToolsMissing, find_tools
+from support.kube_tools import find_tools
 from support.metacontroller import SKIP_REASON, find_binary
+from support.programs import found_or_skipped
 from support.stack import Stack, Variant
 
 if TYPE_CHECKING:
@@ -74,10 +75,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, report: Report) -> Iterator[
     """Start everything but hook servers and controller; skip where there is no API server."""
     binary = find_binary()
     assert binary is not None, SKIP_REASON
-    try:
-        tools = find_tools()
-    except ToolsMissing as problem:
-        pytest.skip(str(problem))
+    tools = found_or_skipped(find_tools)
     running = Stack(tmp_path_factory.mktemp("stack"), tools, binary)
     try:
         running.start()

@@ -9,7 +9,8 @@ import pytest
 
 from support.api_client import resource
 from support.custom_resource import PENDING
-from support.stack import TOP, Stack, Variant, wait_until
+from support.stack import TOP, Stack, Variant
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

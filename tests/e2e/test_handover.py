@@ -15,8 +15,9 @@ from psycopg2 import sql
 
 from support.faults import requests_held, waiting_ports
 from support.server import PROGRAM
-from support.stack import TABLES, Stack, Variant, wait_until
+from support.stack import TABLES, Stack, Variant
 from support.traffic import Traffic
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from support.api_client import ApiError, resource
-from support.stack import Stack, gone, wait_until
+from support.stack import Stack, gone
+from support.waiting import wait_until
 from support.world import PAUSED
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.api_client import resource
-from support.stack import Stack, Variant, gone, wait_until
+from support.stack import Stack, Variant, gone
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

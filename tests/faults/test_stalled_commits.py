@@ -9,8 +9,9 @@ import pytest
 
 from postgres_writer.database.store import Store
 from support.postgres import STUDENTS, Database, PostgresInstance, private_instance
-from support.stall import ENDINGS, hanging, stalled_commits, wait_until
+from support.stall import ENDINGS, hanging, stalled_commits
 from support.subject import ROW, Subject
+from support.waiting import wait_until
 
 STATEMENT_SECONDS = 0.5
 """Short, so that a caller does not wait long for what hangs."""
@@ -57,11 +58,11 @@ class Replicas:
 
     def settle(self) -> None:
         """Sync until the resource is Ready, as Metacontroller goes on doing."""
-        wait_until(lambda: self.sync() == SYNCED, "not Ready again")
+        wait_until(lambda: self.sync() == SYNCED, "the resource is Ready again")
 
     def vanish(self) -> None:
         """Finalize until the finalizer is released."""
-        wait_until(self.finalize, "the finalizer stays")
+        wait_until(self.finalize, "the finalizer is released")
 
     @contextlib.contextmanager
     def _another(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import pytest
 
 from support.payloads import payload, resource
 from support.server import ServerProcess, is_running
+from support.waiting import wait_until
 
 SYNC = payload(resource())
 
@@ -35,10 +36,7 @@ def postmaster(tmp_path: Path) -> int | None:
 
 def wait_until_gone(pid: int) -> None:
     """Wait until a process has ended."""
-    deadline = time.monotonic() + 10
-    while is_running(pid):
-        assert time.monotonic() < deadline, f"process {pid} is still there"
-        time.sleep(0.05)
+    wait_until(lambda: not is_running(pid), f"process {pid} is gone")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from support.payloads import DELETED, payload, resource
 from support.postgres import Database
 from support.server import ServerProcess, running_server
 from support.spec_cases import spec_with
+from support.waiting import wait_until
 
 TOKENS = ("first-token", "second-token")
 BEARER = ("--header", f"Authorization: Bearer {TOKENS[0]}")
@@ -61,14 +62,6 @@ def site(maintenance: Database, template: Database, tmp_path_factory: pytest.Tem
 def ready_of(answer: dict[str, Any]) -> tuple[str, str]:
     found = next(one for one in answer["status"]["conditions"] if one["type"] == "Ready")
     return found["status"], found["reason"]
-
-
-def eventually(check: Callable[[], bool]) -> None:
-    """Wait until a changed file is in force; it is looked at once a second."""
-    deadline = time.monotonic() + 10
-    while not check():
-        assert time.monotonic() < deadline, "the change did not come into force"
-        time.sleep(0.1)
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
@@ -211,15 +204,23 @@ def test_every_answer_of_a_hook_has_a_request_id_of_its_own(site: Site) -> None:
 
 def test_tokens_are_rotated_without_a_restart(site: Site) -> None:
     site.tokens.write_text(f"{TOKENS[0]}\nthird-token\n")
-    eventually(lambda: site.post("--header", "Authorization: Bearer third-token").status == 200)
+    wait_until(
+        lambda: site.post("--header", "Authorization: Bearer third-token").status == 200, "the change takes effect"
+    )
     # each worker looks at the file by itself
-    eventually(lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {401})
+    wait_until(
+        lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {401},
+        "the change takes effect",
+    )
     assert site.post(*BEARER).status == 200
     site.tokens.write_text("# nothing left\n")
     time.sleep(1.2)
     assert {site.post(*BEARER).status for _ in range(4)} == {200}, "an unusable file must leave the last one in force"
     site.tokens.write_text("\n".join(TOKENS))
-    eventually(lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {200})
+    wait_until(
+        lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {200},
+        "the change takes effect",
+    )
 
 
 def test_the_table_policy_changes_without_a_restart(site: Site) -> None:
@@ -232,10 +233,10 @@ def test_the_table_policy_changes_without_a_restart(site: Site) -> None:
     assert reason("students") == ("False", "TableNotAllowed")
     assert reason(namespace="other") == ("False", "TableNotAllowed")
     site.policy.write_text(RULES.replace('"team_*"', "students"))
-    eventually(lambda: {reason() for _ in range(8)} == {("False", "TableNotAllowed")})
+    wait_until(lambda: {reason() for _ in range(8)} == {("False", "TableNotAllowed")}, "the change takes effect")
     assert reason("students") == ("True", "RowSynced")
     site.policy.write_text("rules: broken")
     time.sleep(1.2)
     assert reason("students") == ("True", "RowSynced"), "an unusable file must leave the last one in force"
     site.policy.write_text(RULES)
-    eventually(lambda: {reason() for _ in range(8)} == {("True", "RowSynced")})
+    wait_until(lambda: {reason() for _ in range(8)} == {("True", "RowSynced")}, "the change takes effect")

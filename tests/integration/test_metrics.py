@@ -20,10 +20,9 @@ from support.postgres import free_port
 from support.scrape import scrape
 from support.server import ServerProcess, running_server
 from support.spec_cases import spec_with
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from support.postgres import Database
 
 SYNCS = "postgres_writer_hook_requests_total"
@@ -45,10 +44,7 @@ def file_folder(server: ServerProcess) -> Path:
 
 def wait_for_workers(server: ServerProcess, without: set[int]) -> None:
     """Wait until two workers serve that are none of those."""
-    deadline = time.monotonic() + 20
-    while len(set(server.workers()) - without) < 2:
-        assert time.monotonic() < deadline, server.logs
-        time.sleep(0.05)
+    wait_until(lambda: len(set(server.workers()) - without) == 2, lambda: server.logs)
     server.wait_until_serving()
 
 
@@ -233,10 +229,7 @@ def test_workers_that_overlap_share_no_file_and_nothing_is_lost(database: Databa
 
 def wait_until_gone(server: ServerProcess, pids: set[int]) -> None:
     """Wait until none of these workers is left."""
-    deadline = time.monotonic() + 30
-    while set(server.workers()) & pids:
-        assert time.monotonic() < deadline, server.logs
-        time.sleep(0.05)
+    wait_until(lambda: not set(server.workers()) & pids, lambda: server.logs)
 
 
 def test_a_token_protects_the_metrics_only_when_configured(database: Database, tmp_path: Path) -> None:
@@ -255,7 +248,8 @@ def test_the_last_audit_is_shown_as_soon_as_its_file_changes(database: Database,
         assert never.total("postgres_writer_audit_findings", finding="no-resource") == 0
         result = AuditResult(1_700_000_000.5, 12.5, 7, 9, 2, {"no-resource": 3})
         file.write_text(result.to_json())
-        eventually(lambda: scrape(server).total("postgres_writer_audit_last_timestamp_seconds") == result.finished)
+        finished = "postgres_writer_audit_last_timestamp_seconds"
+        wait_until(lambda: scrape(server).total(finished) == result.finished, "the audit is shown")
         found = scrape(server)
         assert found.total("postgres_writer_audit_findings", finding="no-resource") == 3
         assert found.total("postgres_writer_audit_findings") == 3
@@ -265,20 +259,12 @@ def test_the_last_audit_is_shown_as_soon_as_its_file_changes(database: Database,
         assert found.total("postgres_writer_audit_duration_seconds") == 12.5
         # what cannot be read leaves the last result, and the server serves
         file.write_text("{}")
-        eventually(lambda: "audit result" in server.logs)
+        wait_until(lambda: "audit result" in server.logs, "the log says so")
         assert scrape(server).total("postgres_writer_audit_rows") == 9
 
 
 def test_a_server_without_the_audit_s_file_has_no_such_series(server: ServerProcess) -> None:
     assert b"postgres_writer_audit" not in server.get("/metrics").content
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    """Ask until it is so; the file is looked at once a second by each worker."""
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_row_that_is_taken_over_is_called_adopted(database: Database) -> None:

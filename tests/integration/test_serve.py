@@ -20,6 +20,7 @@ from support.certificates import make_certificate
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server
+from support.waiting import wait_until
 
 SYNC = payload(resource())
 
@@ -82,12 +83,9 @@ class TestStart:
             assert answer["status"]["conditions"][0]["reason"] == "DatabaseUnavailable"
 
 
-def wait_for(database: Database, condition: str, *, timeout: float = 10.0) -> None:
-    """Wait until a query of pg_stat_activity and pg_locks finds something."""
-    deadline = time.monotonic() + timeout
-    while not database.query(f"SELECT 1 FROM pg_stat_activity WHERE {condition}"):
-        assert time.monotonic() < deadline, f"never saw {condition}"
-        time.sleep(0.02)
+def wait_for(database: Database, condition: str) -> None:
+    """Wait until a query of pg_stat_activity finds something."""
+    wait_until(lambda: database.query(f"SELECT 1 FROM pg_stat_activity WHERE {condition}"), condition)
 
 
 class TestStop:
@@ -221,10 +219,7 @@ class TestTls:
         before = served_certificate(tls_server)
         kept = tls_server.post("sync", SYNC)
         make_certificate(tmp_path, common_name="second")
-        deadline = time.monotonic() + 10
-        while served_certificate(tls_server) == before:
-            assert time.monotonic() < deadline, "the old certificate is still served"
-            time.sleep(0.1)
+        wait_until(lambda: served_certificate(tls_server) != before, "the new certificate is served")
         # the connection made with the old certificate goes on
         assert kept.status_code == tls_server.post("sync", SYNC).status_code == 200
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from typing import Any
 
-import pytest
 import yaml
 
 from support.manifests import K8S
+from support.programs import require_program
 
 RULES: dict[str, Any] = {
     "groups": [
@@ -28,10 +26,5 @@ def rule_expressions() -> dict[str, str]:
 
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run promtool; where it is missing skip the test, but fail in CI, where a skip would hide it."""
-    found = shutil.which("promtool")
-    if found is None:
-        message = "promtool is not here: install Debian's package prometheus."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return subprocess.run([found, *arguments], capture_output=True, text=True, check=False, timeout=60)
+    program = require_program("promtool", "prometheus")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False, timeout=60)

@@ -18,12 +18,11 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from support.stack import wait_until
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from support.stack import Stack
+    from support.waiting import wait_until
+from support.stack import Stack
 
 STOPPED_SECONDS = 20.0
 _HOOK_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'hook'"

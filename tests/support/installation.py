@@ -5,16 +5,15 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from support.manifests import guide, prepare, shell
 from support.played_metacontroller import playing
 from support.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from support.apiserver import ApiServer
@@ -113,11 +112,3 @@ def wipe(cluster: ApiServer) -> None:
         cluster.kubectl("patch", *where, "--type=merge", "-p", '{"metadata": {"finalizers": null}}', check=False)
     cluster.kubectl("wait", "--for=delete", f"crd/{RESOURCE}", f"--timeout={WAIT_SECONDS}s")
     cluster.kubectl("-n", SECRETS, "delete", "secrets", "--all")
-
-
-def eventually(condition: Callable[[], Any], what: str) -> None:
-    """Wait until the condition holds; AssertionError says what did not come true."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come true in {WAIT_SECONDS} s"
-        time.sleep(0.2)

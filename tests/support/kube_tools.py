@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from support.programs import ProgramMissing, find_program
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -32,10 +34,6 @@ HOW_TO_GET_THEM: Final = (
     "Install go (1.26 or newer) and etcd (Debian: etcd-server), or point KUBEBUILDER_ASSETS to a folder with etcd, "
     "kube-apiserver and kubectl (setup-envtest makes one)."
 )
-
-
-class ToolsMissing(Exception):
-    """There is no API server to be had here; the text says how to get one."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +49,14 @@ class Tools:
 def find_tools() -> Tools:
     """Return the programs, building them when there is no other way.
 
-    Raises `ToolsMissing` when they are neither here nor can be built, and `subprocess.CalledProcessError` when the
+    Raises `ProgramMissing` when they are neither here nor can be built, and `subprocess.CalledProcessError` when the
     build fails.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
     folder = Path(assets) if assets else _cached(f"kube-v{KUBERNETES}", PROGRAMS, _build_kubernetes)
     missing = [name for name in PROGRAMS[:2] if not (folder / name).is_file()]
     if missing:
-        raise ToolsMissing(f"KUBEBUILDER_ASSETS={folder} lacks {' and '.join(missing)}. {HOW_TO_GET_THEM}")
+        raise ProgramMissing(f"KUBEBUILDER_ASSETS={folder} lacks {' and '.join(missing)}. {HOW_TO_GET_THEM}")
     manager = folder / "kube-controller-manager"
     return Tools(
         etcd=_etcd(folder),
@@ -77,10 +75,10 @@ def find_kube_state_metrics() -> Path:
 def _etcd(assets: Path) -> Path:
     if (assets / "etcd").is_file():
         return assets / "etcd"
-    found = shutil.which("etcd")
-    if found is None:
-        raise ToolsMissing(f"etcd is not on PATH. {HOW_TO_GET_THEM}")
-    return Path(found)
+    try:
+        return Path(find_program("etcd", "etcd-server"))
+    except ProgramMissing as exc:
+        raise ProgramMissing(f"{exc} {HOW_TO_GET_THEM}") from exc
 
 
 def _cached(name: str, programs: Sequence[str], build: Callable[[Path, Path], None]) -> Path:
@@ -93,7 +91,7 @@ def _cached(name: str, programs: Sequence[str], build: Callable[[Path, Path], No
     if complete():
         return folder
     if shutil.which("go") is None:
-        raise ToolsMissing(f"{programs[0]} is not here, and go is not on PATH to build it. {HOW_TO_GET_THEM}")
+        raise ProgramMissing(f"{programs[0]} is not here, and go is not on PATH to build it. {HOW_TO_GET_THEM}")
     cache.mkdir(parents=True, exist_ok=True)
     with _lock(cache / f"{name}.lock"):
         if not complete():  # another run may have built it while this one waited

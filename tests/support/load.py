@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any
 import requests
 
 from support.callers import PATIENCE, body
+from support.waiting import wait_until
 
 CALLERS = 6
 
@@ -31,12 +31,10 @@ class Load:
         """The answers that are not success."""
         return Counter({answer: number for answer, number in self.answers.items() if answer != "200 True RowSynced"})
 
-    def wait_for(self, calls: int, timeout: float = 60.0) -> None:
+    def wait_for(self, calls: int) -> None:
         """Wait until so many more calls were answered."""
-        target, deadline = self.calls + calls, time.monotonic() + timeout
-        while self.calls < target:
-            assert time.monotonic() < deadline, self.answers
-            time.sleep(0.01)
+        target = self.calls + calls
+        wait_until(lambda: self.calls >= target, lambda: f"{calls} more answers than {self.answers}")
 
 
 @contextlib.contextmanager

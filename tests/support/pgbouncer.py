@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg2
-import pytest
 
 from support.postgres import Database, PostgresInstance, free_port
+from support.programs import require_program
 
 
 @dataclass(frozen=True)
@@ -27,29 +27,18 @@ class PgBouncer:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def database(self, instance: PostgresInstance, user: str, password: str) -> Database:
+    def database(self, instance: PostgresInstance | Database, user: str, password: str) -> Database:
         """Return the instance's maintenance database as clients reach it through the pooler."""
         reached = {"host": "127.0.0.1", "port": str(self.port), "user": user, "password": password}
         return Database({**instance.connect, **reached})
 
 
-def find_pgbouncer() -> str:
-    """Find the program; without it skip, but fail in CI, where a skip would hide it."""
-    found = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if found is None:
-        message = "pgbouncer is not here: install Debian's package pgbouncer."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
-
-
 @contextlib.contextmanager
 def running_pgbouncer(
-    instance: PostgresInstance, mode: str, users: dict[str, str], *, pool_size: int = 4
+    instance: PostgresInstance | Database, mode: str, users: dict[str, str], *, pool_size: int = 4
 ) -> Iterator[PgBouncer]:
     """Run a PgBouncer that pools transactions or sessions (``mode``) for the users given with their passwords."""
-    program, port = find_pgbouncer(), free_port()
+    program, port = require_program("pgbouncer", "pgbouncer"), free_port()
     folder = Path(tempfile.mkdtemp(prefix="pgw-bouncer-"))
     server = instance.connect
     # passwords in clear: PgBouncer logs in to the server with them, which asks for SCRAM
@@ -89,7 +78,7 @@ def running_pgbouncer(
         shutil.rmtree(folder)
 
 
-def _wait_until_ready(pooler: PgBouncer, instance: PostgresInstance, user: str, password: str) -> None:
+def _wait_until_ready(pooler: PgBouncer, instance: PostgresInstance | Database, user: str, password: str) -> None:
     deadline = time.monotonic() + 20
     while True:
         try:

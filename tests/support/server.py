@@ -19,6 +19,7 @@ import psutil
 import requests
 
 from support.postgres import Database, free_port, scrubbed_environment
+from support.waiting import wait_until
 
 PROGRAM = Path(sys.executable).with_name("postgres-writer")
 _START_SECONDS = 30.0
@@ -133,10 +134,7 @@ class ServerProcess:
             self.process.wait(10)
             raise
         # workers of a killed master notice within a second or two
-        deadline = time.monotonic() + 5
-        while left := [pid for pid in family if is_running(pid)]:
-            assert time.monotonic() < deadline, f"processes left behind: {left}"
-            time.sleep(0.02)
+        wait_until(lambda: not any(map(is_running, family)), f"none of {family} is left", 30)
         return code
 
 

@@ -19,11 +19,10 @@ from support.balancer import Balancer
 from support.metacontroller import Metacontroller, crd_manifests
 from support.postgres import Database, PostgresInstance, prepare_programs, private_instance
 from support.server import ServerProcess
+from support.waiting import wait_until
 from support.world import Row, World
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from support.kube_tools import Tools
 
 TOP = Path(__file__).parents[2]
@@ -264,12 +263,3 @@ def gone(client: ApiClient, namespace: str, name: str) -> bool:
         return client.get(namespace, name) is None
     except (ApiError, OSError):
         return False
-
-
-def wait_until(condition: Callable[[], bool], what: str | Callable[[], str], timeout: float = 20) -> None:
-    """Wait until a condition holds; AssertionError with `what` when it does not in time."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:.0f} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.05)

@@ -10,6 +10,7 @@ import psycopg2
 import psycopg2.extensions
 
 from support.postgres import Database, PostgresInstance
+from support.waiting import wait_until
 
 PATIENCE = 20.0
 _HANGING = "FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND application_name = 'postgres-writer'"
@@ -31,7 +32,7 @@ def stalled_commits(instance: PostgresInstance) -> Iterator[None]:
     database.query("SELECT pg_reload_conf()")
     try:
         with _probes(database) as hangs:
-            wait_until(hangs, "commits do not hang")
+            wait_until(hangs, "commits hang")
         yield
     finally:
         lift(instance)
@@ -42,7 +43,7 @@ def lift(instance: PostgresInstance) -> None:
     database = instance.maintenance
     database.query("ALTER SYSTEM RESET synchronous_standby_names")
     database.query("SELECT pg_reload_conf()")
-    wait_until(lambda: hanging(database) == 0, "commits still hang")
+    wait_until(lambda: hanging(database) == 0, "no commit hangs")
 
 
 def crash(instance: PostgresInstance) -> None:
@@ -56,19 +57,11 @@ def cancel(instance: PostgresInstance) -> None:
     """Cancel what hangs, as an operator does: it is committed all the same."""
     database = instance.maintenance
     database.query(f"SELECT pg_cancel_backend(pid) {_HANGING}")
-    wait_until(lambda: hanging(database) == 0, "commits still hang")
+    wait_until(lambda: hanging(database) == 0, "no commit hangs")
     lift(instance)
 
 
 ENDINGS: dict[str, Ending] = {"lifted": lift, "restarted at once": crash, "cancelled": cancel}
-
-
-def wait_until(holds: Callable[[], bool], otherwise: str) -> None:
-    """Wait until a condition holds. Raises AssertionError with the text when it never does."""
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager

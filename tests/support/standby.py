@@ -6,11 +6,11 @@ import contextlib
 import os
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from support.postgres import PostgresInstance, program
+from support.waiting import wait_until
 
 
 @contextlib.contextmanager
@@ -52,13 +52,11 @@ def standby_of(primary: PostgresInstance) -> Iterator[PostgresInstance]:
         standby.remove()
 
 
-def wait_for_replay(primary: PostgresInstance, standby: PostgresInstance, timeout: float = 20.0) -> None:
+def wait_for_replay(primary: PostgresInstance, standby: PostgresInstance) -> None:
     """Wait until the standby shows what the primary has now."""
     ((target,),) = primary.maintenance.query("SELECT pg_current_wal_lsn()::text")
-    deadline = time.monotonic() + timeout
-    while standby.maintenance.query("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", target) != [(True,)]:
-        assert time.monotonic() < deadline, "the standby does not follow"
-        time.sleep(0.05)
+    replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+    wait_until(lambda: standby.maintenance.query(replayed, target) == [(True,)], "the standby follows")
 
 
 def promote(standby: PostgresInstance) -> None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from support.kube_tools import HOW_TO_GET_THEM, ToolsMissing
+from support.kube_tools import HOW_TO_GET_THEM
+from support.programs import ProgramMissing, find_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,7 +32,7 @@ _GUIDE = Path(__file__).parents[2] / "docs" / "gitops.md"
 def find_kstatus() -> Path:
     """Return the program, building it when it is not in the cache.
 
-    Raises `ToolsMissing` when there is no go to build it, `subprocess.CalledProcessError` when the build fails.
+    Raises `ProgramMissing` when there is no go to build it, `subprocess.CalledProcessError` when the build fails.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "postgres-writer"
     text = b"".join((_SOURCE / name).read_bytes() for name in ("main.go", "go.mod", "go.sum"))
@@ -39,7 +40,7 @@ def find_kstatus() -> Path:
     if program.is_file():
         return program
     if shutil.which("go") is None:
-        raise ToolsMissing(f"kstatus is not here, and go is not on PATH to build it. {HOW_TO_GET_THEM}")
+        raise ProgramMissing(f"kstatus is not here, and go is not on PATH to build it. {HOW_TO_GET_THEM}")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix="kstatus.build.") as temporary:
         built = Path(temporary) / "kstatus"
@@ -57,11 +58,8 @@ def judge(objects: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def find_lua() -> Path:
-    """Return Lua. Raises `ToolsMissing` when it is not on PATH."""
-    found = shutil.which("lua5.4")
-    if found is None:
-        raise ToolsMissing("lua5.4 is not on PATH (Debian: lua5.4).")
-    return Path(found)
+    """Return Lua. Raises `ProgramMissing` when it is not installed."""
+    return Path(find_program("lua5.4", "lua5.4"))
 
 
 def argo_health(objects: Iterable[dict[str, Any]]) -> list[str]:
