@@ -13,7 +13,7 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-scale bench-crd check check-workflows format docs image lock kind kind-down install uninstall clean
+.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-audit bench-scale bench-crd check check-workflows format docs image lock kind kind-down install uninstall clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ test-bench: .venv/.dev ## Run the short form of the benchmark, with bounds that 
 
 bench-cluster: .venv/.dev ## Race a naive hook through a real Metacontroller: rates and CPU per object (ROUNDS=3)
 	PYTHONPATH=tests $(BIN)/python -m bench.race
+
+bench-audit: .venv/.dev ## Measure an audit of N=20000 resources and rows against a played API server: seconds, MB, CPU
+	@PYTHONPATH=tests $(BIN)/python -m bench.audit
 
 bench-scale: .venv/.dev ## Measure what OBJECTS=2000 resources cost: memory, a steady hour, a restart, outages, an audit
 	PYTHONPATH=tests $(BIN)/python -m bench.scale

@@ -13,7 +13,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from postgres_writer.audit.errors import AuditError, ListExpired
-from postgres_writer.audit.resources import API_PATH, PAGE, PLURAL, RESYNC_ANNOTATION, Manifest
+from postgres_writer.audit.resources import API_PATH, PAGE, PLURAL, RESYNC_ANNOTATION, Manifest, decoded
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -147,7 +147,7 @@ class Cluster:
 def _object(response: requests.Response) -> Manifest:
     """Return the object of an answer. Raises ListExpired or AuditError for what is none."""
     try:
-        body = response.json()
+        body = decoded(response.content)
     except ValueError:
         body = None
     if response.ok and isinstance(body, dict):

@@ -13,8 +13,9 @@ from psycopg2 import extensions
 
 from postgres_writer.audit.deletion import delete
 from postgres_writer.audit.errors import AuditError, ListExpired
+from postgres_writer.audit.manifests import manifests
 from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, is_well, judge, parse_resource
-from postgres_writer.audit.resources import PAGE, Manifest, Source, from_file
+from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
@@ -65,6 +66,8 @@ class Audit:
         self._connection = connection
         self._reader = Rows(connection, options.timeout)
         self._progress = progress
+        self._found = Tables({}, {})
+        self._spellings: dict[str, str] = {}
 
     def look(self, listed: IO[bytes] | None = None) -> None:
         """Note all findings; those that a second look does not confirm are dropped.
@@ -79,6 +82,7 @@ class Audit:
         self.resources = self.spool.count()
         names = self.spool.tables() | set(self._options.tables)
         tables, self.relations = self._reader.resolve(names, discover=self._options.all_tables)
+        self._found = tables
         missing = [table for table in self._options.tables if table not in tables.relations]
         if missing:
             raise ConfigError(f"--table {missing[0]}: there is no such table.")
@@ -107,6 +111,25 @@ class Audit:
         relation = next(known for known in self.relations if known.label == finding.table)
         return delete(self._connection, relation, finding, lambda: self.resource_now(finding.id))
 
+    def manifests(self) -> Iterator[tuple[str, Manifest | str]]:
+        """Yield (id, PostgresWriter) for each row without a resource, or (id, why it can have none)."""
+        return manifests(self.spool.findings(), self._spelling)
+
+    def _spelling(self, label: str) -> str:
+        """Give what spec.table says for a relation: as others spell it, else without the schema where that is certain.
+
+        A table policy speaks of the names as they are written, and nearly all are written without a schema.
+        """
+        if label not in self._spellings:
+            known = {name: relation.label for name, relation in self._found.relations.items()}
+            bare = label.rpartition(".")[2]
+            again, _ = self._reader.resolve([bare])
+            known |= {name: relation.label for name, relation in again.relations.items()}
+            unsure = {*self._found.ambiguous, *again.ambiguous}
+            fitting = [name for name, its in known.items() if its == label and name not in unsure]
+            self._spellings[label] = min(fitting, key=len, default=label)
+        return self._spellings[label]
+
     def resource_now(self, about: str) -> Resource | None:
         """Read a resource from the API."""
         manifest = self.source.get(about)
@@ -133,7 +156,7 @@ class Audit:
 
     def _listed(self, page: int) -> Iterator[Manifest]:
         seen = 0
-        for items, remaining in self.source.pages(self._options.namespace, page):
+        for items, remaining in ahead(self.source.pages(self._options.namespace, page)):
             seen += len(items)
             self._progress("resources", len(items), seen + remaining)
             yield from items

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from postgres_writer.core.audit_result import Kind
@@ -71,11 +72,23 @@ class Row:
     values: tuple[Any, Any, Any]
 
 
+class Forecast(str, Enum):
+    """What would become of a manifest that is not applied yet."""
+
+    WOULD_INSERT = "would-insert"
+    UNCHANGED = "unchanged"
+    WOULD_TAKE_OVER = "would-take-over"
+    TABLE_MISSING = "table-missing"
+    NOT_ALLOWED = "not-allowed"
+    INVALID = "invalid"
+    UNREADABLE = "unreadable"
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is not as it should be. ``differences`` holds (column, value of the resource, of the row)."""
 
-    kind: Kind
+    kind: Kind | Forecast
     id: str
     table: str
     detail: str = ""
@@ -161,6 +174,11 @@ def is_well(resource: Resource, row: Row, tables: Tables) -> bool:
     )
 
 
+def differences_of(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> tuple[tuple[str, Any, Any], ...]:
+    """Return (column, value of the resource, of the row) of each column that differs."""
+    return tuple(each for each in zip(COLUMNS, wanted, found, strict=True) if each[1] != each[2])
+
+
 def _no_resource(row: Row, tables: Tables) -> Finding:
     detail = "" if row.relation.stores_rows else "shown by a view or foreign table; prune it where it is stored"
     if row.relation.oid in tables.uncertain:
@@ -181,8 +199,7 @@ def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Itera
             why = _why_missing(resource, home)
             yield Finding(Kind.MISSING, resource.id, resource.table or "", why, repairable=repairable)
     elif resource.values is not None and resource.values != own.values:
-        pairs = zip(COLUMNS, resource.values, own.values, strict=True)
-        differences = tuple((column, wanted, found) for column, wanted, found in pairs if wanted != found)
+        differences = differences_of(resource.values, own.values)
         detail = "paused" if resource.paused else ""
         table = resource.table or ""
         yield Finding(Kind.DIFFERS, resource.id, table, detail, differences, repairable=not resource.paused)

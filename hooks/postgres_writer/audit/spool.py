@@ -76,7 +76,7 @@ class Spool:
         """Note findings."""
         rows = (
             (
-                _KINDS.index(f.kind),
+                _KINDS.index(Kind(f.kind)),
                 f.id,
                 f.table,
                 json.dumps(f.place),

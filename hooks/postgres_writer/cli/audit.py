@@ -17,15 +17,27 @@ import click
 from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
 from postgres_writer.audit.compare import Audit, Options, Side, chosen_findings, now
 from postgres_writer.audit.connection import connect
+from postgres_writer.audit.dry_run import forecast
 from postgres_writer.audit.errors import AuditError
-from postgres_writer.audit.model import Finding
+from postgres_writer.audit.model import Finding, Forecast
 from postgres_writer.audit.resources import Kubectl, Source, is_id, is_namespace
 from postgres_writer.audit.spool import Spool
-from postgres_writer.cli.audit_report import write_json, write_log, write_rows, write_table
+from postgres_writer.cli.audit_report import (
+    write_forecast,
+    write_json,
+    write_log,
+    write_manifests,
+    write_rows,
+    write_table,
+)
+from postgres_writer.cli.client import requests_of
 from postgres_writer.cli.commands import Command
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.policy import ALLOW_ALL
+from postgres_writer.core.request import load_request
 from postgres_writer.errors import ConfigError
+from postgres_writer.server.files import load_policy
 from postgres_writer.telemetry import logs
 
 EXAMPLES = """\
@@ -39,12 +51,17 @@ examples:
   postgres-writer audit --prune default/old-student
   postgres-writer audit --prune --namespace team-a
       Show the rows that belong to no resource and delete them when you agree.
+  postgres-writer audit --all-tables --manifests | kubectl apply -f -
+      Give resources back to rows that lost theirs, once you have looked at what is printed.
+  postgres-writer audit -f manifests.yaml
+      A dry run: which rows would be inserted or taken over, which tables are missing or not allowed.
 
 The database is that of the PSQL_* variables, as for `serve`; a role that may only read is enough without --prune.
 A row belongs to no resource when its id is shaped <namespace>/<name> and no such PostgresWriter exists. It may be a
 retained one (deletionPolicy Retain, or given up as Unmanaged) or your own: look before you prune.
 
-exit codes: 0 nothing found (--prune: all shown rows are gone), 1 findings (--prune: rows were kept), 2 not done
+exit codes: 0 nothing found (--prune: all shown rows are gone; --manifests: every row has one; -f: nothing is in the
+way), 1 findings, 2 not done
 """
 
 
@@ -68,6 +85,8 @@ def run(arguments: SimpleNamespace) -> int:
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
         logs.configure(os.environ.get("LOG_LEVEL") or "INFO", os.environ.get("LOG_FORMAT") or "json", sys.stdout)
+    if arguments.filename:
+        return _dry_run(arguments)
     with contextlib.ExitStack() as stack:
         source = None if file else _source(arguments, stack)
         store = _cluster(source).store if arguments.result_config_map else None
@@ -79,6 +98,8 @@ def run(arguments: SimpleNamespace) -> int:
             audit.look(listed)
         if arguments.prune:
             return _prune(audit, arguments)
+        if arguments.manifests:
+            return write_manifests(audit.manifests(), sys.stdout, sys.stderr)
         _report(audit, arguments)
         if arguments.repair:
             number = audit.repair()
@@ -86,6 +107,22 @@ def run(arguments: SimpleNamespace) -> int:
         if store:
             store(arguments.result_config_map, audit.result(time.time(), time.monotonic() - began))
         return int(bool(spool.summary()))
+
+
+def _dry_run(arguments: SimpleNamespace) -> int:
+    """Report what would become of manifests; 0 when each would get a row, or has the same already.
+
+    Raises UsageError for what is no manifest, ConfigError for an unusable policy.
+    """
+    with _opened(arguments.filename) as file:
+        text = file.read().decode(errors="replace")
+    found = list(requests_of(text, force=True, namespace=arguments.namespace or "default"))
+    requests = [load_request(request) for request in found]
+    policy = load_policy(Path(arguments.policy)) if arguments.policy else ALLOW_ALL
+    with closing(connect(DatabaseConfig.from_env(os.environ))) as connection:
+        findings = list(forecast(requests, policy.permits, connection, arguments.timeout))
+    write_forecast(findings, sys.stdout, output=arguments.output, show_values=arguments.show_values)
+    return int(any(finding.kind not in (Forecast.WOULD_INSERT, Forecast.UNCHANGED) for finding in findings))
 
 
 def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
@@ -103,8 +140,7 @@ def _cluster(source: Source | None) -> Cluster:
 
 
 def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
-    if arguments.repair and arguments.prune:
-        raise ConfigError("--repair and --prune are two things: give one of them.")
+    _check_modes(arguments, files)
     if len(files) > 1:
         raise ConfigError(f"There can be only one FILE, and ids need --prune: {' '.join(files)}.")
     if files and (arguments.repair or arguments.context):
@@ -118,6 +154,15 @@ def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
         raise ConfigError(f"--prune takes ids shaped <namespace>/<name>, not {unshaped[0]!r}.")
     if arguments.yes and not arguments.prune:
         raise ConfigError("--yes goes with --prune only.")
+
+
+def _check_modes(arguments: SimpleNamespace, files: Sequence[str]) -> None:
+    modes = {"--repair": arguments.repair, "--prune": arguments.prune, "--manifests": arguments.manifests}
+    chosen = [name for name, given in {**modes, "-f": arguments.filename}.items() if given]
+    if len(chosen) > 1:
+        raise ConfigError(f"{chosen[0]} and {chosen[1]} are two things: give one of them.")
+    if arguments.filename and (files or arguments.context or arguments.result_config_map):
+        raise ConfigError("-f compares manifests with the database alone: leave FILE, --context and the others out.")
 
 
 def _report(audit: Audit, arguments: SimpleNamespace) -> None:
@@ -271,6 +316,24 @@ audit = Command(
             ["--prune"],
             is_flag=True,
             help="Delete the rows with these IDs, or all of --namespace, that have no resource.",
+        ),
+        click.Option(
+            ["--manifests"],
+            is_flag=True,
+            help="Print PostgresWriters for the rows that have none, for `kubectl apply -f -`, instead of findings.",
+        ),
+        click.Option(
+            ["-f", "--filename"],
+            type=click.Path(allow_dash=True),
+            metavar="FILE",
+            help="Report what would become of these manifests, - for standard input, if they were applied.",
+        ),
+        click.Option(
+            ["--policy"],
+            type=click.Path(),
+            envvar="HOOK_TABLE_POLICY_FILE",
+            metavar="FILE",
+            help="With -f: the table policy to ask (default: that of HOOK_TABLE_POLICY_FILE, else all is allowed).",
         ),
         click.Option(["--yes"], is_flag=True, help="Delete without asking."),
     ],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
-from postgres_writer.audit.model import COLUMNS, Finding
+from postgres_writer.audit.model import COLUMNS, Finding, Forecast
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.telemetry.logs import fields
@@ -80,6 +81,36 @@ def write_table(spool: Spool, counts: dict[str, object], out: TextIO, *, show_va
         out.write(f"{hint}\n")
 
 
+def write_manifests(made: Iterable[tuple[str, dict[str, Any] | str]], out: TextIO, errors: TextIO) -> int:
+    """Write a List that `kubectl apply -f -` takes, and why a row has no place in it; gives 1 when there is such a row.
+
+    As JSON: YAML has several opinions about which words are not texts.
+    """
+    out.write('{"apiVersion": "v1", "kind": "List", "items": [')
+    separator, skipped = "\n", 0
+    for about, manifest in made:
+        if isinstance(manifest, str):
+            errors.write(f"Left out {about}: {_text(manifest)}.\n")
+            skipped = 1
+        else:
+            out.write(separator + json.dumps(manifest))
+            separator = ",\n"
+    out.write("\n]}\n")
+    return skipped
+
+
+def write_forecast(findings: list[Finding], out: TextIO, *, output: str, show_values: bool) -> None:
+    """Write what would become of manifests, in columns or as one JSON object."""
+    counted = Counter(finding.kind.value for finding in findings)
+    if output == "json":
+        listed = [as_json(finding, show_values=show_values) for finding in findings]
+        out.write(json.dumps({"findings": listed, "summary": counted}, indent=1) + "\n")
+        return
+    widths = max(len(finding.id) for finding in findings), max(len(finding.table) for finding in findings)
+    write_rows(findings, widths, out, show_values=show_values)
+    out.write(f"\n{len(findings)} manifests: {', '.join(f'{number} {kind}' for kind, number in counted.items())}.\n")
+
+
 def write_log(spool: Spool, counts: dict[str, object], _out: TextIO, *, show_values: bool) -> None:
     """Log one line per finding, a hundred at most, and a summary."""
     summary = spool.summary()
@@ -110,7 +141,7 @@ def _summary_line(summary: dict[str, int], counts: dict[str, object]) -> str:
 
 def write_rows(findings: Iterable[Finding], widths: tuple[int, int], out: TextIO, *, show_values: bool) -> None:
     """Write findings in columns three blanks apart, like kubectl's."""
-    kind_width = max(len(kind.value) for kind in Kind)
+    kind_width = max(len(kind.value) for kind in (*Kind, *Forecast))
     id_width, table_width = max(2, widths[0]), max(5, widths[1])
 
     def line(kind: str, about: str, table: str, detail: str) -> None:

@@ -130,8 +130,10 @@ def the_object(request: dict[str, Any]) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
+def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterator[dict[str, Any]]:
     """Yield a hook request for each document: manifests are wrapped, whole requests sent as they are.
+
+    A manifest without a namespace gets ``namespace``.
 
     Raises UsageError for what is neither, and for objects from a cluster unless forced.
     """
@@ -142,7 +144,7 @@ def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
     if not documents:
         raise UsageError("The input holds no manifest.")
     for document in _flattened(documents):
-        request = _as_request(document)
+        request = _as_request(document, namespace)
         metadata = the_object(request).get("metadata") or {}
         if isinstance(metadata, dict) and metadata.get("uid") and not force:
             raise UsageError(
@@ -160,7 +162,7 @@ def _flattened(documents: list[Any]) -> Iterator[Any]:
             yield document
 
 
-def _as_request(document: Any) -> dict[str, Any]:
+def _as_request(document: Any, namespace: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise UsageError(f"A document is no object but {type(document).__name__}.")
     if "parent" in document or "object" in document:
@@ -170,7 +172,7 @@ def _as_request(document: Any) -> dict[str, Any]:
     given = document.get("metadata")
     metadata = given if isinstance(given, dict) else {}
     # the API server would fill these in
-    filled = {"namespace": "default", "generation": 1, **metadata}
+    filled = {"namespace": namespace, "generation": 1, **metadata}
     parent = {**document, "metadata": filled}
     controller = {"metadata": {"name": CONTROLLER}}
     return {"controller": controller, "parent": parent, "children": {}, "related": {}, "finalizing": False}
