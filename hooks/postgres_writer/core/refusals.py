@@ -100,6 +100,7 @@ _HINTS = {
     "42809": "it must be a table",
     "0A000": "a rule, or the kind of the table, does not allow the statement",
     "55000": "it must be a table or an updatable view",
+    "21000": "more than one row has its id",
     "22001": "a value is too long for its column",
     "22003": "age is too large for its column",
     "22P05": "the encoding of the database lacks a character of name or country",

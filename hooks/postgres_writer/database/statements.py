@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
 
-from psycopg2.sql import SQL, Composed, Identifier, Literal
+from psycopg2.sql import SQL, Composable, Composed, Identifier, Literal
 
 from postgres_writer.deadlines import LOCK_SHARE
 
@@ -59,17 +59,19 @@ _HIDES = SQL(
     " OR CASE WHEN c.relkind = 'v' THEN pg_relation_is_updatable(c.oid, false) & 8 = 8 ELSE false END"
     " FROM pg_catalog.pg_class c WHERE c.oid = {regclass}::regclass)"
 )
-_NEVER_UNSEEN = SQL(
-    "CASE WHEN {hides} AND clock_timestamp() < to_timestamp({until}) "
-    "THEN ('postgres-writer:unseen ' || clock_timestamp()::text)::boolean ELSE false END"
-)
+# The same without a look into the catalogue, since each delete asks. It takes in partitioned tables, which have no file
+# as views have none: where nothing was deleted, the index of those is asked in vain.
+_MAY_HIDE = SQL("row_security_active({regclass}::regclass) OR pg_relation_filenode({regclass}::regclass) IS NULL")
+
 _REMOVE = SQL(
-    "WITH gone AS (DELETE FROM {table} WHERE {own} AND clock_timestamp() < to_timestamp({until}) RETURNING 1), "
-    "seen AS MATERIALIZED (SELECT 1 FROM {table} WHERE {own}) "
-    "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM seen), "
-    # only where there was nothing to delete: everywhere else this costs nothing
-    "CASE WHEN EXISTS (SELECT 1 FROM gone) OR EXISTS (SELECT 1 FROM seen) THEN false ELSE {unseen} END, "
+    "WITH gone AS (DELETE FROM {table} WHERE {own} AND clock_timestamp() < to_timestamp({until}) RETURNING 1) "
+    "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM {table} WHERE {own}), {hidden}, "
     "clock_timestamp() < to_timestamp({until})"
+)
+_NEVER_UNSEEN = SQL(
+    "CASE WHEN ({may_hide}) AND NOT EXISTS (SELECT 1 FROM {table} WHERE {own}) "
+    "AND clock_timestamp() < to_timestamp({until}) "
+    "THEN ('postgres-writer:unseen ' || clock_timestamp()::text)::boolean END"
 )
 _UNFIT = SQL(
     "SELECT ('postgres-writer:unfit ' || clock_timestamp()::text)::integer FROM pg_catalog.pg_class c "
@@ -229,7 +231,7 @@ def write(table: str) -> Statement:
 
 @lru_cache(maxsize=4096)
 def remove(table: str) -> Statement:
-    """Delete the row from ``table``: gives (deleted, was seen, was not seen but may be hidden, was in time)."""
+    """Delete the row from ``table``: gives (deleted, was seen, one that was not seen may be hidden, was in time)."""
     return Statement(_typed(_REMOVE, table), ("id", "until"), frozenset({table}), writes=True)
 
 
@@ -274,21 +276,20 @@ def move(table: str, leave: tuple[str, ...]) -> Statement:
     return Statement(text, tables=frozenset({table, *leave}), writes=True)
 
 
-def _typed(text: SQL, table: str, unseen: SQL = _HIDES) -> Composed:
-    """Fill a statement in for a table; ``unseen`` is what it says where the row is not seen."""
-    parts = {name: _parameter(name) for name in _TYPES}
+def _typed(text: SQL, table: str, hidden: SQL = _MAY_HIDE) -> Composed:
+    """Fill a statement in for a table; ``hidden`` is what a delete is to say of a row that it did not see."""
+    parts: dict[str, Composable] = {name: _parameter(name) for name in _TYPES}
     quoted = Literal(".".join(f'"{part}"' for part in table.split(".")))
-    own, same, hides = OWN.format(**parts), SAME.format(**parts), _HIDES.format(regclass=quoted)
-    return text.format(
-        table=identifier(table),
-        regclass=quoted,
-        takes_rows=_TAKES_ROWS,
-        own=own,
-        same=same,
-        hides=hides,
-        unseen=unseen.format(regclass=quoted, hides=hides, **parts),
-        **parts,
-    )
+    parts |= {
+        "table": identifier(table),
+        "regclass": quoted,
+        "takes_rows": _TAKES_ROWS,
+        "own": OWN.format(**parts),
+        "same": SAME.format(**parts),
+        "hides": _HIDES.format(regclass=quoted),
+        "may_hide": _MAY_HIDE.format(regclass=quoted),
+    }
+    return text.format(hidden=hidden.format(**parts), **parts)
 
 
 def _parameter(name: str) -> SQL:

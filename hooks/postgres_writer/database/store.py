@@ -196,17 +196,17 @@ class Store:
         statement = statements.remove(table) if listed else statements.remove_unlisted(table)
         parameters = {"id": plan.id}
         try:
-            deleted, seen, unseen, in_time = self._in_time(call, statement, parameters)
+            deleted, seen, hides, in_time = self._in_time(call, statement, parameters)
             if seen and not deleted and in_time:
                 # Either somebody else deleted it at the same moment, or something swallows the delete.
-                deleted, seen, unseen, in_time = self._in_time(call, statement, parameters)
+                deleted, seen, hides, in_time = self._in_time(call, statement, parameters)
         except Refused as exc:
             return exc.guard != "unfit" and self._explain_delete(plan, table, call, exc)
         if seen and not deleted:
             raise (
                 RequestExpired(EXPIRED) if not in_time else refusals.explain_delete(table, Refused(NoEffect.SWALLOWED))
             )
-        if unseen and listed and self._ask_index(plan.id, plan.spec, table, call) is not Presence.ABSENT:
+        if hides and not seen and listed and self._ask_index(plan.id, plan.spec, table, call) is not Presence.ABSENT:
             raise refusals.explain_hidden(table)
         return bool(deleted)
 

@@ -281,3 +281,42 @@ def test_a_server_encoding_that_lacks_a_character(maintenance: Database) -> None
     assert database.rows()[0][1] == "ü"
     store.close()
     maintenance.drop_sibling(database)
+
+
+def test_a_second_row_with_the_id_in_a_child_of_the_table_is_said_and_both_go(
+    database: Database, subject: Subject
+) -> None:
+    """A unique constraint covers a table, and not those that inherit from it."""
+    subject.sync()
+    database.query("CREATE TABLE kids () INHERITS (students); INSERT INTO kids SELECT * FROM students")
+    subject.edit(age=24).sync()
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert "more than one row has its id (SQLSTATE 21000)" in subject.message
+    assert database.rows() == [ROW, ROW]
+    assert subject.finalize()
+    assert database.rows() == []
+
+
+def test_an_id_that_the_table_makes_itself_is_refused(database: Database, subject: Subject) -> None:
+    database.query(f"CREATE TABLE odd (id text GENERATED ALWAYS AS ('x') STORED PRIMARY KEY, {COLUMNS})")
+    subject.edit(table="odd").sync()
+    assert subject.ready == "False RowRejected"
+    assert subject.finalize()
+
+
+def test_a_view_that_passes_rows_on_by_triggers_takes_none(database: Database, subject: Subject) -> None:
+    """ON CONFLICT works for simple views only, so the row is never written; another one under its id is left alone."""
+    database.query(
+        "CREATE TABLE base (LIKE students INCLUDING ALL);"
+        "CREATE VIEW odd AS SELECT id, upper(name) AS name, age, country FROM base;"
+        "CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF TG_OP = 'DELETE' THEN DELETE FROM base WHERE id = OLD.id; RETURN OLD; END IF;"
+        " INSERT INTO base VALUES (NEW.id, NEW.name, NEW.age, NEW.country); RETURN NEW; END $$;"
+        "CREATE TRIGGER act INSTEAD OF INSERT OR DELETE ON odd FOR EACH ROW EXECUTE FUNCTION act()"
+    )
+    subject.edit(table="odd").sync()
+    assert (subject.ready, subject.tables) == ("False RowRejected", [])
+    assert database.rows("base") == []
+    subject.edit(table="students").sync()
+    assert subject.ready == "True RowSynced"
+    assert subject.finalize()
