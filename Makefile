@@ -13,7 +13,8 @@ CRD := postgreswriters.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo run test test-faults test-cluster e2e coverage soak bench test-bench bench-cluster bench-audit bench-scale bench-crd check check-workflows format docs image lock kind kind-down install uninstall clean
+# every target with a description
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +84,9 @@ format: .venv/.dev ## Format the code
 
 docs: .venv/.installed ## Write docs/configuration.md anew from settings.py
 	$(BIN)/postgres-writer config-reference >docs/configuration.md
+
+picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
+	PYTHONPATH=tests $(BIN)/python -m support.picture
 
 image: ## Build the container image, with the version of the package
 	docker build -t postgres-writer:$(VERSION) --build-arg VERSION=$(VERSION) .

@@ -1,5 +1,6 @@
 """`postgres-writer demo`: the whole story, on a terminal and off it, and nothing left behind."""
 
+import html
 import os
 import pty
 import re
@@ -9,10 +10,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import psutil
 import pytest
 
+from support.picture import PICTURE, steps_of
 from support.postgres import scrubbed_environment
 from support.server import PROGRAM
 
@@ -47,6 +50,8 @@ def test_every_step_holds_and_nothing_is_left(folder: Path) -> None:
     assert ended.stdout.endswith("All 9 steps held.\n")
     assert processes_of(folder) == []
     assert list(folder.iterdir()) == []
+    drawn = "".join(html.unescape(" ".join(ElementTree.parse(PICTURE).getroot().itertext())).split())
+    assert "".join(steps_of(ended.stdout).split()) in drawn, "run `make picture`"
 
 
 def on_a_terminal(environ: dict[str, str]) -> str:

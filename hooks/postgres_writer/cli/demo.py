@@ -50,7 +50,9 @@ class StepFailed(PostgresWriterError):
 
 
 def _run() -> int:
-    screen = Screen(colours=sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
+    # https://no-color.org and https://force-color.org
+    wanted = bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
+    screen = Screen(colours=wanted and not os.environ.get("NO_COLOR"))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder), screen.say) as world:
