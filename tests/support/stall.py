@@ -74,7 +74,9 @@ def _probes(database: Database) -> Iterator[Callable[[], bool]]:
             stack.callback(connection.close)
             while connection.poll() != psycopg2.extensions.POLL_OK:
                 time.sleep(0.001)
-            connection.cursor().execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+            # held by its name: the driver takes only a weak reference, and then finds no cursor any more
+            cursor = connection.cursor()
+            cursor.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
             while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
                 ((wait,),) = database.query(
                     "SELECT wait_event FROM pg_stat_activity WHERE pid = %s", connection.info.backend_pid
