@@ -170,7 +170,12 @@ def test_a_namespace_without_any_resource_is_not_emptied_by_mistake(setting: Set
     done = setting.audit("--table", "students", "--prune", "--yes")
     assert done.returncode == 2
     assert "has its row in this database" in done.stderr
-    done = setting.audit("--table", "students", "--prune", f"{setting.namespace}/a", "--yes")
+    named = ("--table", "students", "--prune", f"{setting.namespace}/a", "--yes")
+    done = setting.audit(*named)
+    assert done.returncode == 2
+    assert "--context" in done.stderr
+    assert setting.rows() == ["a", "b"]
+    done = setting.audit(*named, "--context", "test")
     assert done.returncode == 0, done.stderr
     assert setting.rows() == ["b"]
 

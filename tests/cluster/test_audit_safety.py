@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
-from typing import TYPE_CHECKING
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support.audit_setting import Asked, Setting
+from postgres_writer.audit.cluster import Cluster
+from postgres_writer.audit.compare import Audit, Options
+from postgres_writer.audit.connection import connect
+from postgres_writer.audit.spool import Spool
+from postgres_writer.database.statements import lock_key
+from support.audit_setting import PGW, Asked, Setting
 from support.postgres import Database, private_instance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from support.apiserver import ApiServer
 
@@ -141,3 +150,131 @@ def test_a_database_or_cluster_in_which_nothing_fits_is_not_emptied(setting: Set
     assert done.returncode == 2
     assert "has its row in this database" in done.stderr
     assert setting.rows() == ["orphan-1", "orphan-2"]
+
+
+def test_a_rule_that_deletes_the_live_row_instead_is_rolled_back(setting: Setting) -> None:
+    setting.database.create_table("old")
+    setting.database.query(
+        "CREATE RULE sly AS ON DELETE TO old DO INSTEAD DELETE FROM students WHERE students.id = OLD.id"
+    )
+    setting.apply("double")
+    setting.row("double")
+    setting.row("double", table="old")
+    done = prune(setting, "--table", "old")
+    assert (done.returncode, "0 of 1 rows deleted." in done.stdout) == (1, True), done.stdout
+    assert setting.rows() == setting.rows("old") == ["double"]
+
+
+def test_a_trigger_that_would_take_the_live_row_along_is_rolled_back(setting: Setting) -> None:
+    setting.database.create_table("old")
+    setting.database.query(
+        "CREATE FUNCTION follow() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN DELETE FROM students WHERE id = OLD.id; RETURN OLD; END $$"
+    )
+    setting.database.query("CREATE TRIGGER follow AFTER DELETE ON old FOR EACH ROW EXECUTE FUNCTION follow()")
+    setting.apply("double")
+    setting.row("double")
+    setting.row("double", table="old")
+    done = prune(setting, "--table", "old")
+    assert (done.returncode, "0 of 1 rows deleted." in done.stdout) == (1, True), done.stdout
+    assert setting.rows() == setting.rows("old") == ["double"]
+
+
+def test_a_row_with_a_write_in_flight_is_kept(setting: Setting) -> None:
+    setting.apply("bystander")
+    setting.row("bystander", "orphan")
+    with setting.database.connection() as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(f"{setting.namespace}/orphan"),))
+        done = prune(setting)
+    assert (done.returncode, "a write of it is under way" in done.stdout) == (1, True), done.stdout
+    assert setting.rows() == ["bystander", "orphan"]
+
+
+def test_tables_that_no_status_lists_are_not_emptied(setting: Setting) -> None:
+    """Another cluster's table in the same database, and one that a user's spec merely names."""
+    setting.database.create_table("theirs")
+    setting.database.create_table("inventory")
+    setting.apply("bystander")
+    setting.cluster.kubectl("create", "-f", "-", input=json.dumps(never_synced(setting, "greedy", "inventory")))
+    setting.row("bystander")
+    setting.row("a", table="theirs")
+    setting.row("b", table="inventory")
+    assert ("no-resource", "a") in setting.findings("--all-tables")
+    assert "no row to prune" in prune(setting, "--all-tables").stdout
+    assert "1 of 1 rows deleted." in prune(setting, "--table", "inventory").stdout
+    assert (setting.rows("theirs"), setting.rows("inventory")) == (["a"], [])
+
+
+def never_synced(setting: Setting, name: str, table: str) -> dict[str, object]:
+    return {
+        "apiVersion": "demo.yash.com/v1",
+        "kind": "PostgresWriter",
+        "metadata": {"name": name, "namespace": setting.namespace},
+        "spec": {"table": table, "name": "alex", "age": 23, "country": "canada"},
+    }
+
+
+def test_two_audits_and_a_writer_at_once_delete_each_orphan_once_and_nothing_else(setting: Setting) -> None:
+    """Two prunes and a repair run over the same rows while live rows are written as the hook server writes them."""
+    setting.apply("live-1", "live-2")
+    setting.row("live-1", "live-2", *(f"orphan-{number}" for number in range(6)))
+    commands = [("--prune", "--yes"), ("--prune", "--yes"), ("--repair",)]
+    running = [
+        subprocess.Popen(
+            setting.command(*arguments),
+            env=setting.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for arguments in commands
+    ]
+    write = "INSERT INTO students VALUES (%s, 'alex', %s, 'canada') ON CONFLICT (id) DO UPDATE SET age = EXCLUDED.age"
+    rounds = 0
+    while any(process.poll() is None for process in running):
+        rounds += 1
+        for name in ("live-1", "live-2"):
+            setting.database.query(write, f"{setting.namespace}/{name}", rounds % 100)
+    said = [process.communicate()[0] for process in running]
+    deleted = [int(found[1]) for text in said[:2] if (found := re.search(r"(\d+) of \d+ rows deleted", text))]
+    assert sum(deleted) == 6, said
+    assert setting.rows() == ["live-1", "live-2"]
+
+
+class Expiring(Cluster):
+    """The real API server, which forgets the state of the first list after its first page."""
+
+    server: ApiServer
+    lists = 0
+
+    def pages(self, namespace: str | None = None, page: int = 1000) -> Iterator[tuple[list[dict[str, Any]], int]]:
+        self.lists += 1
+        for number, found in enumerate(super().pages(namespace, page)):
+            yield found
+            if (self.lists, number) == (1, 0):
+                self.server.kubectl("annotate", "--all", "--overwrite", "-n", str(namespace), PGW, "changed=since")
+                self.server.compact()
+                self.server.restart()
+
+
+def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("postgres_writer.audit.compare._LARGER_PAGES", (2, 10))
+    # the API server ends with the thread that started it, so it is not restarted from the one that reads ahead
+    monkeypatch.setattr("postgres_writer.audit.compare.ahead", iter)
+    names = [f"student-{number}" for number in range(6)]
+    setting.apply(*names)
+    setting.row(*names)
+    (tmp_path / "token").write_text(setting.cluster.token)
+    (tmp_path / "ca.crt").write_bytes(setting.cluster.certificate.read_bytes())
+    host, _, port = setting.cluster.url.removeprefix("https://").partition(":")
+    source = Expiring({"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}, tmp_path)
+    source.server = setting.cluster
+    with closing(source), closing(Spool()) as spool, closing(connect(setting.database.config())) as connection:
+        audit = Audit(Options(namespace=setting.namespace, confirm_after=0), source, connection, spool)
+        audit.look()
+        assert (source.lists, audit.resources, audit.matched) == (2, 6, 6)
+        assert spool.summary() == {}

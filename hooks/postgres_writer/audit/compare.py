@@ -67,6 +67,7 @@ class Audit:
         self._reader = Rows(connection, options.timeout)
         self._progress = progress
         self._found = Tables({}, {})
+        self._listed_tables: set[str] = set()
         self._spellings: dict[str, str] = {}
 
     def look(self, listed: IO[bytes] | None = None) -> None:
@@ -83,6 +84,7 @@ class Audit:
         names = self.spool.tables() | set(self._options.tables)
         tables, self.relations = self._reader.resolve(names, discover=self._options.all_tables)
         self._found = tables
+        self._listed_tables = self.spool.listed_tables()
         missing = [table for table in self._options.tables if table not in tables.relations]
         if missing:
             raise ConfigError(f"--table {missing[0]}: there is no such table.")
@@ -184,14 +186,11 @@ class Audit:
             self.spool.add_findings(self._judged(self.spool.resources(), rows, tables))
 
     def _known(self, found: Tables, unreadable: dict[int, str]) -> Tables:
-        """Say what is known of the tables; a spelling given by the user means what the user sees."""
-        certain = {
-            relation.oid
-            for name, relation in found.relations.items()
-            if name not in found.ambiguous or name in self._options.tables
-        }
-        named = {relation.oid for relation in found.relations.values()}
-        return Tables(found.relations, unreadable, found.ambiguous, named - certain)
+        """Say what is known of the tables: those that a status lists, and those that the user names, are ours."""
+        listed = (self._listed_tables - set(found.ambiguous)) | set(self._options.tables)
+        certain = {relation.oid for name, relation in found.relations.items() if name in listed}
+        uncertain = {relation.oid for relation in self.relations} - certain
+        return Tables(found.relations, unreadable, found.ambiguous, uncertain)
 
     def _look_again(self, before: Tables, unreadable: dict[int, str], doubted: int) -> None:
         """Read resources and rows of the doubted ids again: what was under way is done by now."""

@@ -16,7 +16,9 @@ from postgres_writer.database.statements import lock_key
 _LIMITS = (
     # whatever the role's defaults are: each statement has to see what was committed before it
     "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE;"
-    " SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s'"
+    " SET LOCAL lock_timeout = '5s'; SET LOCAL statement_timeout = '30s';"
+    # the API is asked while the row is locked: if its answer never comes the locks must not stay
+    " SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
 _LOCK = "SELECT pg_advisory_xact_lock(%s)"
 _PLACE = "WHERE tableoid = %s AND ctid = %s::tid AND id::text = %s"
@@ -47,9 +49,8 @@ def delete(
             cursor.execute(_LOCK, (lock_key(finding.id),))
             _lock(cursor, relation, finding)
             resource = resource_now()
-            if resource is not None:
-                _require_surplus(cursor, resource, relation, finding)
-            _delete(cursor, relation, finding)
+            own = [] if resource is None else _require_surplus(cursor, resource, relation, finding)
+            _delete(cursor, relation, finding, own)
     except _Kept as kept:
         return str(kept)
     except psycopg2.Error as error:
@@ -71,16 +72,26 @@ def _lock(cursor: extensions.cursor, relation: Relation, finding: Finding) -> No
         raise _Kept("it has changed since it was shown")
 
 
-def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding) -> None:
-    cursor.execute(on("DELETE FROM", relation, _PLACE), (*_place(finding), finding.id))
-    if cursor.rowcount == 0:
+def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own: list[Row]) -> None:
+    """Delete the row, and believe it only when that row is gone and those in spec.table (``own``) are still there.
+
+    A rule may delete another row instead, and a trigger may delete more.
+    """
+    place = (*_place(finding), finding.id)
+    cursor.execute(on("DELETE FROM", relation, _PLACE), place)
+    deleted = cursor.rowcount
+    cursor.execute(on("SELECT 1 FROM", relation, _PLACE), place)
+    if deleted == 0 or cursor.fetchone():
         raise _Kept("a trigger, a rule or row-level security keeps it")
-    if cursor.rowcount != 1:
-        raise _Kept(f"the statement would delete {cursor.rowcount} rows")
+    if deleted != 1:
+        raise _Kept(f"the statement would delete {deleted} rows")
+    for row in own:
+        if row not in rows_with(cursor, row.relation, [row.id]):
+            raise _Kept("a trigger would delete the row in spec.table with it")
 
 
-def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Relation, finding: Finding) -> None:
-    """Judge the resource again on its rows as they are now; the row in its own table is locked, so that it stays."""
+def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Relation, finding: Finding) -> list[Row]:
+    """Judge the resource again on its rows as they are now; gives those in spec.table, locked so that they stay."""
     tables = lookup(cursor, (name for name in (resource.table, *resource.tables) if name))
     relations = {relation.oid: relation, **{known.oid: known for known in tables.relations.values()}}
     rows: list[Row] = []
@@ -94,6 +105,8 @@ def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Re
     if not any(found.prunable and found.place == _place(finding) for found in judged):
         again = finding.kind is Kind.NO_RESOURCE
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
+    home = tables.home(resource)
+    return [row for row in rows if home is not None and row.relation.oid == home.oid]
 
 
 def _place(finding: Finding) -> tuple[int, str]:

@@ -21,7 +21,7 @@ GROUP = "demo.yash.com"
 KIND = "PostgresWriter"
 
 
-_UNCERTAIN = "several schemas have a table of this name; give --table with the schema to prune it"
+_UNCERTAIN = "no resource is certainly recorded in this table; give --table with its schema to prune the row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,10 @@ class Tables:
     unreadable: dict[int, str]
     ambiguous: Collection[str] = ()
     uncertain: Collection[int] = ()
-    """The oids that only such spellings name: perhaps not tables of the product at all."""
+    """The oids that nobody vouches for: no status lists them in a spelling that is not ambiguous.
+
+    A spec alone names any table, also one that the policy refuses, and another cluster may own what no resource names.
+    """
 
     def home(self, resource: Resource) -> Relation | None:
         """Give the relation that the resource's row must be in."""

@@ -29,6 +29,8 @@ API_PATH = "/apis/demo.yash.com/v1"
 PLURAL = "postgreswriters"
 _CHUNK_BYTES = 1 << 16
 _NAMES_PER_CALL = 200
+_PATIENCE = "--request-timeout=30s"
+"""A single resource is read while its row is locked."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -149,7 +151,9 @@ class Kubectl:
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
         namespace, _, name = row.partition("/")
-        printed = self._run("get", RESOURCE, name, "--namespace", namespace, "--ignore-not-found", "-o", "json")
+        printed = self._run(
+            "get", RESOURCE, name, "--namespace", namespace, "--ignore-not-found", _PATIENCE, "-o", "json"
+        )
         return json.loads(printed) if printed.strip() else None
 
     def request_sync(self, rows: list[str], stamp: str) -> None:

@@ -33,7 +33,7 @@ _RELATION = (
     " row_security_active(c.oid),"
     " (SELECT count(*) FROM pg_catalog.pg_class other JOIN pg_catalog.pg_namespace s ON s.oid = other.relnamespace"
     "  WHERE other.relname = c.relname AND other.relkind IN ('r', 'p', 'v', 'm', 'f')"
-    "  AND s.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast'))"
+    "  AND s.nspname !~ '^pg_|^information_schema$')"
     " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
 )
 # to_regclass fails on a schema that the role may not use; the catalog shows it to anyone

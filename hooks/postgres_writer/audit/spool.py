@@ -68,9 +68,16 @@ class Spool:
     def tables(self) -> set[str]:
         """Return every table that a resource names as its own, or as one that may hold its row."""
         named = {table for (table,) in self._db.execute("SELECT DISTINCT tbl FROM resource WHERE tbl IS NOT NULL")}
+        return named | self.listed_tables()
+
+    def listed_tables(self) -> set[str]:
+        """Return every table that the status of a resource lists."""
+        # without a text the status lists just spec.table
+        alone = "SELECT DISTINCT tbl FROM resource WHERE tables IS NULL AND tbl IS NOT NULL"
+        listed = {table for (table,) in self._db.execute(alone)}
         for (tables,) in self._db.execute("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL"):
-            named.update(json.loads(tables))
-        return named
+            listed.update(json.loads(tables))
+        return listed
 
     def add_findings(self, findings: Iterable[Finding]) -> None:
         """Note findings."""

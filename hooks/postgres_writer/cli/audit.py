@@ -186,6 +186,11 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
             f"No PostgresWriter of namespace {arguments.namespace} has its row in this database (cluster: "
             f"{audit.source.describe()}). If cluster and database are the right ones, name the rows by their ids."
         )
+    if arguments.yes and not arguments.context and not audit.matched:
+        raise AuditError(
+            f"No PostgresWriter here has its row in this database (cluster: {audit.source.describe()}). If both are "
+            "the right ones, leave --yes out and answer, or say which cluster it is with --context."
+        )
     widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
     write_rows(chosen, widths, sys.stdout, show_values=arguments.show_values)
     if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
