@@ -21,8 +21,8 @@ from psycopg2 import sql
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from support.waiting import wait_until
 from support.stack import Stack
+from support.waiting import wait_until
 
 STOPPED_SECONDS = 20.0
 _HOOK_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'hook'"
