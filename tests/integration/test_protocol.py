@@ -2,8 +2,10 @@
 
 The users and the controller are those of support.cluster_model; what runs is load_request, make_plan, Store.apply
 and build_response. In every state a resource's row may stand only in status.tables united with spec.table, and
-nowhere once the finalizer is released; when everything is mended and delivered, rows and resources are the same.
-The last test takes a part of the protocol out, and must see a row orphaned: so the check is checked itself.
+nowhere once the finalizer is released; what a status calls Ready must be true; when everything is mended and
+delivered, rows and resources are the same. A call may hang in its commit, answered as a failure or not, and what it
+wrote lands or is undone at any later moment: between two calls, between two statements of one, in a restart.
+Two tests take parts of the protocol out, and must see a row orphaned or a false Ready: so the check is checked itself.
 """
 
 import dataclasses
@@ -19,12 +21,27 @@ from hypothesis.stateful import run_state_machine_as_test
 from postgres_writer.config.parsers import Host
 from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
 from postgres_writer.core.request import HookRequest
+from postgres_writer.database import statements
 from postgres_writer.database.store import Store
 from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, breakable_tables
+from support.late_commits import UNLOCKED, LookFirst
 from support.postgres import Database
-from support.protocol import EDITS, FATES, MAX_TABLES, SWITCHES, OrphanedRow, Protocol, ProtocolUnderFaults
+from support.protocol import (
+    EDITS,
+    FATES,
+    MAX_TABLES,
+    MOMENTS,
+    SWITCHES,
+    FalseReady,
+    OrphanedRow,
+    Protocol,
+    ProtocolUnderFaults,
+)
 
 WALKS = 300
+LATE_WALKS = 120
+
+Late = Callable[..., None]
 
 
 def without_deletes(request: HookRequest, permits: Permits) -> Plan:
@@ -86,6 +103,9 @@ def walk(machine: Protocol, chance: random.Random) -> None:
         lambda: machine.sync("x", fate(), chance.random() < 0.5),
         lambda: machine.go_on("x", 0, fate(), chance.random() < 0.5),
         machine.switch_policy,
+        lambda: machine.land(chance.random() < 0.7),
+        lambda: machine.land_during(chance.choice(MOMENTS), chance.random() < 0.7),
+        lambda: machine.restart_database(chance.random() < 0.7),
     ]
     if isinstance(machine, ProtocolUnderFaults):
         name = partial(chance.choice, ("x", "x", "y"))
@@ -104,6 +124,7 @@ def walk(machine: Protocol, chance: random.Random) -> None:
     for _ in range(20):
         chance.choice(steps)()
         machine.every_row_is_found_again()
+        machine.ready_is_true()
 
 
 def walk_all(machine: type[Protocol]) -> None:
@@ -138,3 +159,79 @@ def test_a_protocol_that_lacks_one_part_is_caught(attributes: dict[str, Any], sa
     with pytest.raises(OrphanedRow):
         walk_all(machine)
     print(f"found in history {machine.histories}")  # shown by pytest -rP
+
+
+def trusting(request: HookRequest, permits: Permits) -> Plan:
+    """Plan, but let every look claim Ready without the lock."""
+    plan = make_plan(request, permits)
+    return dataclasses.replace(plan, steady=not plan.leave) if isinstance(plan, Write) else plan
+
+
+def walk_among_late_commits(machine: ProtocolUnderFaults, chance: random.Random) -> None:
+    """Take rounds of random steps of which many commit late; nothing is tampered with, so Ready must always be true."""
+    machine.begin(False, "a")
+
+    def change() -> None:
+        kind = chance.choice(("values", "values", "table", "delete"))
+        if kind == "values":
+            machine.edit("x", "toggle")
+        elif kind == "table":
+            machine.apply("x", chance.choice(("a", "b")), False)
+        else:
+            machine.delete("x")
+
+    def end() -> None:
+        chance.choice((machine.land, machine.land, machine.restart_database))(chance.random() < 0.8)
+
+    for _ in range(6):
+        for step in (
+            change,
+            lambda: machine.sync("x", chance.choice(FATES), chance.random() < 0.7),
+            change,
+            lambda: machine.land_during(chance.choice(MOMENTS), chance.random() < 0.8),
+            lambda: machine.sync("x", "answered", True),
+            end,
+        ):
+            if chance.random() < 0.7:
+                step()
+                machine.every_row_is_found_again()
+                machine.ready_is_true()
+    machine.flight.end_all()
+    machine.every_row_is_found_again()
+
+
+@pytest.fixture
+def late(attributes: dict[str, Any], tables: BreakableTables, monkeypatch: pytest.MonkeyPatch) -> Iterator[Late]:
+    """Give a search through histories with late commits; statements that wait for what is in flight give up soon."""
+    monkeypatch.setattr(tables, "writer", dataclasses.replace(tables.writer, statement_timeout=0.3))
+    store = Store(tables.writer)
+
+    def search(**sabotage: Any) -> None:
+        machine = type("Late", (ProtocolUnderFaults,), {**attributes, "store": store, **sabotage})
+        for seed in range(LATE_WALKS):
+            walk_among_late_commits(machine(), random.Random(seed))
+            print(f"{seed + 1} histories searched")  # shown by pytest -rP
+
+    yield search
+    store.close()
+
+
+def test_what_commits_late_orphans_no_row_and_makes_no_ready_false(late: Late) -> None:
+    late()
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "lock"),
+    [
+        pytest.param({}, UNLOCKED, id="without the lock of the id"),
+        pytest.param({"session": LookFirst}, statements.LOCK, id="with the lock behind the look"),
+        pytest.param({"planner": staticmethod(trusting)}, statements.LOCK, id="with claims without the lock"),
+    ],
+)
+def test_a_lock_that_lacks_one_part_is_caught(
+    late: Late, sabotage: dict[str, Any], lock: statements.Statement, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "LOCK", lock)
+    with pytest.raises((OrphanedRow, FalseReady)) as found:
+        late(**sabotage)
+    print(found.typename)

@@ -116,6 +116,13 @@ class BreakableTables:
         else:
             self._run("UPDATE {table} SET name = %s WHERE id = %s", table, name, row)
 
+    def end_sessions(self) -> None:
+        """End every session of the writer, as a restart of the server does."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (self.writer.user,)
+            )
+
     def _make(self, table: str) -> None:
         self._run(_MAKE, table, *BYSTANDER)
         self.faults[table] = set()

@@ -28,6 +28,7 @@ from support.cluster_model import (
     is_managed,
     is_paused,
 )
+from support.late_commits import Flight, SteppedSession
 
 MAX_TABLES = 3
 """Lower than the product's cap, so that histories of a few edits reach it."""
@@ -40,7 +41,10 @@ SWITCHES = ("paused", "managed", "other finalizer")
 # the interesting histories are those of one resource
 names = st.sampled_from(("x", "x", "x", "y"))
 tables_named = st.sampled_from((*SPELLINGS, POLICED))
-FATES = ("answered", "answered", "answer lost", "connection lost after commit", "call lost")
+HANGS = ("commit hangs", "commit hangs, answer lost")
+FATES = ("answered", "answered", "answer lost", "connection lost after commit", "call lost", *HANGS, *HANGS)
+MOMENTS = (0, 1, 1, 2, 3)
+"""Before which of its statements a call finds that what was in flight is over."""
 fates = st.sampled_from(FATES)
 
 Planner = Callable[[HookRequest, Permits], Plan]
@@ -48,6 +52,10 @@ Planner = Callable[[HookRequest, Permits], Plan]
 
 class OrphanedRow(AssertionError):
     """A row stands where nobody would ever look for it again."""
+
+
+class FalseReady(AssertionError):
+    """A status says Ready of this very generation, and the row is another."""
 
 
 class Protocol(RuleBasedStateMachine):
@@ -60,6 +68,7 @@ class Protocol(RuleBasedStateMachine):
     kind: ClassVar[Controller]
     rule_enforced: ClassVar[bool] = True
     planner: ClassVar[Planner] = staticmethod(make_plan)
+    session: ClassVar[type[SteppedSession]] = SteppedSession
     histories: ClassVar[int] = 0
     calls: ClassVar[int] = 0
 
@@ -75,6 +84,8 @@ class Protocol(RuleBasedStateMachine):
         self.policed = False
         self.outage = 0
         """How many more calls find the database down."""
+        self.flight = Flight()
+        self.tampered = False
         self.now = 1_800_000_000.0
 
     @initialize(policed=st.booleans(), table=tables_named)
@@ -110,6 +121,24 @@ class Protocol(RuleBasedStateMachine):
     def lose_database(self, calls: int) -> None:
         self.outage = calls
 
+    # What is in flight
+
+    @rule(committed=st.booleans())
+    def land(self, committed: bool) -> None:
+        """Let the oldest of what is in flight end."""
+        self.flight.end_one(committed)
+
+    @rule(moment=st.sampled_from(MOMENTS), committed=st.booleans())
+    def land_during(self, moment: int, committed: bool) -> None:
+        """Let all that is in flight end in the midst of the next call."""
+        self.flight.moment = (moment, committed)
+
+    @rule(committed=st.booleans())
+    def restart_database(self, committed: bool) -> None:
+        """End all sessions; the recovery commits what had reached the disk, and no lock outlives it."""
+        self.flight.end_all(committed)
+        self.tables.end_sessions()
+
     # Delivery, in one go or step by step
 
     @rule(name=names, fate=fates, written=st.booleans())
@@ -143,11 +172,10 @@ class Protocol(RuleBasedStateMachine):
         if fate == "call lost":
             del self.syncs[name]
             return
-        answer = self._answer(sync, self.no_store if self.outage else self.store)
-        self.outage = max(self.outage - 1, 0)
+        answer = self._ask(sync, fate in HANGS)
         if fate == "connection lost after commit":
             answer = self._answer(sync, self.no_store)
-        if fate == "answer lost":
+        if fate.endswith("answer lost"):
             del self.syncs[name]
         else:
             sync.answer = answer
@@ -158,7 +186,18 @@ class Protocol(RuleBasedStateMachine):
             return
         del self.syncs[name]
         if written and self.controller.write(sync) and _stays(sync):
-            self.left.setdefault(name, set()).update(_holders(name, self.tables.rows()))
+            # what is in flight when its resource is let go may land afterwards: the audit finds it
+            lands = TABLES if self.flight.concerns(name) else ()
+            self.left.setdefault(name, set()).update(_holders(name, self.tables.rows()), lands)
+
+    def _ask(self, sync: Sync, hangs: bool) -> Object:
+        if self.outage:
+            self.outage -= 1
+            return self._answer(sync, self.no_store)
+        if not hangs and (self.flight.moment is None or not self.flight.hanging):
+            return self._answer(sync, self.store)
+        with self.flight.store(self.tables.writer, self.session, sync.name if hangs else "") as store:
+            return self._answer(sync, store)
 
     def _answer(self, sync: Sync, store: Store) -> Object:
         type(self).calls += 1
@@ -177,6 +216,7 @@ class Protocol(RuleBasedStateMachine):
 
     def _calmed(self) -> bool:
         """Let everything arrive, and say whether nothing is on its way, so that a policy or a grant may be narrowed."""
+        self.flight.end_all()
         for name in list(self.api.objects):
             self._deliver(name)
         rows = self.tables.rows()
@@ -208,7 +248,21 @@ class Protocol(RuleBasedStateMachine):
             if lost:
                 raise OrphanedRow(f"{name} has a row in {sorted(lost)}, nobody looks but in {sorted(allowed)}")
 
+    @invariant()
+    def ready_is_true(self) -> None:
+        rows = {} if self.tampered else self.tables.rows()
+        for name, current in self.api.objects.items():
+            spec, conditions = current["spec"], current.get("status", {}).get("conditions", [])
+            found = next((one for one in conditions if one["type"] == "Ready"), {"status": "False"})
+            is_new = found.get("observedGeneration") == current["metadata"]["generation"]
+            if self.tampered or found["status"] != "True" or not is_new:
+                continue
+            row = rows[resolved(spec["table"])].get(f"{NAMESPACE}/{name}")
+            if row is None or row[1:] != (spec["name"], spec["age"], spec["country"]):
+                raise FalseReady(f"{name} is Ready with {spec}, its row is {row}")
+
     def teardown(self) -> None:
+        self.flight.end_all()
         self._mend()
         self._settle()
         for name, current in list(self.api.objects.items()):
@@ -238,7 +292,9 @@ class Protocol(RuleBasedStateMachine):
         assert [(c["type"], c["status"], c["reason"]) for c in status["conditions"]] == [("Ready", "True", "RowSynced")]
 
     def _mend(self) -> None:
-        self.outage, self.policed = 0, False
+        # a table cannot be altered while a transaction in flight has it locked
+        self.flight.end_all()
+        self.outage, self.policed, self.flight.moment = 0, False, None
         for table in TABLES:
             for fault in list(self.tables.faults[table]):
                 self.tables.mend(table, fault)
@@ -279,6 +335,7 @@ class ProtocolUnderFaults(Protocol):
             "name": {"name": spec["name"] + "'"},
             "deletionPolicy": {"deletionPolicy": "Delete" if retains else "Retain"},
             "broken": {"age": -1},
+            "toggle": {"age": 24 if spec["age"] == 23 else 23},
         }
         self.api.edit(name, values[what])
 
@@ -298,6 +355,8 @@ class ProtocolUnderFaults(Protocol):
 
     @rule(table=st.sampled_from(TABLES), fault=st.sampled_from(FAULTS))
     def break_or_mend(self, table: str, fault: str) -> None:
+        self.flight.end_all()
+        self.tampered = True
         if fault in self.tables.faults[table]:
             self.tables.mend(table, fault)
         elif self.tables.exists(table) and (fault not in NARROWING or self._calmed()):
@@ -311,6 +370,8 @@ class ProtocolUnderFaults(Protocol):
 
     @rule(table=st.sampled_from(TABLES), name=names, value=st.sampled_from((None, "mallory")))
     def tamper(self, table: str, name: str, value: str | None) -> None:
+        self.flight.end_all()
+        self.tampered = True
         if self.tables.exists(table):
             self.tables.tamper(table, f"{NAMESPACE}/{name}", value)
 
