@@ -5,23 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import psycopg2
-from psycopg2 import sql
-
+from postgres_writer.audit.connection import connect
 from postgres_writer.cli.embedded import connection_variables
+from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.database.statements import identifier
 
 
 class DemoDatabase:
     """A connection to the embedded PostgreSQL whose data is in the folder."""
 
     def __init__(self, data_folder: Path) -> None:
-        reached = connection_variables(data_folder)
-        self._connection = psycopg2.connect(
-            host=reached["PSQL_HOST"],
-            port=reached["PSQL_PORT"],
-            user=reached["PSQL_USER"],
-            dbname=reached["PSQL_DBNAME"],
-        )
+        self._connection = connect(DatabaseConfig.from_env(connection_variables(data_folder)))
         self._connection.autocommit = True
 
     def close(self) -> None:
@@ -54,5 +48,5 @@ class DemoDatabase:
 
     def _run(self, text: str, table: str, *parameters: str) -> list[tuple[Any, ...]]:
         with self._connection.cursor() as cursor:
-            cursor.execute(sql.SQL(text).format(sql.Identifier(table)), parameters or None)
+            cursor.execute(text.format(identifier(table).as_string(cursor)), parameters or None)
             return cursor.fetchall() if cursor.description else []
