@@ -58,7 +58,7 @@ def main() -> int:
             database.query("VACUUM ANALYZE students")
             figures = measure(folder, port, database.environ, (server.pid or 0, instance.pid))
             ours.send("listed?")
-            figures["resources_s"] = round(ours.recv(), 1)
+            figures["resources_s"] = round(ours.recv(), 2)
         finally:
             server.kill()
             server.join()
@@ -89,7 +89,7 @@ def measure(folder: Path, port: int, environ: dict[str, str], pids: tuple[int, i
         "resources": N,
         "rows": N,
         "findings": len(report["findings"]),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 2),
         "audit_mb": round(used.ru_maxrss / 1024),
         "audit_cpu_s": round(used.ru_utime + used.ru_stime, 1),
         "api_server_cpu_s": round(cpu_seconds(played) - before[played], 1),

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +91,18 @@ class TestResyncSchedule:
     def test_the_drawing_is_a_picture_of_all_bars(self) -> None:
         drawing = spread.schedule_svg(spread.syncs_per_second([100.0, 200.0], 300, 1200), 300, 2)
         assert drawing.count("<rect") == 1 + 1200 // 5
+
+
+def test_the_benchmark_of_the_audit_compares_everything_and_finds_nothing() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.audit"],
+        env={**os.environ, "N": "3000", "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    figures = json.loads(done.stdout)
+    assert (figures["resources"], figures["rows"], figures["findings"]) == (3000, 3000, 0)
+    assert figures["audit_mb"] < 150
+    assert 0 < figures["resources_s"] <= figures["seconds"]
