@@ -37,7 +37,7 @@ def test_lost_prepared_statements_are_prepared_again(database: Database, lost: s
     run_on_its_session(store, lost)
     assert apply(store, write("students", 2)) == Outcome(("students",), Operation.UPDATED)
     run_on_its_session(store, lost)
-    assert apply(store, Remove(ID, ("students",), ("students",), None)) == Outcome((), Operation.DELETED)
+    assert apply(store, Remove(ID, ("students",), ("students",), None, ("students",))) == Outcome((), Operation.DELETED)
     assert database.rows() == []
     store.close()
 
@@ -51,7 +51,7 @@ def test_a_clock_of_the_database_that_was_set_is_learnt_anew(database: Database,
     steps: list[tuple[Plan, Operation]] = [
         (write("students", 2), Operation.UPDATED),
         (write("pupils", 2, "students"), Operation.MOVED),
-        (Remove(ID, ("pupils",), ("pupils",), None), Operation.DELETED),
+        (Remove(ID, ("pupils",), ("pupils",), None, ("pupils",)), Operation.DELETED),
     ]
     for plan, operation in steps:
         next_session(store)._offset -= jump

@@ -68,6 +68,8 @@ class Remove:
     listed: tuple[str, ...]
     spec: Spec | None
     """What the row holds, if the spec is valid; only needed where the row may be hidden."""
+    doubtful: tuple[str, ...]
+    """Those that may hold the row as long as it cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
         return Leave(_may_hold(request, permitted))
     listed = request.status.tables
     tables = _united(listed, permitted)
-    return Remove(request.id, tables, listed, request.spec) if tables else Leave(())
+    return Remove(request.id, tables, listed, request.spec, _may_hold(request, permitted)) if tables else Leave(())
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:

@@ -185,7 +185,7 @@ class Store:
                 left.remove(table)
             except PASSING as exc:
                 # another transaction may have begun meanwhile, which may write any of them
-                return Outcome(plan.tables, operation, exc)
+                return Outcome(plan.doubtful, operation, exc)
             except DeleteFailed as exc:
                 error = error or exc
         return Outcome(tuple(left), operation, error)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from postgres_writer.config.parsers import Host
 from postgres_writer.core.plan import Operation
+from postgres_writer.database.store import Store
+from support.postgres import free_port
 from support.subject import ROW, Limited
 
 EVERY = "SELECT, INSERT, UPDATE, DELETE"
@@ -43,6 +46,17 @@ def test_a_table_that_may_not_be_written_any_more_stays_listed(limited: Limited,
     subject.edit(age=24).sync()
     assert (subject.ready, subject.tables) == ("False AccessDenied", ["students"])
     assert limited.database.rows() == [ROW]
+
+
+def test_an_outage_during_the_deletion_does_not_list_a_table_that_was_refused(limited: Limited) -> None:
+    """Listed, it would count as one that held the row, and the missing grant would block the deletion for good."""
+    subject = limited.subject
+    subject.sync()
+    working, subject.store = subject.store, Store(limited.database.config(hosts=(Host("127.0.0.1", free_port()),)))
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", [])
+    subject.store = working
+    assert subject.finalize()
 
 
 def test_a_grant_that_comes_later_is_recorded_first(limited: Limited) -> None:
