@@ -23,7 +23,7 @@ from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
 from postgres_writer.core.request import HookRequest
 from postgres_writer.database import statements
 from postgres_writer.database.store import Store
-from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, breakable_tables
+from support.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, breakable_tables
 from support.late_commits import UNLOCKED, LookFirst
 from support.postgres import Database
 from support.protocol import (
@@ -116,7 +116,7 @@ def walk(machine: Protocol, chance: random.Random) -> None:
             lambda: machine.edit(name(), chance.choice(EDITS)),
             lambda: machine.switch(name(), chance.choice(SWITCHES)),
             lambda: machine.break_or_mend(chance.choice(TABLES), chance.choice(FAULTS)),
-            lambda: machine.tamper(chance.choice(TABLES), name(), chance.choice((None, "mallory"))),
+            lambda: machine.tamper(chance.choice(TABLES), name(), chance.choice((None, HIDDEN))),
             lambda: machine.lose_database(chance.randint(1, 3)),
             machine.mend_all,
             lambda: machine.delete(name()),

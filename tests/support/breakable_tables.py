@@ -16,7 +16,9 @@ SPELLINGS = (*TABLES, "public.a")
 """What spec.table may say: two of them are one table."""
 BYSTANDER = ("default/bystander", "somebody", 1, "nowhere")
 """A row of somebody else, in every table; nobody may touch it."""
-FAULTS = ("dropped", "denied", "undeletable", "swallows writes", "swallows deletes")
+FAULTS = ("dropped", "denied", "undeletable", "swallows writes", "swallows deletes", "hides rows")
+HIDDEN = "mallory"
+"""The name in a row that the writer does not see where a table hides rows."""
 
 Row = tuple[str, str, int, str]
 
@@ -27,17 +29,23 @@ _BREAK = {
     "swallows writes": (
         "CREATE TRIGGER writes BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION swallow()"
     ),
+    "hides rows": (
+        f"UPDATE {{table}} SET name = '{HIDDEN}' WHERE id <> '{BYSTANDER[0]}';"
+        "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
+    ),
     "swallows deletes": "CREATE TRIGGER deletes BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION swallow()",
 }
 _MEND = {
     "denied": "GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}",
     "undeletable": "GRANT DELETE ON {table} TO {role}",
     "swallows writes": "DROP TRIGGER writes ON {table}",
+    "hides rows": "ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
     "swallows deletes": "DROP TRIGGER deletes ON {table}",
 }
 _MAKE = (
     "CREATE TABLE {table} (id text PRIMARY KEY, name text, age int, country text); "
-    "INSERT INTO {table} VALUES (%s, %s, %s, %s); GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}"
+    "INSERT INTO {table} VALUES (%s, %s, %s, %s); GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}; "
+    f"CREATE POLICY seen ON {{table}} USING (name <> '{HIDDEN}')"
 )
 _PREPARE = (
     "CREATE ROLE {role} LOGIN PASSWORD {password}; CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO {role}; "

@@ -16,7 +16,7 @@ from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequ
 from postgres_writer.core.response import build_response
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
-from support.breakable_tables import FAULTS, SPELLINGS, TABLES, BreakableTables, Row, resolved
+from support.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
 from support.cluster_model import (
     NAMESPACE,
     OTHER_FINALIZER,
@@ -368,7 +368,7 @@ class ProtocolUnderFaults(Protocol):
     def mend_all(self) -> None:
         self._mend()
 
-    @rule(table=st.sampled_from(TABLES), name=names, value=st.sampled_from((None, "mallory")))
+    @rule(table=st.sampled_from(TABLES), name=names, value=st.sampled_from((None, HIDDEN)))
     def tamper(self, table: str, name: str, value: str | None) -> None:
         self.flight.end_all()
         self.tampered = True

@@ -151,7 +151,7 @@ def not_found(table: str) -> TableNotFound:
 def explain_write(
     table: str, access: Access, refused: Refused, leave: Mapping[str, Access], *, listed: bool
 ) -> ResourceError:
-    """Explain a refused write, or move out of the tables ``leave``; ``listed``: whether the row may be in the table."""
+    """Explain a refused write, or move out of the tables ``leave``; ``listed``: whether the row may be in it."""
     if not access.found:
         return not_found(table)
     if not access.writable:

@@ -145,11 +145,11 @@ class Store:
                 return self._write(replace(plan, leave=tuple(leave)), call)
             if access.found and refused.effect is NoEffect.SWALLOWED and self._has_equal(plan.id, table, call):
                 refused = Refused(NoEffect.EQUAL)
-            holds_up = plan.listed or not self._is_barred(plan.id, table, access, refused, call)
+            may_hold = plan.listed or self._may_be_in_target(plan, access, refused, call)
         except PASSING as exc:
             return Outcome((*plan.leave, table), error=exc)
-        error = refusals.explain_write(table, access, refused, leave, listed=plan.listed)
-        return Outcome((*leave, table) if holds_up else tuple(leave), error=error)
+        error = refusals.explain_write(table, access, refused, leave, listed=may_hold)
+        return Outcome((*leave, table) if may_hold else tuple(leave), error=error)
 
     def _still_to_leave(self, plan: Write, call: Call) -> dict[str, Access]:
         """Give those of the tables to leave that hold the row, or of which it cannot be told."""
@@ -167,9 +167,16 @@ class Store:
             return {table: access for table, access in held.items() if table not in shown}
         return held
 
+    def _may_be_in_target(self, plan: Write, access: Access, refused: Refused, call: Call) -> bool:
+        """Say whether the row may be in a table that status does not list, after a write to it was refused."""
+        if refusals.policies_refuse(access, refused):
+            # what they hide under this id may be the row of a write whose answer got lost
+            return self._ask_index(plan.id, plan.spec, plan.spec.table, call) is Presence.PRESENT
+        return not self._is_barred(plan.id, plan.spec.table, access, refused, call)
+
     def _is_barred(self, row: str, table: str, access: Access, refused: Refused, call: Call) -> bool:
         """Say whether the row cannot be in a table that status does not list, though a write may be in flight."""
-        if access.barred or refusals.policies_refuse(access, refused):
+        if access.barred:
             return True
         # a first write shows that it is not hidden, so what is not seen here is not there
         return refusals.lacks_key(access, refused) and self._presence(row, table, call) in (*NOT_HELD, Presence.UNSEEN)
@@ -206,8 +213,10 @@ class Store:
             raise (
                 RequestExpired(EXPIRED) if not in_time else refusals.explain_delete(table, Refused(NoEffect.SWALLOWED))
             )
-        if hides and not seen and listed and self._ask_index(plan.id, plan.spec, table, call) is not Presence.ABSENT:
-            raise refusals.explain_hidden(table)
+        if hides and not seen:
+            presence = self._ask_index(plan.id, plan.spec, table, call)
+            if presence is Presence.PRESENT or (listed and presence is Presence.UNKNOWN):
+                raise refusals.explain_hidden(table)
         return bool(deleted)
 
     def _explain_delete(self, plan: Remove, table: str, call: Call, refused: Refused) -> bool:
@@ -278,8 +287,10 @@ class Store:
         # an equal id that is seen keeps ours out, too
         if guard == "free" or (guard == "taken" and self._has_equal(row, table, call)):
             return Presence.ABSENT
+        if guard == "taken":
+            return Presence.PRESENT
         # where no policies apply it is a view, and of one that cannot be asked what it shows is all there is to know
-        return Presence.UNKNOWN if guard == "taken" or self._survey(table, call).policies else Presence.ABSENT
+        return Presence.UNKNOWN if self._survey(table, call).policies else Presence.ABSENT
 
     def _probe(self, row: str, spec: Spec, table: str, call: Call) -> Refused:
         """Try an insert that is always refused: by the guard ``free`` or ``taken``, or by what stands in its way."""

@@ -236,15 +236,29 @@ def test_a_visible_row_is_adopted_after_it_was_recorded(secured: Limited) -> Non
     assert subject.sync() is Operation.UPDATED
 
 
-def test_a_hidden_row_of_somebody_else_is_not_taken_over(secured: Limited) -> None:
+def test_a_hidden_row_under_the_id_is_not_taken_over_and_may_be_ours(secured: Limited) -> None:
     secured.run(OWN_ROWS)
     secured.database.query("INSERT INTO students VALUES ('default/sample', 'bob', 1, 'chile', 'somebody')")
     subject = secured.subject
     for _ in range(2):
         subject.sync()
-        assert (subject.ready, subject.tables) == ("False AccessDenied", [])
-    assert subject.finalize()
+        assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert not subject.finalize()
     assert secured.database.rows() == [("default/sample", "bob", 1, "chile")]
+
+
+@pytest.mark.parametrize("synced", [True, False], ids=["and is synced again", "and is deleted"])
+def test_a_row_that_became_hidden_after_its_answer_got_lost_is_not_forgotten(secured: Limited, synced: bool) -> None:
+    secured.run(OWN_ROWS)
+    subject = secured.subject
+    subject.sync(lost=True)
+    secured.database.query("UPDATE students SET owner = 'somebody'")
+    if synced:
+        subject.sync()
+        assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert secured.database.rows() == [ROW]
 
 
 def test_policies_that_refuse_a_later_write_keep_the_table_listed(secured: Limited) -> None:
