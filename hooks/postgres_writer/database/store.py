@@ -29,7 +29,7 @@ from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 
-PASSING = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
+TRANSIENT = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
 """What says nothing about the tables: every one of them may still hold the row."""
 
 
@@ -99,7 +99,7 @@ class Store:
         table = plan.spec.table
         try:
             operation = self._move(plan, call) if plan.leave else self._put(plan, call)
-        except PASSING as exc:
+        except TRANSIENT as exc:
             return Outcome((*plan.leave, table), error=exc)
         except Refused as exc:
             return self._explain(plan, call, exc)
@@ -146,7 +146,7 @@ class Store:
             if access.found and refused.effect is NoEffect.SWALLOWED and self._has_equal(plan.id, table, call):
                 refused = Refused(NoEffect.EQUAL)
             may_hold = plan.listed or self._may_be_in_target(plan, access, refused, call)
-        except PASSING as exc:
+        except TRANSIENT as exc:
             return Outcome((*plan.leave, table), error=exc)
         error = refusals.explain_write(table, access, refused, leave, listed=may_hold)
         return Outcome((*leave, table) if may_hold else tuple(leave), error=error)
@@ -190,7 +190,7 @@ class Store:
                 if self._delete(plan, table, call):
                     operation = Operation.DELETED
                 left.remove(table)
-            except PASSING as exc:
+            except TRANSIENT as exc:
                 # another transaction may have begun meanwhile, which may write any of them
                 return Outcome(plan.doubtful, operation, exc)
             except DeleteFailed as exc:
@@ -237,7 +237,7 @@ class Store:
             access = self._survey(table, call)
             others = self._holders(plan.id, plan.others, call)
             refused = self._foresee(plan.id, plan.spec, access, call)
-        except PASSING as exc:
+        except TRANSIENT as exc:
             return Outcome(plan.others, error=exc)
         if not access.found:
             return Outcome((*others, table), error=refusals.not_found(table))
@@ -265,7 +265,7 @@ class Store:
                 access = self._survey(plan.table, call)
                 if self._is_barred(plan.id, plan.table, access, Refused(""), call):
                     table = ()
-        except PASSING:
+        except TRANSIENT:
             others = plan.others
         return Outcome((*others, *table), error=plan.verdict)
 
@@ -311,7 +311,11 @@ class Store:
         schema, _, name = table.rpartition(".")
         quoted = ".".join(f'"{part}"' for part in table.split("."))
         given = {"schema": schema or None, "name": name, "quoted": quoted}
-        found, writable, deletable, takes_rows, key, policies = self._ask(call, statements.survey(table), given)
+        try:
+            found, writable, deletable, takes_rows, key, policies = self._ask(call, statements.survey(table), given)
+        except Refused:
+            # whether a view takes rows may hang on a foreign data wrapper, which may fail to answer
+            return Access(found=True, writable=True, deletable=True, takes_rows=True, key=Key.UNKNOWN)
         return Access(found, writable, deletable, takes_rows, Key(key), policies)
 
 

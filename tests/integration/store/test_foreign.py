@@ -84,6 +84,26 @@ def test_a_finalize_does_not_ask_a_foreign_table_that_was_never_listed(
     assert subject.finalize()
 
 
+@pytest.mark.parametrize("server", [server for server in SERVERS if server != "a file"])
+def test_a_view_of_a_foreign_table_is_an_honest_state(contrib: Database, subject: Subject, server: str) -> None:
+    contrib.query(f"{SERVERS[server]}; CREATE VIEW seen AS SELECT * FROM far")
+    subject.edit(table="seen").sync()
+    assert subject.ready == "False RowRejected"
+    subject.edit(age=-1).sync()
+    assert subject.ready == "False InvalidSpec"
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["seen"])
+    subject.edit(deletionPolicy="Retain")
+    assert subject.finalize()
+
+
+def test_a_view_of_a_file_takes_no_rows(contrib: Database, subject: Subject) -> None:
+    contrib.query(f"{SERVERS['a file']}; CREATE VIEW seen AS SELECT * FROM far")
+    subject.edit(table="seen").sync()
+    assert (subject.ready, subject.tables) == ("False RowRejected", [])
+    assert subject.finalize()
+
+
 def test_a_row_of_a_foreign_table_that_was_never_listed_is_not_deleted(contrib: Database, subject: Subject) -> None:
     reach_itself(contrib, "students")
     contrib.query("INSERT INTO students VALUES (%s, %s, %s, %s)", *ROW)
