@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,9 @@ from postgres_writer.audit.connection import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.database.statements import lock_key
 from support.audit_setting import PGW, Asked, Setting
+from support.payloads import payload
 from support.postgres import Database, private_instance
+from support.server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -241,6 +244,34 @@ def test_two_audits_and_a_writer_at_once_delete_each_orphan_once_and_nothing_els
     deleted = [int(found[1]) for text in said[:2] if (found := re.search(r"(\d+) of \d+ rows deleted", text))]
     assert sum(deleted) == 6, said
     assert setting.rows() == ["live-1", "live-2"]
+
+
+def test_a_resource_that_is_created_and_synced_during_a_prune_has_its_row_afterwards(setting: Setting) -> None:
+    """Whichever comes first at the lock of the id: the row is kept, or it is deleted and written again."""
+    setting.apply("bystander")
+    names = [f"back-{number}" for number in range(4)]
+    setting.row("bystander", *names)
+    manifests = [never_synced(setting, name, "students") for name in names]
+    with running_server(setting.database) as server:
+        pruning = subprocess.Popen(
+            setting.command("--prune", "--yes"),
+            env=setting.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for manifest in manifests:
+            setting.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest))
+            while ready(server.post("sync", payload(manifest)).json()) != "True":
+                time.sleep(0.05)
+        said, _ = pruning.communicate(timeout=60)
+        assert setting.rows() == [*names, "bystander"], said
+
+
+def ready(answer: dict[str, Any]) -> str:
+    [found] = [str(one["status"]) for one in answer["status"]["conditions"] if one["type"] == "Ready"]
+    return found
 
 
 class Expiring(Cluster):
