@@ -61,13 +61,11 @@ class Call:
     """The request on whose behalf the database is asked.
 
     ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone,
-    ``descriptor`` is the socket on which that shows while a statement runs (negative when there is none), ``lock`` the
-    key of the advisory lock that every message for it takes first (None: none).
+    ``lock`` is the key of the advisory lock that every message for it takes first (None: none).
     """
 
     arrival: float
     hung_up: Callable[[], bool]
-    descriptor: int = -1
     lock: int | None = None
 
     def start_by(self, statement_timeout: float) -> float:

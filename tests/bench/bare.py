@@ -6,6 +6,11 @@ It does what any Flask hook must: decode the JSON body and answer JSON (of the s
 
 from __future__ import annotations
 
+# ruff: noqa: E402
+from gevent import monkey
+
+monkey.patch_all()
+
 import os
 import sys
 from typing import Any
@@ -16,6 +21,7 @@ from bench import bodies
 from postgres_writer.config.settings import Config
 from postgres_writer.server.gunicorn_app import HookApplication
 from postgres_writer.telemetry import logs
+from postgres_writer.telemetry.folder import metrics_folder
 
 ANSWER = {"status": bodies.status("noop"), "children": [], "resyncAfterSeconds": 271.828, "finalized": False}
 
@@ -41,6 +47,7 @@ if __name__ == "__main__":
     config = Config.from_env(os.environ)
     logs.configure(config.log_level, config.log_format)
     try:
-        HookApplication(config, create_app).run()
+        with metrics_folder():
+            HookApplication(config, create_app).run()
     except SystemExit as end:
         sys.exit(end.code)

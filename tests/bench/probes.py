@@ -54,7 +54,7 @@ def round_trips(database: Database, count: int = 50) -> dict[str, float]:
     proxy = CountingProxy(int(database.connect["port"]))
     through = {**database.environ, "PSQL_PORT": str(proxy.port), "PSQL_SSLMODE": "disable"}
     try:
-        with hook_server(through, HOOK_WORKERS="1", HOOK_THREADS="1") as server:
+        with hook_server(through, HOOK_WORKERS="1") as server:
             kinds = {
                 "write": ("sync", bodies.sync("trip", synced=False)),
                 "no-op": ("sync", bodies.sync("trip", synced=True)),

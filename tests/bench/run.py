@@ -27,7 +27,7 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
     """
     figures: Figures = {}
     with bench(OBJECTS) as parts:
-        say(f"{default_workers()} workers of {Config.threads} threads, as shipped on this machine\n")
+        say(f"{default_workers()} workers of {Config.connections} connections, as shipped on this machine\n")
         figures |= _promises(parts, say)
         cases = keep_alive_cases(parts, _CONCURRENCIES)
         with other_cases(parts) as others:

@@ -16,8 +16,8 @@ from bench import bodies
 from support.postgres import Database, PostgresInstance, private_instance, scrubbed_environment
 from support.server import ServerProcess
 
-SHIPPED = {"HOOK_WORKERS": "", "HOOK_THREADS": ""}
-"""Empty counts as unset: the numbers of workers and threads that a user gets."""
+SHIPPED = {"HOOK_WORKERS": ""}
+"""Empty counts as unset: the number of workers that a user gets."""
 
 
 class BareServer(ServerProcess):

@@ -60,7 +60,7 @@ def test_the_hook_keeps_its_distance_to_a_bare_endpoint(cases: list[Case]) -> No
     assert not missed, figures
 
 
-def test_no_more_connections_are_opened_than_there_are_threads(parts: Bench) -> None:
+def test_no_more_connections_are_opened_than_allowed(parts: Bench) -> None:
     figures = run.connections(parts)
     assert 0 < figures["connections_opened"] <= figures["connections_limit"]
     assert figures["connections_reopened"] == 0

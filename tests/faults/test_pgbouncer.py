@@ -40,7 +40,7 @@ def table(instance: PostgresInstance) -> Iterator[Database]:
 def server(instance: PostgresInstance, pooler: PgBouncer, table: Database) -> Iterator[ServerProcess]:
     """Run a server that sends no prepared statements."""
     database = pooler.database(instance, "hook", "hook")
-    with running_server(database, PSQL_PREPARED_STATEMENTS="false", HOOK_THREADS="4") as server:
+    with running_server(database, PSQL_PREPARED_STATEMENTS="false") as server:
         yield server
 
 
@@ -106,7 +106,7 @@ def test_connections_that_the_pooler_closes_are_replaced_unseen(
 def test_prepared_statements_work_with_pooled_sessions(instance: PostgresInstance, table: Database) -> None:
     with running_pgbouncer(instance, "session", USERS, pool_size=8) as pooler:
         database = pooler.database(instance, "hook", "hook")
-        with running_server(database, HOOK_THREADS="4") as server, steady_load(server.url) as load:
+        with running_server(database) as server, steady_load(server.url) as load:
             load.wait_for(200)
         assert not load.failures, load.answers
 
@@ -117,7 +117,7 @@ def test_prepared_statements_left_on_with_pooled_transactions_are_an_honest_stat
     """Every answer is true, no row is wrong, and the log names the setting."""
     with running_pgbouncer(instance, "transaction", USERS, pool_size=3) as pooler:
         database = pooler.database(instance, "hook", "hook")
-        with running_server(database, HOOK_THREADS="4") as server:
+        with running_server(database) as server:
             for age in range(1, 6):
                 # both tables: a statement that was prepared for one must never be run for the other
                 tables = [("students", "pupils")[number % 2] for number in range(24)]

@@ -267,7 +267,7 @@ BEGUN = {
 
 @pytest.mark.parametrize("slow", BEGUN)
 def test_a_hundred_slow_clients_starve_nobody(database: Database, slow: str) -> None:
-    with running_server(database, HOOK_WORKERS="2", HOOK_THREADS="2") as server, ExitStack() as stack:
+    with running_server(database, HOOK_WORKERS="2") as server, ExitStack() as stack:
         calm = [ask(server.port, body(f"calm-{number}")).seconds for number in range(20)]
         dripping = Dripping(server.port, BEGUN[slow], 100)
         stack.callback(dripping.stop)
@@ -281,7 +281,7 @@ def test_a_hundred_slow_clients_starve_nobody(database: Database, slow: str) -> 
 
 def test_a_hundred_half_handshakes_starve_nobody(database: Database, tmp_path: Path) -> None:
     made = make_certificate(tmp_path)
-    files = {"HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key), "HOOK_THREADS": "2"}
+    files = {"HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)}
     server = ServerProcess({**database.environ, **files}, scheme="https", verify=str(made.certificate))
     with ExitStack() as stack:
         server.start()

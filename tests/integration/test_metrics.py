@@ -96,7 +96,7 @@ def test_an_unreachable_database_opens_the_circuit_and_its_return_closes_it() ->
 
     with private_instance(tcp=True) as instance:
         database = instance.maintenance.create_sibling()
-        with running_server(database, HOOK_WORKERS="1", HOOK_THREADS="1") as server:
+        with running_server(database, HOOK_WORKERS="1") as server:
             status = synced(server, resource())
             assert scrape(server).total("postgres_writer_database_connections") == 1
             instance.kill()

@@ -76,6 +76,10 @@ class TestStart:
         for setting in SETTINGS:
             assert f"{setting.name} (default: {setting.default_text})" in ended.stdout
 
+    def test_a_setting_that_is_no_longer_used_is_named_once(self) -> None:
+        with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port()), HOOK_THREADS="many") as server:
+            assert server.logs.count("HOOK_THREADS is no longer used") == 1
+
     def test_it_serves_without_a_database(self) -> None:
         with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
             assert server.get("/readyz").status_code == 200

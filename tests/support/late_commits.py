@@ -49,9 +49,9 @@ class SteppedSession(Session):
         self._step = step
         self._stall = stall
 
-    def _run(self, text: str, parameters: Parameters | None, caller: int = -1) -> Result:
+    def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:
         if text.startswith(("PREPARE", "DEALLOCATE")):
-            return super()._run(text, parameters, caller)
+            return super()._run(text, parameters, hung_up)
         super()._run("BEGIN", None)
         try:
             result = self._run_parts(self._order(text.split("; ")), parameters)

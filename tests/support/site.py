@@ -10,7 +10,7 @@ from support.callers import Answer, ask, ask_all, body
 from support.postgres import Database, PostgresInstance
 from support.server import ServerProcess, running_server
 
-WORKERS, THREADS = 2, 4
+WORKERS, CONNECTIONS = 2, 4
 CALLERS = 64
 LIMIT = 10.0
 """Seconds within which every answer comes, whatever is wrong."""
@@ -42,7 +42,7 @@ class Site:
         """Sync all: every row is written, no connection is left over."""
         assert {answer.ready for answer in self.sync_all(age)} == {"True RowSynced"}
         assert [row[2] for row in self.database.rows()] == [age] * CALLERS
-        assert self.connections() <= WORKERS * THREADS
+        assert self.connections() <= WORKERS * CONNECTIONS
 
     def check_recovered(self, age: int, seconds: float = CIRCUIT_SECONDS) -> None:
         """Let the first syncs, so long after a fault, succeed one by one, then all at once, without a restart.
@@ -70,6 +70,6 @@ class Site:
 def running_site(instance: PostgresInstance, port: int, **environ: str) -> Iterator[Site]:
     """Run a server on the instance, which it reaches by the port, with more variables."""
     connect = {**instance.connect, "user": "hook", "password": "hook", "port": str(port)}
-    numbers = {"HOOK_WORKERS": str(WORKERS), "HOOK_THREADS": str(THREADS)}
+    numbers = {"HOOK_WORKERS": str(WORKERS), "HOOK_CONNECTIONS": str(CONNECTIONS)}
     with running_server(Database(connect), **{**numbers, **environ}) as server:
         yield Site(instance, server)

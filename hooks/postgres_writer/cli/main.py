@@ -23,6 +23,8 @@ program = click.version_option(__version__, message=f"{PROGRAM} %(version)s")(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 done, 1 not, 2 wrong usage or configuration, 130 interrupted."""
+    if argv is None and sys.argv[1:2] == ["serve"]:
+        patch()
     try:
         code = int(program.main(argv, prog_name=PROGRAM, standalone_mode=False) or 0)
         sys.stdout.flush()
@@ -39,3 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOT_DONE
     return code
+
+
+def patch() -> None:
+    """Let threads be greenlets in this process, which is going to serve.
+
+    Before anything is imported that makes a lock or a thread-local: all greenlets would share it, and one that waits
+    for such a lock would stop them all.
+    """
+    from gevent import monkey  # noqa: PLC0415 # the other commands have no use for it
+
+    monkey.patch_all()

@@ -1,5 +1,6 @@
 """`postgres-writer serve`: the hook server."""
 
+import logging
 import os
 import signal
 import sys
@@ -14,6 +15,8 @@ from postgres_writer.config.settings import Config
 from postgres_writer.errors import ConfigError
 from postgres_writer.telemetry import logs
 from postgres_writer.telemetry.folder import metrics_folder
+
+logger = logging.getLogger(__name__)
 
 EXAMPLES = """\
 examples:
@@ -46,21 +49,19 @@ def _run(embedded: bool, data_dir: Path) -> int:
 
 def _serve(config: Config) -> int:
     logs.configure(config.log_level, config.log_format)
-
-    from postgres_writer.server.gunicorn_app import HookApplication, WsgiApplication  # noqa: PLC0415 # spares `--help`
-
-    def load() -> WsgiApplication:
-        from postgres_writer.database.store import Store  # noqa: PLC0415
-        from postgres_writer.server.app import create_app  # noqa: PLC0415 # the metrics' folder must be known before
-
-        return create_app(config, Store(config.database, config.connections))
-
+    if os.environ.get("HOOK_THREADS"):
+        logger.warning("HOOK_THREADS is no longer used; remove it. HOOK_CONNECTIONS sets the connections per worker.")
     # gunicorn sets its own handlers once it has loaded the application; a signal before must clean up, too
     signal.signal(signal.SIGTERM, _stop_starting)
     master = os.getpid()
     with metrics_folder():
+        # only now, because the metrics are made when they are imported, and must know their folder
+        from postgres_writer.database.store import Store  # noqa: PLC0415
+        from postgres_writer.server.app import create_app  # noqa: PLC0415
+        from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
+
         try:
-            HookApplication(config, load).run()
+            HookApplication(config, lambda: create_app(config, Store(config.database, config.connections))).run()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
             if os.getpid() == master:

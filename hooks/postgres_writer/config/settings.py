@@ -315,9 +315,6 @@ class Config:
         shown_default="one per processor, 2 to 8",
         default_factory=default_workers,
     )
-    # A thread waits for PostgreSQL during a third of a write: with 4 a worker has one that computes, one that waits
-    # and two to spare for a slow statement. With 8 they queue for the GIL.
-    threads: int = _setting("HOOK_THREADS", "Threads per worker.", parsers.integer(1, 256), 4)
     connections: int = _setting(
         "HOOK_CONNECTIONS",
         "Connections to PostgreSQL per worker, at most. A request that finds none free waits for one.",

@@ -32,8 +32,8 @@ from postgres_writer.telemetry.logs import fields
 logger = logging.getLogger(__name__)
 
 _MAX_PREPARED = 256
-_CLOSED = getattr(select, "POLLRDHUP", 0)
-"""What poll() is to tell of the caller's socket; where there is no POLLRDHUP, it tells errors and hang-ups unasked."""
+_LOOK_SECONDS = 0.1
+"""How often a wait for PostgreSQL looks whether the caller has hung up."""
 
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
@@ -57,6 +57,10 @@ _CLOSING = {"FATAL", "PANIC"}
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
+
+
+def _never() -> bool:
+    return False
 
 
 class _Lost(Exception):
@@ -134,6 +138,11 @@ class Session:
         except _Lost as exc:
             self.close()
             raise DatabaseUnavailable(str(exc)) from exc
+        except _HungUp as exc:
+            # The statement may wait for a lock, and would write when its successor has; without its connection the
+            # server ends it.
+            self.close()
+            raise RequestExpired(EXPIRED) from exc
         except _TimedOut as exc:
             self._fail(hanging=True, why="no answer in time")
             raise DatabaseUnavailable(UNAVAILABLE) from exc
@@ -181,31 +190,28 @@ class Session:
             # a connect that has no time left says nothing about the server and must not open the circuit
             _expect_waiting(call, start_by)
             self._connect(start_by)
-        text = self._message(statement, locked=call.lock is not None)
+        text = self._message(call, statement)
         given = {"until": start_by + self._offset, "key": call.lock, **parameters}
         _expect_waiting(call, start_by)
         began = time.perf_counter()
         try:
-            result = self._run(text, given, call.descriptor)
-        except _HungUp as exc:
-            # The statement may wait for a lock, and would write when its successor has; without its connection the
-            # server ends it.
-            self.close()
-            raise RequestExpired(EXPIRED) from exc
+            result = self._run(text, given, call.hung_up)
         finally:
             # the slow ones are those that fail
             metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
         self._succeed()
         return result
 
-    def _message(self, statement: statements.Statement, *, locked: bool) -> str:
+    def _message(self, call: Call, statement: statements.Statement) -> str:
         """Compose what is sent in one message: the settings that travel with it, the lock, the statement."""
         if len(self._prepared) + 2 > _MAX_PREPARED:
             # here and nowhere else, or the second of the two would be taken from under the first
             self._run("DEALLOCATE ALL", None)
             self._prepared.clear()
-        parts = (statements.LOCK, statement) if locked else (statement,)
-        texts = (self._execute_text(part) if self._prepares and part.parameters else self._text(part) for part in parts)
+        parts = (statement,) if call.lock is None else (statements.LOCK, statement)
+        texts = (
+            self._execute_text(call, part) if self._prepares and part.parameters else self._text(part) for part in parts
+        )
         return self._prefix + "; ".join(texts)
 
     def _text(self, statement: statements.Statement) -> str:
@@ -219,7 +225,7 @@ class Session:
             text = self._texts[statement] = statement.text.as_string(self._connection)
         return text
 
-    def _execute_text(self, statement: statements.Statement) -> str:
+    def _execute_text(self, call: Call, statement: statements.Statement) -> str:
         text = self._prepared.get(statement)
         if text is None:
             body = self._text(statement)
@@ -227,15 +233,16 @@ class Session:
             # number would run what another client prepared under it, which may be for another table.
             name = f"pgw_{blake2b(body.encode(), digest_size=12).hexdigest()}"
             prepare, text = statements.prepared(body, statement.parameters, name)
-            self._run(prepare, None)
+            # it plans, for which it waits as long as somebody holds a lock on the table
+            self._run(prepare, None, call.hung_up)
             self._prepared[statement] = text
         return text
 
-    def _run(self, text: str, parameters: Parameters | None, caller: int = -1) -> Result:
+    def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = _never) -> Result:
         """Send one message and wait for its end, or for the caller's; gives the row if there is one."""
         try:
             self._cursor.execute(text, parameters)
-            _wait(self._connection, time.monotonic() + self._config.statement_timeout + CLIENT_GRACE_SECONDS, caller)
+            _wait(self._connection, time.monotonic() + self._config.statement_timeout + CLIENT_GRACE_SECONDS, hung_up)
             return self._cursor.fetchone() if self._cursor.description else ()
         except psycopg2.Error as exc:
             raise _translated(exc) from exc
@@ -302,9 +309,11 @@ def _expect_waiting(call: Call, start_by: float) -> None:
         raise RequestExpired(EXPIRED)
 
 
-def _wait(connection: Any, until: float, caller: int = -1) -> None:
-    """Let libpq go on until the answer is whole, or until the other end of the caller's socket is closed.
+def _wait(connection: Any, until: float, hung_up: Callable[[], bool] = _never) -> None:
+    """Let libpq go on until the answer is whole, or until the caller has hung up.
 
+    Where gevent has patched poll(), other greenlets run meanwhile. The caller is looked at in between instead of being
+    polled too: the patched poll() knows no POLLRDHUP.
     https://www.psycopg.org/docs/advanced.html#asynchronous-support
     """
     while (state := connection.poll()) != extensions.POLL_OK:
@@ -313,10 +322,7 @@ def _wait(connection: Any, until: float, caller: int = -1) -> None:
             raise _TimedOut
         poller = select.poll()
         poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
-        if caller >= 0:
-            poller.register(caller, _CLOSED)
-        ready = poller.poll(remaining * 1000)
-        if len(ready) == 1 and ready[0][0] == caller:
+        if not poller.poll(min(remaining, _LOOK_SECONDS) * 1000) and hung_up():
             raise _HungUp
 
 

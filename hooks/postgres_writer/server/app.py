@@ -10,11 +10,13 @@ import hmac
 import json
 import logging
 import math
+import threading
 import time
 from random import getrandbits
 from typing import Any, NoReturn
 
 from flask import Flask, Response, g, request
+from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import (
     BadRequest,
     HTTPException,
@@ -40,6 +42,8 @@ from postgres_writer.telemetry.logs import fields
 logger = logging.getLogger(__name__)
 
 _CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
+_LARGE_BYTES = 1024 * 1024
+"""Bodies of this size or more are read and decoded one at a time in a worker."""
 _DETAILS = {
     401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
     413: "The body is larger than HOOK_MAX_BODY_BYTES allows.",
@@ -73,6 +77,8 @@ class HookServer:
         self._period = config.resync_seconds
         self._retries = RetrySlots(config.resync_seconds)
         self._max_body_bytes = config.max_body_bytes
+        self._large, self._scrape = threading.Lock(), threading.Lock()
+        self._rested = 0.0
         self._metrics_token_required = config.metrics_token_required
         policy, tokens = config.table_policy_file, config.tokens_file
         result = config.audit_result_file
@@ -103,28 +109,36 @@ class HookServer:
         if self._metrics_token_required:
             self._authorize()
         last_audit = self._audit_result.current() if self._audit_result else None
-        return Response(metrics.exposition(last_audit), content_type=metrics.CONTENT_TYPE)
+        with self._scrape:
+            # it takes as long as some dozens of syncs: for the same time again the others have the worker to themselves
+            time.sleep(max(0.0, self._rested - time.monotonic()))
+            began = time.monotonic()
+            text = metrics.exposition(last_audit)
+            self._rested = 2 * time.monotonic() - began
+        return Response(text, content_type=metrics.CONTENT_TYPE)
 
     def _decoded_body(self, environ: dict[str, Any]) -> object:
         if environ.get("CONTENT_TYPE") != "application/json" and request.mimetype != "application/json":
             raise UnsupportedMediaType
+        # straight from gunicorn: werkzeug would put a stream of its own over it, and cut off silently what is too long
+        read = environ["wsgi.input"].read
         length = environ.get("CONTENT_LENGTH", "")
-        if length.isdecimal() and int(length) <= self._max_body_bytes:
-            # nothing is left to check of the length, for which werkzeug puts a stream of its own over the server's
-            data = environ["wsgi.input"].read(int(length))
-        else:
-            data = self._body_of_unknown_length(environ)
-        try:
-            return _DECODER.decode(data.decode())
-        except (ValueError, RecursionError) as exc:
-            raise BadRequest("The body is not JSON.") from exc
-
-    def _body_of_unknown_length(self, environ: dict[str, Any]) -> bytes:
-        data = request.get_data(cache=False)
-        # of a chunked body, which tells no length, werkzeug silently cuts off what is over the limit
-        if len(data) == self._max_body_bytes and environ["wsgi.input"].read(1):
+        # a chunked body tells no length
+        size = int(length) if length.isdecimal() else None
+        if size is not None and size > self._max_body_bytes:
             raise RequestEntityTooLarge
-        return data
+        try:
+            begun = read(min(size, _LARGE_BYTES) if size is not None else _LARGE_BYTES)
+            if len(begun) < _LARGE_BYTES:
+                return _decoded(begun)
+            # one at a time: decoding takes tens of times the memory that is read, and nobody is served meanwhile
+            with self._large:
+                data = begun + read(self._max_body_bytes + 1 - len(begun))
+                if len(data) > self._max_body_bytes:
+                    raise RequestEntityTooLarge
+                return _decoded(data)
+        except (OSError, ParseException) as exc:
+            raise BadRequest("The body could not be read.") from exc
 
     def _authorize(self) -> None:
         if self._tokens is None:
@@ -135,6 +149,13 @@ class HookServer:
         matches = [hmac.compare_digest(given, known) for known in self._tokens.current()]
         if scheme.lower() != "bearer" or not any(matches):
             raise Unauthorized
+
+
+def _decoded(data: bytes) -> object:
+    try:
+        return _DECODER.decode(data.decode())
+    except (ValueError, RecursionError) as exc:
+        raise BadRequest("The body is not JSON.") from exc
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -1,4 +1,4 @@
-"""What the kernel knows of a caller: when its request arrived, and whether it has hung up.
+"""What the kernel knows of a caller: when its request arrived, how much it sent, and whether it has hung up.
 
 Both are asked of the connection's socket, because the process may have been stopped, or the request may have waited
 in a queue, for longer than the caller waits for an answer.
@@ -6,9 +6,11 @@ in a queue, for longer than the caller waits for an answer.
 
 from __future__ import annotations
 
+import fcntl
 import select
 import socket
 import struct
+import termios
 import time
 from functools import partial
 from typing import Any
@@ -18,6 +20,9 @@ from postgres_writer.deadlines import Call
 _TCP_INFO = getattr(socket, "TCP_INFO", None)
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 """tcpi_last_data_recv in struct tcp_info: milliseconds since data last came in. linux/include/uapi/linux/tcp.h"""
+_INT = struct.Struct("=i")
+_BYTES_RECEIVED = struct.Struct("=128xQ")
+"""tcpi_bytes_received in struct tcp_info."""
 _ESTABLISHED = 1
 """What tcpi_state, the first byte of struct tcp_info, is until a side closes. linux/include/net/tcp_states.h"""
 
@@ -27,7 +32,22 @@ def call_of(connection: Any) -> Call:
     if not isinstance(connection, socket.socket):
         return Call(time.monotonic(), _never)
     arrival = time.monotonic() - _seconds_since_data(connection)
-    return Call(arrival, partial(_hung_up, connection), connection.fileno())
+    return Call(arrival, partial(_hung_up, connection))
+
+
+def bytes_received(connection: socket.socket) -> int:
+    """Give how many bytes have arrived on a connection since its beginning; always 0 where nobody counts them."""
+    info = _tcp_info(connection, _BYTES_RECEIVED.size)
+    return int(_BYTES_RECEIVED.unpack(info)[0]) if len(info) == _BYTES_RECEIVED.size else 0
+
+
+def bytes_taken(connection: socket.socket) -> int:
+    """Give how many of the bytes that have arrived on a connection were read from it."""
+    try:
+        waiting = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_INT.size))
+    except (OSError, ValueError):
+        return bytes_received(connection)
+    return bytes_received(connection) - int(_INT.unpack(waiting)[0])
 
 
 def _never() -> bool:
@@ -43,7 +63,7 @@ def _seconds_since_data(connection: socket.socket) -> float:
 
 
 def _hung_up(connection: socket.socket) -> bool:
-    # unlike poll() it keeps the interpreter's lock, for which a busy worker would queue anew
+    # unlike poll() it keeps the interpreter's lock, for which a busy worker would queue again
     info = _tcp_info(connection, 1)
     if info:
         return info[0] != _ESTABLISHED

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,10 +15,15 @@ from gunicorn.glogging import Logger
 from postgres_writer.config.settings import Config
 from postgres_writer.deadlines import GRACEFUL_SECONDS, KEEPALIVE_SECONDS
 from postgres_writer.server.files import watched_context
-from postgres_writer.server.worker import hold_signals
+from postgres_writer.server.worker import RenewedContext, hold_signals
 from postgres_writer.telemetry.folder import VARIABLE, WorkerSlots, enter_slot, shared_memory_folder
 
 WsgiApplication = Callable[..., Any]
+
+CONNECTIONS = 2000
+"""Connections of callers that a worker serves at a time: each costs about 25 KB, and further ones wait."""
+SPARE_FILES = 512
+"""Descriptors for everything else: connections to PostgreSQL (at most 256), files of metrics, libraries, look-ups."""
 
 
 class RootLogger(Logger):
@@ -41,15 +47,11 @@ class HookApplication(BaseApplication):
         self._load = load
         super().__init__()
 
-    @property
-    def max_body_bytes(self) -> int:
-        """What the application takes as a body; the worker waits for no more of it."""
-        return self._config.max_body_bytes
-
     def load_config(self) -> None:
         """Set gunicorn's settings; nothing is read from its own files, variables and arguments."""
         for name, value in settings(self._config).items():
             self.cfg.set(name, value)
+        self.cfg.set("worker_connections", worker_connections() // len(self.cfg.bind))
 
     def load(self) -> WsgiApplication:
         """Return the WSGI application."""
@@ -62,7 +64,6 @@ def settings(config: Config) -> dict[str, Any]:
         "bind": binds(config.host, config.port),
         "worker_class": "postgres_writer.server.worker.HookWorker",
         "workers": config.workers,
-        "threads": config.threads,
         "keepalive": KEEPALIVE_SECONDS,
         "graceful_timeout": GRACEFUL_SECONDS,
         # imported once and shared by the workers; the store connects lazily, so nothing is shared that must not be
@@ -83,8 +84,8 @@ def settings(config: Config) -> dict[str, Any]:
         context = watched_context(config.tls_cert_file, config.tls_key_file)
         chosen["certfile"] = str(config.tls_cert_file)
         chosen["keyfile"] = str(config.tls_key_file)
-        # gunicorn asks for every new connection
-        chosen["ssl_context"] = lambda _config, _default_factory: context.current()
+        # gunicorn asks for it once in a worker, gevent asks it for every new connection
+        chosen["ssl_context"] = lambda _config, _default_factory: RenewedContext(context)
     return chosen
 
 
@@ -104,10 +105,22 @@ def binds(host: str, port: int) -> list[str]:
     return [everything["IPv6"], everything["IPv4"]] if only_v6 else [everything["IPv6"]]
 
 
-def before_fork(arbiter: Any, worker: Any) -> None:
+def worker_connections() -> int:
+    """Return how many connections of callers a worker may have, and let it open that many files and some more.
+
+    Without one to spare a worker could neither accept a connection nor open one to PostgreSQL, and would end.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + SPARE_FILES
+    files = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    return min(CONNECTIONS, max(files - SPARE_FILES, files // 2))
+
+
+def before_fork(_arbiter: Any, worker: Any) -> None:
     """Prepare for the fork of a worker."""
     worker.slot = _slots().take(worker.age)
-    hold_signals(arbiter, worker)
+    hold_signals()
 
 
 def after_fork(_arbiter: Any, worker: Any) -> None:

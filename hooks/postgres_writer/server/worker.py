@@ -1,41 +1,39 @@
-"""gunicorn's threaded worker, whose threads are safe from slow clients.
+"""gunicorn's gevent worker, with an end to whatever a slow or rude caller holds.
 
-gunicorn reads headers and body in a thread of the pool, without a deadline, and lingers up to two seconds on a closed
-connection in the loop that accepts new ones. Both let a few slow clients stop the server. Here a request is gathered
-in the loop, without blocking, and gets a thread when it is whole.
+A connection costs a greenlet, so callers that send slowly, or nothing, or never read, hold up nobody else. What the
+stock worker lacks is an end: it waits for half a request, or for room to write an answer, for as long as it takes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import selectors
 import signal
 import socket
 import ssl
-import threading
 import time
-from functools import partial
 from typing import Any
 
-from gunicorn import http, sock
-from gunicorn.workers.gthread import ThreadWorker
+import gevent
+from gunicorn.workers.ggevent import GeventWorker
 
-from postgres_writer.deadlines import CONNECTION_SECONDS
-from postgres_writer.server.gathering import Gathered
+from postgres_writer.deadlines import CONNECTION_SECONDS, KEEPALIVE_SECONDS, WEBHOOK_SECONDS
+from postgres_writer.server.caller import bytes_received, bytes_taken
+from postgres_writer.server.files import Watched
+from postgres_writer.telemetry import metrics
 
-SMALL_BYTES = 65536
-"""A request up to this size, as all of Metacontroller's but the largest are, is gathered whatever others do."""
-LARGE_BYTES = 48 * 1024 * 1024
-"""What all requests that are being gathered may hold together; a large one that would exceed it is cut off."""
-_PART_BYTES = 65536
-_WAIT = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
-
+_PART_BYTES = 1024 * 1024
+_LULL_SECONDS = 0.5
+"""A connection silent for this long when the worker stops is closed; a busier one ends with its next answer."""
+_SEND_BYTES = 65536
+"""What the kernel keeps of answers that a caller does not read; by itself it would keep 4 MB for every connection."""
+_LINGER_SECONDS = 2.0
+"""How long a caller that got its last answer has to close the connection."""
 _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
-def hold_signals(_arbiter: Any, _worker: Any) -> None:
-    """Keep signals to stop pending over a fork; gunicorn calls this before each.
+def hold_signals() -> None:
+    """Keep signals to stop pending over a fork.
 
     A worker that is told to stop before it has set its handlers would drop the signal into the master's handler,
     which means nothing there, and be killed only at the end of the grace period.
@@ -51,121 +49,148 @@ def release_signals() -> None:
 os.register_at_fork(after_in_parent=release_signals)
 
 
-def _already_closed(*, graceful: bool = False) -> None:
-    """Stand in for the close() of a connection that is closed: a second one would raise and be counted twice."""
+class RenewedContext:
+    """What gevent asks for the TLS of a new connection: the context of the certificate as it is now."""
+
+    def __init__(self, context: Watched[ssl.SSLContext]) -> None:
+        self._context = context
+
+    def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+        """Wrap a socket. The handshake is left to gunicorn, so that the worker sees when it takes too long."""
+        return self._context.current().wrap_socket(sock, do_handshake_on_connect=False, **options)
 
 
-class HookWorker(ThreadWorker):
-    """A threaded worker that gathers requests itself and cuts off what is still not done after CONNECTION_SECONDS."""
+class Connection:
+    """What the worker knows of an open connection: since when its caller sends a request, or is silent."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        # a handshake counts like a request
+        self._began: float | None = time.monotonic()
+        self._silent_since = 0.0
+        self._patience = CONNECTION_SECONDS
+        self._received = 0
+
+    def wait(self) -> None:
+        """Note that the next request is waited for; for the first one not as long as for another."""
+        if self._silent_since:
+            self._patience = KEEPALIVE_SECONDS
+        self._began, self._silent_since = None, time.monotonic()
+        # what has arrived and was not read is the beginning of the next request
+        self._received = bytes_taken(self._sock)
+
+    def begin(self) -> None:
+        """Note that a request is there, unless its first bytes were noticed before."""
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def is_silent(self, now: float, seconds: float) -> bool:
+        """Say whether nothing of a next request has arrived for so long."""
+        return (
+            self._began is None and now >= self._silent_since + seconds and bytes_received(self._sock) == self._received
+        )
+
+    def is_overdue(self, now: float, limit: float) -> bool:
+        """Say whether the request, which may take ``limit`` seconds, or the silence before it, takes too long."""
+        if self._began is None and bytes_received(self._sock) != self._received:
+            self._began = now
+        return self.is_silent(now, self._patience) or (self._began is not None and now >= self._began + limit)
+
+    def end(self, how: int = socket.SHUT_RDWR) -> None:
+        """Let whoever reads from the connection, or writes to it, find it closed.
+
+        Through another socket, for gevent raises an error in greenlets that wait for the one which is shut down.
+        SHUT_RD lets what has arrived be read before: a request that comes at the same moment is still answered.
+        """
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._sock.fileno())) as same:
+            same.shutdown(how)
+
+
+class HookWorker(GeventWorker):
+    """A worker that cuts off what takes too long and closes idle connections when it is told to stop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._busy: dict[Any, float] = {}
-        self._busy_lock = threading.Lock()
-        self._gathering: dict[Any, tuple[Gathered, float]] = {}
+        self._connections: dict[object, Connection] = {}
 
     def init_signals(self) -> None:
         """Set the worker's handlers; what was held since the fork arrives now."""
         super().init_signals()
         release_signals()
 
-    def handle(self, conn: Any) -> Any:
-        """Serve one request on a connection, in a thread of the pool."""
-        with self._busy_lock:
-            self._busy[conn] = time.monotonic() + CONNECTION_SECONDS
-        try:
-            kept = super().handle(conn)
-        finally:
-            with self._busy_lock:
-                del self._busy[conn]
-        if not kept:
-            # here, where it costs one thread; gunicorn would do it in the loop that accepts
-            conn.close(graceful=True)
-            conn.close = _already_closed
-        return kept
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        """Stop: finish the requests that have begun, close the connections on which there is none."""
+        super().handle_exit(sig, frame)
+        # a caller that is just about to send its next request gets an answer that says `Connection: close`
+        gevent.spawn_later(_LULL_SECONDS, self.close_silent)
 
-    def enqueue_req(self, conn: Any) -> None:
-        """Gather a request from a connection that is new or readable, then give it to a thread of the pool."""
-        try:
-            if not conn.initialized:
-                self._begin(conn)
-            conn.sock.setblocking(False)
-        except OSError:
-            self._drop(conn)
-            return
-        # what came along with the request before is the beginning of this one
-        application: Any = self.app
-        gathered = Gathered(application.max_body_bytes, conn.parser.unreader.take_buffered())
-        self._gathering[conn] = gathered, time.monotonic() + CONNECTION_SECONDS
-        self._gather(conn, None)
-
-    def _begin(self, conn: Any) -> None:
-        conn.initialized = True
-        conn.sock.setblocking(False)
-        if self.cfg.is_ssl:
-            # the handshake is part of what is gathered: it takes as many steps as the client lets it
-            conn.sock = sock.ssl_wrap_socket(conn.sock, self.cfg)
-        conn.parser = http.get_parser(self.cfg, conn.sock, conn.client)
-
-    def _gather(self, conn: Any, registered: Any) -> None:
-        """Take what has arrived; ``registered`` is the socket that the loop has been watching for it, if any."""
-        gathered, _ = self._gathering[conn]
-        try:
-            whole = self._take(conn, gathered)
-        except OSError:
-            self._release(conn, registered)
-            self._drop(conn)
-            return
-        if whole:
-            self._release(conn, registered)
-            conn.parser.unreader.unread(bytes(gathered.data))
-            super().enqueue_req(conn)
-        elif registered is None:
-            watcher = partial(self._gather, conn)
-            self.poller.register(conn.sock, selectors.EVENT_READ, watcher)
-
-    def _take(self, conn: Any, gathered: Gathered) -> bool:
-        """Receive what there is without waiting; True when there is a whole request. OSError: drop the connection."""
-        while not gathered.is_whole():
-            if gathered.wants_continue():
-                conn.sock.send(b"HTTP/1.1 100 Continue\r\n\r\n")
-            try:
-                part = conn.sock.recv(_PART_BYTES)
-            except _WAIT:
-                return False
-            if not part:
-                if gathered.data:
-                    # the parser says what is wrong with a request that ends too early
-                    return True
-                raise ConnectionResetError
-            gathered.data += part
-            if len(gathered.data) > SMALL_BYTES and self._held() > LARGE_BYTES:
-                raise ConnectionAbortedError("too much is being gathered")
-        return True
-
-    def _held(self) -> int:
-        return sum(len(gathered.data) for gathered, _ in self._gathering.values())
-
-    def _release(self, conn: Any, registered: Any) -> None:
-        del self._gathering[conn]
-        if registered is not None:
-            self.poller.unregister(registered)
-
-    def _drop(self, conn: Any) -> None:
-        self.nr_conns -= 1
-        conn.close()
-
-    def murder_pending(self) -> None:
-        """Close what is overdue; gunicorn calls this about once a second."""
-        super().murder_pending()
+    def notify(self) -> None:
+        """Tell the master that the worker lives, and look for what is overdue; gunicorn calls this every second."""
+        super().notify()
         now = time.monotonic()
-        for conn, (gathered, deadline) in list(self._gathering.items()):
-            if now > deadline or (not self.alive and not gathered.data):
-                self._release(conn, conn.sock)
-                self._drop(conn)
-        with self._busy_lock:
-            for conn, deadline in self._busy.items():
-                if now > deadline:
-                    # past TLS, whose own shutdown must not be called from a second thread
-                    with contextlib.suppress(OSError):
-                        socket.socket.shutdown(conn.sock, socket.SHUT_RDWR)
+        # after SIGTERM nobody waits any more for what the master's patience would cut off
+        limit = CONNECTION_SECONDS if self.alive else WEBHOOK_SECONDS
+        for connection in list(self._connections.values()):
+            if connection.is_overdue(now, limit):
+                metrics.CUT_OFF.inc()
+                connection.end()
+        if not self.alive:
+            self.close_silent()
+
+    def close_silent(self) -> None:
+        """Close the connections whose callers have sent nothing of a next request for a while."""
+        now = time.monotonic()
+        for connection in list(self._connections.values()):
+            if connection.is_silent(now, _LULL_SECONDS):
+                connection.end(socket.SHUT_RD)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        """Serve a connection, in a greenlet of its own."""
+        current = gevent.getcurrent()
+        self._connections[current] = Connection(client)
+        with contextlib.suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            del self._connections[current]
+
+    def timeout_ctx(self) -> Any:
+        """Note that the next request is waited for; the time for it is looked after in notify()."""
+        self._connections[gevent.getcurrent()].wait()
+        return contextlib.nullcontext()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        """Serve a request whose head has been read."""
+        self._connections[gevent.getcurrent()].begin()
+        try:
+            super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:
+            linger(sock)
+            raise
+        # Others run, also when the next request has already arrived. gunicorn would read what is left of the body
+        # without letting them, for as long as the caller sends.
+        gevent.sleep(0)
+        try:
+            while req.body.read(_PART_BYTES):
+                gevent.sleep(0)
+        except Exception as exc:
+            # it is broken, so nobody knows where the next request begins
+            raise StopIteration from exc
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        """Answer what is no request."""
+        super().handle_error(req, client, addr, exc)
+        linger(client)
+
+
+def linger(sock: socket.socket) -> None:
+    """Say that nothing more comes, and read until the caller closes, for a moment.
+
+    Closing while the caller still sends would reset the connection, and the caller might lose the answer.
+    https://www.rfc-editor.org/rfc/rfc9112#section-9.6
+    """
+    with contextlib.suppress(OSError, ValueError, gevent.Timeout), gevent.Timeout(_LINGER_SECONDS):
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(65536):
+            gevent.sleep(0)

@@ -64,6 +64,10 @@ DRIFT = Counter(
     "postgres_writer_drift_repaired_total",
     "Rows that somebody else had changed or removed and that were put right.",
 )
+CUT_OFF = Counter(
+    "postgres_writer_connections_cut_off_total",
+    "Connections of callers that were closed because a handshake, a request with its answer, or silence took too long.",
+)
 CONNECTIONS_OPEN = Gauge(
     "postgres_writer_database_connections",
     "Connections to PostgreSQL that are open now.",

@@ -23,7 +23,7 @@ HOST = {"PSQL_HOST": "db"}
 def test_the_host_alone_is_enough() -> None:
     config = Config.from_env(HOST)
     assert config.database == DatabaseConfig(hosts=(Host("db", 5432),), dbname="postgres", user="postgres")
-    assert (config.host, config.port, config.threads, config.connections) == ("127.0.0.1", 8080, 4, 4)
+    assert (config.host, config.port, config.connections) == ("127.0.0.1", 8080, 4)
     assert (config.max_body_bytes, config.resync_seconds) == (16 * 1024 * 1024, 300.0)
     assert (config.log_level, config.log_format) == ("INFO", "json")
     assert config.tokens_file is None
@@ -51,7 +51,6 @@ EVERYTHING = {
     "HOOK_HOST": "0.0.0.0",
     "HOOK_PORT": "8443",
     "HOOK_WORKERS": "3",
-    "HOOK_THREADS": "7",
     "HOOK_CONNECTIONS": "5",
     "PSQL_IDLE_TIMEOUT": "45",
     "PSQL_KEEPALIVES_IDLE": "100",
@@ -97,7 +96,7 @@ def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
     assert config.database.passwords() == ("hidden",)
     assert (config.database.connect_timeout, config.database.statement_timeout) == (4.0, 2.5)
     assert config.database.prepared_statements is False
-    assert (config.host, config.port, config.workers, config.threads) == ("0.0.0.0", 8443, 3, 7)
+    assert (config.host, config.port, config.workers) == ("0.0.0.0", 8443, 3)
     assert config.connections == 5
     assert (config.tokens_file, config.table_policy_file) == (tokens, policy)
     assert (config.max_body_bytes, config.resync_seconds, config.metrics_token_required) == (2048, 12.5, True)
@@ -130,7 +129,7 @@ UNUSABLE = {
     "neither true nor false": ({"PSQL_PREPARED_STATEMENTS": "maybe"}, "PSQL_PREPARED_STATEMENTS", "true or false"),
     "no workers": ({"HOOK_WORKERS": "0"}, "HOOK_WORKERS", "1 to"),
     "too few connections to leave one to another table": ({"HOOK_CONNECTIONS": "2"}, "HOOK_CONNECTIONS", "3 to"),
-    "threads of a negative number": ({"HOOK_THREADS": "-1"}, "HOOK_THREADS", "1 to"),
+    "connections of a negative number": ({"HOOK_CONNECTIONS": "-1"}, "HOOK_CONNECTIONS", "3 to"),
     "a certificate without key": ({"HOOK_TLS_CERT_FILE": os.devnull}, "HOOK_TLS_KEY_FILE", "set both"),
     "a key without certificate": ({"HOOK_TLS_KEY_FILE": os.devnull}, "HOOK_TLS_CERT_FILE", "set both"),
     "a body limit that is no number": ({"HOOK_MAX_BODY_BYTES": "16MiB"}, "HOOK_MAX_BODY_BYTES", "'16MiB'"),
