@@ -1,0 +1,118 @@
+"""What the audit may call prunable, over all mixtures of resources, tables and rows that hypothesis can think of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postgres_writer.audit.model import Relation, Resource, Row, Tables, is_well, judge
+from postgres_writer.audit.resources import ahead
+from postgres_writer.core.audit_result import Kind
+
+ID = "default/sample"
+VALUES = ("alex", 23, "canada")
+RELATIONS = [
+    Relation(1, "public.students", "r"),
+    Relation(2, "public.old", "r"),
+    Relation(3, "public.parted", "p"),
+    Relation(4, "public.seen", "v"),
+    Relation(5, "other.students", "r"),
+]
+NAMES = ["students", "old", "public.old", "parted", "seen", "other.students", "absent"]
+SPELLED = dict(zip(["students", "old", "parted", "seen", "other.students"], RELATIONS, strict=True))
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Tables:
+    known = {name: SPELLED[name] for name in draw(st.sets(st.sampled_from(list(SPELLED))))}
+    if draw(st.booleans()) and "old" in known:
+        known["public.old"] = known["old"]
+    oids = [relation.oid for relation in RELATIONS]
+    unreadable = dict.fromkeys(draw(st.sets(st.sampled_from(oids), max_size=2)), "denied")
+    ambiguous = draw(st.sets(st.sampled_from(["students", "old"])))
+    return Tables(known, unreadable, ambiguous, draw(st.sets(st.sampled_from(oids))))
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[Row]:
+    found = []
+    for relation in draw(st.lists(st.sampled_from(RELATIONS), max_size=4)):
+        # a relation shows rows of its own, and those of a child (9)
+        place = draw(st.sampled_from([(relation.oid, "(0,1)"), (relation.oid, "(0,2)"), (9, "(0,1)")]))
+        values = draw(st.sampled_from([VALUES, ("alex", 24, "canada"), (None, None, None)]))
+        found.append(Row(ID, relation, place, values))
+    return found
+
+
+RESOURCES = st.builds(
+    Resource,
+    st.just(ID),
+    st.none() | st.sampled_from(NAMES),
+    st.none() | st.just(VALUES),
+    st.lists(st.sampled_from(NAMES), max_size=3, unique=True).map(tuple),
+    st.sampled_from(["", "RowSynced", "Unmanaged"]),
+    st.booleans(),
+    st.booleans(),
+)
+
+
+@given(RESOURCES, rows(), tables())
+def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
+    resource: Resource, found: list[Row], known: Tables
+) -> None:
+    findings = list(judge(resource, found, known))
+    prunable = [finding for finding in findings if finding.prunable]
+    if not prunable:
+        return
+    assert {finding.kind for finding in prunable} == {Kind.DUPLICATE}
+    assert not resource.deleting
+    assert resource.reason != "Unmanaged"
+    names = {resource.table, *resource.tables}
+    assert names <= known.relations.keys(), "every table that it names is known"
+    assert not names & set(known.ambiguous)
+    assert not {known.relations[name or ""].oid for name in names} & known.unreadable.keys()
+    named = {known.relations[name or ""].oid for name in names}
+    home = known.relations[resource.table or ""]
+    assert home.stores_rows
+    assert any(row.relation.oid == home.oid for row in found)
+    for finding in prunable:
+        shown = {row.relation.oid for row in found if row.place == finding.place}
+        assert not shown & named, "neither spec.table nor status.tables shows it"
+        assert not finding.repairable
+
+
+@given(rows(), tables())
+def test_a_row_without_a_resource_is_prunable_only_where_it_is_stored_and_somebody_vouches(
+    found: list[Row], known: Tables
+) -> None:
+    findings = list(judge(None, found, known))
+    assert all(finding.kind is Kind.NO_RESOURCE for finding in findings)
+    stored = {row.place for row in found if row.relation.stores_rows}
+    assert len([finding for finding in findings if finding.place in stored]) == len(stored), "each place once"
+    labels = {relation.label: relation for relation in RELATIONS}
+    for finding in findings:
+        if finding.prunable:
+            assert labels[finding.table].stores_rows
+            assert labels[finding.table].oid not in known.uncertain
+
+
+@given(RESOURCES, rows(), tables())
+def test_the_quick_decision_never_hides_a_finding(resource: Resource, found: list[Row], known: Tables) -> None:
+    if len(found) == 1 and is_well(resource, found[0], known):
+        assert list(judge(resource, found, known)) == []
+
+
+def test_pages_that_are_read_ahead_come_in_order_and_with_their_error() -> None:
+    def pages() -> Iterator[Any]:
+        yield from range(5)
+        raise ValueError("gone")
+
+    reader = ahead(pages())
+    assert [next(reader) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="gone"):
+        next(reader)
+    assert list(ahead(iter("abc"))) == ["a", "b", "c"]
