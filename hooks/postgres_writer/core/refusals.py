@@ -108,6 +108,7 @@ _HINTS = {
     "23503": "a foreign key forbids it",
     "23505": "another row has a value that must be unique",
     "23514": "a check constraint forbids it",
+    "44000": "the check option of the view forbids it",
     _DENIED_CODE: "row-level security or a trigger forbids it",
     NoEffect.SWALLOWED: "a trigger, a rule or row-level security swallowed it",
     NoEffect.ALTERED: "a trigger or a rule changed its values",
@@ -138,6 +139,14 @@ def lacks_key(access: Access, refused: Refused) -> bool:
 def policies_refuse(access: Access, refused: Refused) -> bool:
     """Say whether the write was refused by policies, which no grant of the survey shows."""
     return access.found and access.policies and (refused.code == _DENIED_CODE or refused.guard == "taken")
+
+
+def may_hide(access: Access, refused: Refused) -> bool:
+    """Say whether policies may hide the row from a question that was refused like this.
+
+    Of a view that cannot be asked for another reason, what it shows is all there is to know.
+    """
+    return access.policies or refused.code == _DENIED_CODE
 
 
 def not_found(table: str) -> TableNotFound:

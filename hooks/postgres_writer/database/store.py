@@ -283,14 +283,13 @@ class Store:
 
     def _ask_index(self, row: str, spec: Spec | None, table: str, call: Call) -> Presence:
         """Say whether a row that is not seen is there, as far as the unique index can tell."""
-        guard = "" if spec is None else self._probe(row, spec, table, call).guard
+        refused = Refused("") if spec is None else self._probe(row, spec, table, call)
         # an equal id that is seen keeps ours out, too
-        if guard == "free" or (guard == "taken" and self._has_equal(row, table, call)):
+        if refused.guard == "free" or (refused.guard == "taken" and self._has_equal(row, table, call)):
             return Presence.ABSENT
-        if guard == "taken":
+        if refused.guard == "taken":
             return Presence.PRESENT
-        # where no policies apply it is a view, and of one that cannot be asked what it shows is all there is to know
-        return Presence.UNKNOWN if self._survey(table, call).policies else Presence.ABSENT
+        return Presence.UNKNOWN if refusals.may_hide(self._survey(table, call), refused) else Presence.ABSENT
 
     def _probe(self, row: str, spec: Spec, table: str, call: Call) -> Refused:
         """Try an insert that is always refused: by the guard ``free`` or ``taken``, or by what stands in its way."""

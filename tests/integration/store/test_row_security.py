@@ -287,6 +287,21 @@ def test_a_row_that_a_view_does_not_show_any_more_is_not_gone(database: Database
     assert subject.finalize()
 
 
+@pytest.mark.parametrize("hidden", ["USING (false) WITH CHECK (true)", "USING (false)"], ids=["taken", "refused"])
+def test_a_view_passes_on_the_policies_of_its_table(secured: Limited, hidden: str) -> None:
+    """That the view itself has none says nothing."""
+    secured.run(SHOW_ALL + "CREATE VIEW pupils WITH (security_invoker) AS SELECT * FROM students")
+    secured.grant(EVERY, "pupils")
+    subject = secured.subject
+    assert subject.edit(table="pupils").sync() is Operation.INSERTED
+    secured.run(f"ALTER POLICY shown ON students {hidden}")
+    assert not subject.finalize()
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["pupils"])
+    secured.run("ALTER POLICY shown ON students USING (true) WITH CHECK (true)")
+    assert subject.finalize()
+    assert secured.database.rows() == []
+
+
 def test_a_row_that_a_view_does_not_show_any_more_cannot_move(database: Database, subject: Subject) -> None:
     database.create_table("pupils")
     database.query("CREATE VIEW adults AS SELECT * FROM students WHERE age >= 18")

@@ -18,6 +18,7 @@ from postgres_writer.core.refusals import (
     explain_hidden,
     explain_write,
     lacks_key,
+    may_hide,
     policies_refuse,
 )
 from postgres_writer.errors import AccessDenied, DeleteFailed, ResourceError, RowRejected, TableNotFound
@@ -145,6 +146,12 @@ def test_what_is_no_unique_id() -> None:
     assert lacks_key(FULL, Refused("42P10"))
     assert not lacks_key(FULL, CHECK)
     assert not lacks_key(MISSING, Refused("42P10"))
+
+
+def test_what_policies_may_hide() -> None:
+    assert may_hide(SECURED, CHECK)
+    assert may_hide(FULL, Refused("42501"))
+    assert not may_hide(FULL, CHECK)
 
 
 def test_what_policies_refuse() -> None:
