@@ -36,7 +36,7 @@ CASES = [
     ("fin", {"finalize"}),
     ("serve --", {"--help", "--embedded", "--data-dir"}),
     ("audit --all", {"--all-tables"}),
-    ("audit -o ", {"table", "json"}),
+    ("audit -o ", {"table", "json", "log"}),
     ("sync --output y", {"yaml"}),
     ("completion ", {"bash", "zsh"}),
     ("sync stu", {"student.yaml"}),
