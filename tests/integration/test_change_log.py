@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from support.custom_resource import PENDING
 from support.payloads import DELETED, payload, resource
 from support.server import ServerProcess, running_server
 from support.spec_cases import spec_with
@@ -19,7 +20,7 @@ FIELDS = {"namespace", "name", "uid", "generation", "operation", "table", "durat
 
 def story(server: ServerProcess, database: Database) -> list[str]:
     """Let a row come, stay, change, drift, be refused twice, heal, and go; returns the request ids."""
-    status: Any = None
+    status: Any = PENDING
     requests: list[str] = []
 
     def call(hook: str, generation: int, **changes: Any) -> None:
@@ -76,3 +77,13 @@ def test_a_line_per_change_and_per_new_failure_and_no_ops_only_at_debug(database
         assert (line["namespace"], line["name"], line["table"]) == ("default", "sample", "students")
         assert line["duration_ms"] > 0
     assert [line["message"] == "drift repaired" for line in logged].count(True) == 1
+
+
+def test_a_first_sync_that_fails_is_logged_once(database: Database) -> None:
+    """The status with which a resource is born is not a verdict: neither the failure nor its repetition hides in it."""
+    with running_server(database) as server:
+        born = resource(spec_with(table="nowhere"), PENDING)
+        status = server.post("sync", payload(born)).json()["status"]
+        server.post("sync", payload({**born, "status": status}))
+        logged = [(line["level"], line["reason"]) for line in lines(server)]
+    assert logged == [("WARNING", "TableNotFound")]

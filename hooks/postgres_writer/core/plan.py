@@ -20,7 +20,7 @@ Permits = Callable[[str, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """The row stands in spec.table and in none of ``leave``; all of it or nothing."""
+    """The row is in spec.table and in none of ``leave``; all of it or nothing."""
 
     id: str
     spec: Spec
@@ -61,7 +61,7 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """The row stands in none of ``tables``; ``listed`` are those that may really have held it."""
+    """The row is in none of ``tables``; ``listed`` are those that may really have held it."""
 
     id: str
     tables: tuple[str, ...]
@@ -129,7 +129,7 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
 
 
 def is_drift(request: HookRequest, outcome: Outcome) -> bool:
-    """Say whether the write put right what somebody did behind our back: this very state was Ready before."""
+    """Say whether the write repaired what something else did to the row: this very state was Ready before."""
     return outcome.operation in (Operation.INSERTED, Operation.UPDATED) and _is_ready(request)
 
 
@@ -171,8 +171,8 @@ def _plan_refused(request: HookRequest, permitted: str | None, verdict: Resource
 def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:
     """Give the tables to list when nothing is written.
 
-    A table that was observed without being listed was refused before (policy, grant) and is written by nobody before
-    it is recorded; to list it now would let a mistyped table without a grant block the deletion.
+    A table that was observed without being listed was refused before (policy, grant) and is not written before it is
+    recorded; to list it now would let a mistyped table without a grant block the deletion.
     """
     listed = request.status.tables
     refused_before = permitted == request.status.observed_table
