@@ -64,7 +64,7 @@ bench-audit: .venv/.dev ## Measure an audit of N=20000 resources and rows agains
 bench-scale: .venv/.dev ## Measure what OBJECTS=2000 resources cost: memory, a steady hour, a restart, outages, an audit
 	PYTHONPATH=tests $(BIN)/python -m bench.scale
 
-bench-crd: .venv/.dev ## Measure what an object costs the API server, beside 0.1.0's CRD (ROUNDS=7; needs the API server only)
+bench-crd: .venv/.dev ## Measure what an object costs the API server, beside 0.1.0's CRD (ROUNDS=41; needs the API server only)
 	PYTHONPATH=tests $(BIN)/python -m bench.crd
 
 check: .venv/.dev ## Check style, types, import rules and lengths
