@@ -102,7 +102,7 @@ def test_stored_objects_stay_as_they_are_and_shrink_with_the_next_status(
     after = full(resource)
     assert after["status"] == status
     assert status_fields(resource) == {}
-    assert len(json.dumps(after)) < 0.85 * len(json.dumps(before))
+    assert len(json.dumps(after)) < 0.9 * len(json.dumps(before))
     apply(upgrade.server, name, *options, table="pupils", age=25)
     assert resource.get()["status"] == status
 
