@@ -10,7 +10,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from support.manifests import K8S, ROOT, STATEFULSET, Manifest, build, documents, guide, overlay, pick, prepare, shell
+from support.manifests import (
+    K8S,
+    ROOT,
+    STATEFULSET,
+    Manifest,
+    build,
+    documents,
+    guide,
+    overlay,
+    pick,
+    pod_of,
+    prepare,
+    shell,
+)
 from support.metacontroller import TUNED_FLAGS
 
 if TYPE_CHECKING:
@@ -47,12 +60,6 @@ def settled_versions(server: ApiServer, folder: Path) -> dict[str, str]:
         time.sleep(1)
         before, after = after, versions(server, folder)
     return after
-
-
-def pod_of(deployment: dict[str, Any]) -> str:
-    template = deployment["spec"]["template"]
-    metadata = {**template["metadata"], "generateName": "pod-", "namespace": deployment["metadata"]["namespace"]}
-    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
 
 
 @pytest.mark.parametrize("components", COMBINATIONS, ids="+".join)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -87,6 +88,13 @@ def overlay(folder: Path, components: Sequence[str] = (), base: Path = K8S, exam
     return folder
 
 
+def pod_of(deployment: Manifest) -> str:
+    """Return a pod, as JSON, as the Deployment's controller would make it."""
+    template = deployment["spec"]["template"]
+    metadata = {**template["metadata"], "generateName": "pod-", "namespace": deployment["metadata"]["namespace"]}
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+
+
 def foreign_crds() -> list[Manifest]:
     """Return open CRDs of the kinds of other projects that the manifests use."""
     made = []
@@ -126,17 +134,27 @@ def prepare(server: ApiServer, *, foreign: bool = False) -> None:
     server.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
 
 
+def section(page: Path, title: str) -> str:
+    """Return one section of a page, up to the next heading."""
+    text = page.read_text(encoding="utf-8")
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"{page.name} has no section {title!r}"
+    return found[2]
+
+
+def code_blocks(page: Path, title: str, language: str) -> list[str]:
+    """Return the code blocks of one language in a section of a page."""
+    return re.findall(rf"^```{language}\n(.*?)^```", section(page, title), re.MULTILINE | re.DOTALL)
+
+
 def guide_text(title: str) -> str:
     """Return one section of the installation guide, up to the next heading."""
-    text = GUIDE.read_text(encoding="utf-8")
-    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"docs/install.md has no section {title!r}"
-    return found[2]
+    return section(GUIDE, title)
 
 
 def guide(title: str, language: str = "sh") -> list[str]:
     """Return the code blocks of one section of the installation guide, by default its shell commands."""
-    return re.findall(rf"^```{language}\n(.*?)^```", guide_text(title), re.MULTILINE | re.DOTALL)
+    return code_blocks(GUIDE, title, language)
 
 
 def shell(server: ApiServer, script: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
