@@ -275,37 +275,42 @@ def ready(answer: dict[str, Any]) -> str:
 
 
 class Expiring(Cluster):
-    """The real API server, which forgets the state of the first list after its first page."""
+    """The real API server, which forgets the state of one list (the first is 1) after its first page."""
 
     server: ApiServer
     lists = 0
+    expires = 1
 
     def pages(self, namespace: str | None = None, page: int = 1000) -> Iterator[tuple[list[dict[str, Any]], int]]:
         self.lists += 1
         for number, found in enumerate(super().pages(namespace, page)):
             yield found
-            if (self.lists, number) == (1, 0):
+            if (self.lists, number) == (self.expires, 0):
                 self.server.kubectl("annotate", "--all", "--overwrite", "-n", str(namespace), PGW, "changed=since")
                 self.server.compact()
                 self.server.restart()
 
 
+@pytest.mark.parametrize(("expires", "lists"), [(1, 3), (2, 3)], ids=["the first look", "the second look"])
 def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
-    setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    expires: int, lists: int, setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("postgres_writer.audit.compare._LARGER_PAGES", (2, 10))
+    monkeypatch.setattr("postgres_writer.audit.compare._FEW_IDS", 0)
     # the API server ends with the thread that started it, so it is not restarted from the one that reads ahead
     monkeypatch.setattr("postgres_writer.audit.compare.ahead", iter)
     names = [f"student-{number}" for number in range(6)]
     setting.apply(*names)
-    setting.row(*names)
+    setting.row(*names, "orphan")
     (tmp_path / "token").write_text(setting.cluster.token)
     (tmp_path / "ca.crt").write_bytes(setting.cluster.certificate.read_bytes())
     host, _, port = setting.cluster.url.removeprefix("https://").partition(":")
     source = Expiring({"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}, tmp_path)
-    source.server = setting.cluster
+    source.server, source.expires = setting.cluster, expires
     with closing(source), closing(Spool()) as spool, closing(connect(setting.database.config())) as connection:
         audit = Audit(Options(namespace=setting.namespace, confirm_after=0), source, connection, spool)
         audit.look()
-        assert (source.lists, audit.resources, audit.matched) == (2, 6, 6)
-        assert spool.summary() == {}
+        assert (source.lists, audit.resources, audit.matched) == (lists, 6, 6)
+        assert [(finding.kind.value, finding.id) for finding in spool.findings()] == [
+            ("no-resource", f"{setting.namespace}/orphan")
+        ]

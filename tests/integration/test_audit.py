@@ -290,7 +290,7 @@ def test_a_terminal_gets_a_progress_bar_that_is_gone_at_the_end(database: Databa
         os.close(terminal)
         os.close(their_end)
     assert done.returncode == 0
-    assert "rows" in drawn
+    assert "resources 1/1, rows 1/1" in drawn, "both sides"
     assert drawn.rpartition("\r")[2].strip() == ""
 
 

@@ -77,9 +77,9 @@ class Audit:
         Raises AuditError when resources or rows cannot be read, ConfigError for a table that is not there.
         """
         if listed is not None:
-            self.spool.add_resources(self._parsed(from_file(listed)))
+            self.spool.add_resources(self._parsed(self._read(from_file(listed))))
         else:
-            self._list()
+            self._note(lambda page: self._parsed(self._listed(page)))
         self.resources = self.spool.count()
         names = self.spool.tables() | set(self._options.tables)
         tables, self.relations = self._reader.resolve(names, discover=self._options.all_tables)
@@ -144,12 +144,12 @@ class Audit:
             raise AuditError("A printed list cannot be asked again: leave FILE out.")
         return self._source
 
-    def _list(self) -> None:
-        """Note all resources of the cluster; a list that expires on the way begins again with larger pages."""
+    def _note(self, resources: Callable[[int], Iterator[Resource]]) -> None:
+        """Note the resources that a list in pages of that size gives; an expired one begins again with larger pages."""
         for page in _LARGER_PAGES:
             self.spool.clear_resources()
             try:
-                self.spool.add_resources(self._parsed(self._listed(page)))
+                self.spool.add_resources(resources(page))
             except ListExpired:
                 if page == _LARGER_PAGES[-1]:
                     raise
@@ -162,6 +162,14 @@ class Audit:
             seen += len(items)
             self._progress("resources", len(items), seen + remaining)
             yield from items
+
+    def _read(self, manifests: Iterator[Manifest]) -> Iterator[Manifest]:
+        """Tell the progress of a printed list, which does not say how long it is."""
+        seen = 0
+        while some := list(itertools.islice(manifests, _BATCH)):
+            seen += len(some)
+            self._progress("resources", len(some), seen)
+            yield from some
 
     def _parsed(self, manifests: Iterable[Manifest]) -> Iterator[Resource]:
         namespace = self._options.namespace
@@ -194,8 +202,7 @@ class Audit:
 
     def _look_again(self, before: Tables, unreadable: dict[int, str], doubted: int) -> None:
         """Read resources and rows of the doubted ids again: what was under way is done by now."""
-        self.spool.clear_resources()
-        self.spool.add_resources(self._doubted_resources(doubted))
+        self._note(lambda page: self._doubted_resources(doubted, page))
         new, their_relations = self._reader.resolve(self.spool.tables() - before.relations.keys())
         found = Tables({**before.relations, **new.relations}, {}, {*before.ambiguous, *new.ambiguous})
         self.relations = list(dict.fromkeys([*self.relations, *their_relations]))
@@ -205,7 +212,7 @@ class Audit:
         self.rows, self.matched = counted
         self.spool.keep_confirmed()
 
-    def _doubted_resources(self, doubted: int) -> Iterator[Resource]:
+    def _doubted_resources(self, doubted: int, page: int) -> Iterator[Resource]:
         if doubted <= _FEW_IDS:
             found = (self.resource_now(about) for about in list(self.spool.doubted()))
             yield from (resource for resource in found if resource is not None)
@@ -214,7 +221,7 @@ class Audit:
         if len(namespaces) > _FEW_NAMESPACES:
             namespaces = [self._options.namespace]
         for namespace in namespaces:
-            for items, _ in self.source.pages(namespace, PAGE):
+            for items, _ in ahead(self.source.pages(namespace, page)):
                 yield from (found for found in self._parsed(items) if self.spool.is_doubted(found.id))
 
     def _judged(self, resources: Iterator[Resource], rows: Iterator[Row], tables: Tables) -> Iterator[Finding]:

@@ -32,7 +32,8 @@ from postgres_writer.cli.audit_report import (
 )
 from postgres_writer.cli.client import requests_of
 from postgres_writer.cli.commands import Command
-from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.config import parsers
+from postgres_writer.config.settings import LOG_FORMATS, LOG_LEVELS, DatabaseConfig
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import load_request
@@ -84,7 +85,9 @@ def run(arguments: SimpleNamespace) -> int:
     began = time.monotonic()
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
-        logs.configure(os.environ.get("LOG_LEVEL") or "INFO", os.environ.get("LOG_FORMAT") or "json", sys.stdout)
+        level = parsers.one_of(*LOG_LEVELS)("LOG_LEVEL", os.environ.get("LOG_LEVEL") or "INFO")
+        log_format = parsers.one_of(*LOG_FORMATS)("LOG_FORMAT", os.environ.get("LOG_FORMAT") or "json")
+        logs.configure(level, log_format, sys.stdout)
     if arguments.filename:
         return _dry_run(arguments)
     with contextlib.ExitStack() as stack:
