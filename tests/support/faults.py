@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 from support.stack import Stack
+from support.stall import crash, stalled_commits
 from support.waiting import wait_until
 
 STOPPED_SECONDS = 20.0
@@ -153,10 +154,25 @@ def lock_table(stack: Stack) -> None:
         time.sleep(12)
 
 
+def stall_commits(stack: Stack) -> None:
+    """Let every commit hang for 12 s, as a synchronous standby that is away does; then they land all at once."""
+    with stalled_commits(stack.postgres):
+        time.sleep(12)
+
+
+def crash_amid_stalled_commits(stack: Stack) -> None:
+    """Let every commit hang for 12 s, then crash PostgreSQL: the recovery commits them, and no lock is left."""
+    with stalled_commits(stack.postgres):
+        time.sleep(12)
+        crash(stack.postgres)
+
+
 FAULTS: dict[str, Callable[[Stack], None]] = {
     "PostgreSQL killed, back after 5 s": kill_postgres,
     "PostgreSQL hanging for 12 s": hang_postgres,
     "table locked for 12 s": lock_table,
+    "commits hanging for 12 s": stall_commits,
+    "commits hanging for 12 s, then a crash": crash_amid_stalled_commits,
     "5 workers killed in mid-request": kill_workers,
     "worker stopped 20 s in mid-request": stop_worker,
     "hook servers down for 20 s": stop_hooks,

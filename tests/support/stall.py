@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -47,9 +48,10 @@ def lift(instance: PostgresInstance) -> None:
 
 
 def crash(instance: PostgresInstance) -> None:
-    """End the server at once and start it without the setting: what hung is committed by the recovery."""
+    """Shut the server down at once and start it without the setting: what hung is committed by the recovery."""
     instance.maintenance.query("ALTER SYSTEM RESET synchronous_standby_names")
-    instance.kill()
+    # its immediate shutdown, which is a crash but for the wait until every session has ended
+    instance.stop(signal.SIGQUIT)
     instance.start()
 
 

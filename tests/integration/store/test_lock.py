@@ -15,6 +15,7 @@ from postgres_writer.database.search_path import SearchPath
 from postgres_writer.database.session import IN_FLIGHT, Session
 from postgres_writer.database.statements import Statement, lock_key
 from postgres_writer.database.store import Store
+from postgres_writer.errors import DatabaseUnavailable
 from support.postgres import Database
 from support.subject import ROW, Subject, fresh_call
 
@@ -131,6 +132,17 @@ def test_a_read_only_server_is_not_believed(subject: Subject, database: Database
     assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["pupils"])
     assert "read-only" in subject.message
     subject.store.close()
+
+
+def test_a_read_only_server_is_not_believed_in_the_steady_state_either(subject: Subject, database: Database) -> None:
+    assert subject.sync() is Operation.MOVED
+    database.query(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    for prepared in (True, False):
+        subject.store = Store(database.config(prepared_statements=prepared))
+        subject.sync(lost=True)
+        assert isinstance(subject.outcome.error, DatabaseUnavailable)
+        assert "read-only" in str(subject.outcome.error)
+        subject.store.close()
 
 
 @pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "plain"])
