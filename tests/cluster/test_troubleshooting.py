@@ -70,7 +70,7 @@ def test_every_command_of_the_page_says_what_it_promises(server: ApiServer, data
         assert installation.ids() == ["one"]
     listed, pruned = [command for command in COMMANDS if "audit" in command]
     assert re.search(r"^no-resource +default/one +public\.students", run(installation, listed, "one"), re.M)
-    assert "1 of 1 rows deleted." in run(installation, pruned + " --yes", "one")
+    assert "1 of 1 rows deleted." in run(installation, pruned + " --yes --context test", "one")
     assert installation.ids() == []
     assert untried == [listed, pruned]
 
