@@ -16,12 +16,16 @@ import pytest
 import yaml
 
 from support.apiserver import ApiServer
+from support.audit_setting import Setting
+from support.installation import Installation, install, wipe
 from support.kube_tools import Tools, find_tools
 from support.programs import ProgramMissing, found_or_skipped
 from support.verdicts import argo_health, find_kstatus, find_lua, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from support.postgres import Database
 
 CRD = Path(__file__).parents[2] / "crds" / "postgreswriters.yaml"
 _numbers = count(1)
@@ -73,6 +77,29 @@ def cluster(new_cluster: Callable[[], ApiServer]) -> ApiServer:
         server.start_controllers()
     apply_crd(server)
     return server
+
+
+@pytest.fixture(scope="module")
+def empty(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
+    """Start one more API server with controllers and nothing of ours, for what changes or removes a whole install."""
+    server = new_cluster()
+    server.start_controllers()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def installation(empty: ApiServer, database: Database) -> Iterator[Installation]:
+    """Install as docs/install.md says, and remove everything afterwards."""
+    install(empty)
+    yield Installation(empty, database)
+    wipe(empty)
+
+
+@pytest.fixture
+def setting(cluster: ApiServer, namespace: str, database: Database) -> Setting:
+    """Give a namespace and a database for the audit to compare."""
+    return Setting(cluster, namespace, database)
 
 
 @pytest.fixture

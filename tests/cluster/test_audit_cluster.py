@@ -17,32 +17,10 @@ from postgres_writer.audit.errors import ListExpired
 from postgres_writer.audit.resources import Kubectl
 from support.audit_setting import PGW, PROGRAM, Asked, Setting
 from support.payloads import payload
-from support.postgres import Database, private_instance
 from support.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.apiserver import ApiServer
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Database]:
-    with private_instance() as instance:
-        yield instance.maintenance
-
-
-@pytest.fixture
-def database(server: Database) -> Iterator[Database]:
-    """Make a database with an empty table students."""
-    made = server.create_sibling()
-    yield made
-    server.drop_sibling(made)
-
-
-@pytest.fixture
-def setting(cluster: ApiServer, namespace: str, database: Database) -> Setting:
-    return Setting(cluster, namespace, database)
 
 
 def test_repair_asks_for_a_sync_of_what_is_missing_or_differs_and_of_nothing_else(setting: Setting) -> None:

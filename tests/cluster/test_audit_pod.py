@@ -19,14 +19,12 @@ from postgres_writer.audit.errors import AuditError, ListExpired
 from postgres_writer.core.audit_result import AuditResult
 from support.audit_setting import PGW, PROGRAM, Setting
 from support.manifests import build, overlay, pick, prepare
-from support.postgres import Database, private_instance
+from support.postgres import Database
 from support.scrape import scrape
 from support.server import running_server
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.apiserver import ApiServer
 
 HOME = "postgres-writer"
@@ -40,20 +38,6 @@ def installed(cluster: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> A
     folder = overlay(tmp_path_factory.mktemp("audit") / "overlay", ["audit"])
     cluster.kubectl("apply", "--server-side", "--force-conflicts", "--validate=strict", "-k", str(folder))
     return cluster
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[Database]:
-    with private_instance() as instance:
-        yield instance.maintenance
-
-
-@pytest.fixture
-def database(postgres: Database) -> Iterator[Database]:
-    """Make a database with an empty table students."""
-    made = postgres.create_sibling()
-    yield made
-    postgres.drop_sibling(made)
 
 
 class Pod:

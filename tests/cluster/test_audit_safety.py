@@ -18,7 +18,6 @@ from postgres_writer.audit.spool import Spool
 from postgres_writer.database.statements import lock_key
 from support.audit_setting import PGW, Asked, Setting
 from support.payloads import payload
-from support.postgres import Database, private_instance
 from support.server import running_server
 
 if TYPE_CHECKING:
@@ -26,25 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.apiserver import ApiServer
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Database]:
-    with private_instance() as instance:
-        yield instance.maintenance
-
-
-@pytest.fixture
-def database(server: Database) -> Iterator[Database]:
-    """Make a database with an empty table students."""
-    made = server.create_sibling()
-    yield made
-    server.drop_sibling(made)
-
-
-@pytest.fixture
-def setting(cluster: ApiServer, namespace: str, database: Database) -> Setting:
-    return Setting(cluster, namespace, database)
 
 
 def prune(setting: Setting, *arguments: str) -> subprocess.CompletedProcess[str]:

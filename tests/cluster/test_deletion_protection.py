@@ -15,8 +15,6 @@ from support.manifests import K8S, guide, overlay, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from support.apiserver import ApiServer
 
 ANNOTATION = "demo.yash.com/protected"
@@ -25,17 +23,15 @@ REFUSAL = f"is protected from deletion; remove its annotation {ANNOTATION} first
 
 
 @pytest.fixture(scope="module")
-def protected(new_cluster: Callable[[], ApiServer], tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
+def protected(empty: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> ApiServer:
     """Give an API server with the CRD and the policy at work; the policy has no effect on the tests of others."""
-    server = new_cluster()
-    server.start_controllers()
+    server = empty
     folder = overlay(tmp_path_factory.mktemp("protection"), ["deletion-protection"], base=K8S.parent / "crds")
     server.kubectl("apply", "--server-side", "--validate=strict", "-k", str(folder))
     server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}")
     create(server, "default", "probe", protect="true")
     wait_until(lambda: not delete(server, RESOURCE, "probe", dry_run=True), "the policy to be at work")
-    yield server
-    server.stop()
+    return server
 
 
 def create(server: ApiServer, namespace: str, name: str, protect: str | None = None) -> None:

@@ -16,7 +16,6 @@ from support.manifests import GUIDE, K8S, guide, guide_text, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from support.apiserver import ApiServer
@@ -45,12 +44,9 @@ TRIED_ELSEWHERE = {
 
 
 @pytest.fixture(scope="module")
-def server(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
-    running = new_cluster()
-    running.start_controllers()
-    install(running)
-    yield running
-    running.stop()
+def server(empty: ApiServer) -> ApiServer:
+    install(empty)
+    return empty
 
 
 @pytest.fixture

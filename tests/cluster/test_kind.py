@@ -21,7 +21,7 @@ from support.played_metacontroller import playing
 from support.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from support.apiserver import ApiServer
@@ -50,12 +50,9 @@ NOTHING = '#!/bin/sh\necho "$(basename "$0") $*" >>"$TEST_CALLS"\n'
 
 
 @pytest.fixture(scope="module")
-def server(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
-    running = new_cluster()
-    running.start_controllers()
-    prepare(running)
-    yield running
-    running.stop()
+def server(empty: ApiServer) -> ApiServer:
+    prepare(empty)
+    return empty
 
 
 @pytest.fixture

@@ -4,35 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import pytest
-
-from support.installation import Installation, install, wipe
+from support.installation import Installation
 from support.manifests import COMPOSITE, DECORATOR, HOLD, K8S, guide, overlay, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from support.apiserver import ApiServer
-    from support.postgres import Database
 
 BOTH = frozenset({"composite", "decorator"})
-
-
-@pytest.fixture(scope="module")
-def empty(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
-    server = new_cluster()
-    server.start_controllers()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def installation(empty: ApiServer, database: Database) -> Iterator[Installation]:
-    install(empty)
-    yield Installation(empty, database)
-    wipe(empty)
 
 
 def steps(*, back: bool = False) -> list[str]:

@@ -7,31 +7,17 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
-from support.installation import Installation, install
+from support.installation import Installation
 from support.manifests import ROOT, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from support.apiserver import ApiServer
-    from support.postgres import Database
+    pass
 
 DOCS = ROOT / "docs"
 PAGE = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
 BLOCKS = [re.sub("^  ", "", block, flags=re.M) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", PAGE, re.M | re.S)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
-
-
-@pytest.fixture(scope="module")
-def server(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
-    running = new_cluster()
-    running.start_controllers()
-    install(running)
-    yield running
-    running.stop()
 
 
 def run(installation: Installation, command: str, name: str) -> str:
@@ -42,8 +28,7 @@ def run(installation: Installation, command: str, name: str) -> str:
     return shell(installation.cluster, command, **environ, PATH=path, check="audit" not in command).stdout
 
 
-def test_every_command_of_the_page_says_what_it_promises(server: ApiServer, database: Database, tmp_path: Path) -> None:
-    installation = Installation(server, database)
+def test_every_command_of_the_page_says_what_it_promises(installation: Installation, tmp_path: Path) -> None:
     untried = list(COMMANDS)
 
     def printed(part: str, name: str = "one", *, more: str = "") -> str:

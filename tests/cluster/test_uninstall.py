@@ -6,33 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.installation import RESOURCE, Installation, install, wipe
+from support.installation import RESOURCE, Installation
 from support.manifests import COMPOSITE, GUIDE, K8S, guide, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from support.apiserver import ApiServer
-    from support.postgres import Database
 
 SCRIPT = "k8s/finalizers.sh"
-
-
-@pytest.fixture(scope="module")
-def empty(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
-    server = new_cluster()
-    server.start_controllers()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def installation(empty: ApiServer, database: Database) -> Iterator[Installation]:
-    install(empty)
-    yield Installation(empty, database)
-    wipe(empty)
 
 
 @pytest.fixture

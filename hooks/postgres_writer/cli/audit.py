@@ -208,9 +208,8 @@ def _ask(number: int, cluster: str) -> bool:
     if not sys.stdin.isatty():
         raise AuditError("Standard input is not a terminal, so deletion cannot be confirmed; use --yes.")
     rows = "this row" if number == 1 else f"these {number} rows"
-    sys.stdout.write(f"Cluster: {cluster}\nDelete {rows}? [y/N] ")
-    sys.stdout.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    click.echo(f"Cluster: {cluster}")
+    return click.confirm(f"Delete {rows}?")
 
 
 def _delete(audit: Audit, finding: Finding) -> bool:
