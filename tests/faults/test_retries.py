@@ -44,6 +44,7 @@ def test_after_an_outage_each_is_ready_at_its_first_or_second_retry(site: Site) 
     # as if one worker had answered all of them at the same moment, the last slot is this far away
     assert RETRY_SECONDS <= min(waits) <= max(waits) <= RETRY_SECONDS + COUNT / RETRIES_PER_SECOND
 
+    back = time.monotonic()
     asked = {f"r{number}": 0 for number in range(COUNT)}
     waiting = set(asked)
     while waiting:
@@ -54,4 +55,5 @@ def test_after_an_outage_each_is_ready_at_its_first_or_second_retry(site: Site) 
         else:
             # its worker had not tried yet whether PostgreSQL is back
             assert asked[name] == 1, f"{name}: {answer.ready}"
+    print(f"all {COUNT} Ready again after {time.monotonic() - back:.1f} s")  # shown by pytest -rP
     assert len(site.database.rows()) == COUNT
