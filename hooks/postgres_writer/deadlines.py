@@ -53,7 +53,7 @@ CONNECTION_SECONDS = 15.0
 KEEPALIVE_SECONDS = 120
 """Go's HTTP client drops idle connections after 90 s: ours must live longer, or a request races the close."""
 GRACEFUL_SECONDS = 15
-"""Above WEBHOOK_SECONDS, below Kubernetes' 30 s of grace."""
+"""How long requests may go on after SIGTERM: not below CONNECTION_SECONDS; the Deployment's grace period is longer."""
 
 
 @dataclass(frozen=True, slots=True)

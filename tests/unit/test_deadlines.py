@@ -87,6 +87,12 @@ def test_a_dead_connection_is_noticed_while_its_statement_can_be_repeated() -> N
     assert config.tcp_user_timeout < start_by
 
 
+def test_one_statement_at_a_time_tries_a_locked_table() -> None:
+    config = DatabaseConfig((Host("db"),))
+    assert config.statement_timeout + deadlines.CLIENT_GRACE_SECONDS < deadlines.TABLE_SECONDS
+    assert deadlines.WRITE_BY_SECONDS - config.statement_timeout - config.connect_timeout > deadlines.PATIENCE_SECONDS
+
+
 def test_a_resource_that_is_retried_finds_the_circuit_closed() -> None:
     assert deadlines.CIRCUIT_SECONDS <= RETRY_SECONDS
 
