@@ -38,7 +38,7 @@ test-faults: .venv/.dev ## Run the slow tests with stopped, killed and hanging p
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
 
 coverage: .venv/.dev ## Run all tests but the end-to-end ones' and the CRD's, and demand 95 % of the branches
-	$(BIN)/pytest --cov=postgres_writer tests/unit tests/integration tests/faults tests/cluster/test_audit_cluster.py
+	$(BIN)/pytest --cov=postgres_writer tests/unit tests/integration tests/faults tests/cluster/test_audit_*.py
 
 test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (builds one at the first run)
 	$(BIN)/pytest $(or $(TESTS),tests/cluster)
