@@ -1,53 +1,50 @@
-"""The yardstick: a bare Flask endpoint on the gunicorn settings of the hook server.
+"""The yardstick: a bare Flask endpoint as its author would run it, on gunicorn's gthread worker with four threads.
 
-It does what any Flask hook must: decode the JSON body and answer JSON (of the size of a real answer). Run as
-``python -m bench.bare`` with the variables of the hook server.
+It does what any Flask hook must: decode the JSON body and answer JSON (of the size of a real answer). ``command`` says
+how it is started.
 """
 
 from __future__ import annotations
 
-# ruff: noqa: E402
-from gevent import monkey
-
-monkey.patch_all()
-
-import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, request
 
 from bench import bodies
-from postgres_writer.config.settings import Config
-from postgres_writer.server.gunicorn_app import HookApplication
-from postgres_writer.telemetry import logs
-from postgres_writer.telemetry.folder import metrics_folder
+from postgres_writer.config.settings import default_workers
+from postgres_writer.deadlines import KEEPALIVE_SECONDS
 
+THREADS = 4
 ANSWER = {"status": bodies.status("noop"), "children": [], "resyncAfterSeconds": 271.828, "finalized": False}
 
-
-def create_app() -> Flask:
-    """Make the endpoint."""
-    app = Flask("bare")
-
-    @app.post("/sync")
-    def sync() -> dict[str, Any]:
-        if not isinstance(request.get_json(), dict):
-            raise TypeError
-        return ANSWER
-
-    @app.get("/healthz")
-    def healthz() -> str:
-        return "ok\n"
-
-    return app
+app = Flask("bare")
 
 
-if __name__ == "__main__":
-    config = Config.from_env(os.environ)
-    logs.configure(config.log_level, config.log_format)
-    try:
-        with metrics_folder():
-            HookApplication(config, create_app).run()
-    except SystemExit as end:
-        sys.exit(end.code)
+@app.post("/sync")
+def sync() -> dict[str, Any]:
+    """Answer a sync."""
+    if not isinstance(request.get_json(), dict):
+        raise TypeError
+    return ANSWER
+
+
+@app.get("/healthz")
+def healthz() -> str:
+    """Answer once the endpoint serves."""
+    return "ok\n"
+
+
+def command(port: int, certificate: Path | None = None, key: Path | None = None) -> list[str]:
+    """Give the command that serves it, with as many workers as the hook server has, on a port of the loopback."""
+    options = {
+        "--bind": f"127.0.0.1:{port}",
+        "--worker-class": "gthread",
+        "--workers": default_workers(),
+        "--threads": THREADS,
+        "--keep-alive": KEEPALIVE_SECONDS,
+        **({"--certfile": certificate, "--keyfile": key} if certificate and key else {}),
+    }
+    gunicorn = str(Path(sys.executable).with_name("gunicorn"))
+    return [gunicorn, *(str(part) for option in options.items() for part in option), f"{__name__}:app"]

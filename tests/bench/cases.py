@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -18,6 +21,8 @@ _WARM = 10**8
 """Objects from this number on are only for warming up."""
 _MOST_DELETES = 6_000
 """Rows per second of a finalize case that wait to be deleted; more than any machine deletes."""
+_SCRAPE_SECONDS = 1.0
+"""Prometheus scrapes every 15 to 60 s."""
 Kind = tuple[int, bool, str]
 """How many connections, whether each serves one request only, and the scheme."""
 
@@ -33,6 +38,8 @@ class Case:
     """What the hook must have done with every request; empty for the bare endpoint."""
     prepare: Callable[[int, int], None] | None = None
     """Called with (first number, seconds) before every round."""
+    scraped: bool = False
+    """Whether /metrics is read meanwhile, again and again."""
     first: int = 0
     rounds: list[Measured] = field(default_factory=list)
 
@@ -125,11 +132,31 @@ def run_rounds(cases: list[Case], rounds: int, seconds: int, postgres: int) -> N
             _run(case, seconds, postgres)
 
 
+@contextlib.contextmanager
+def _scraping(server: ServerProcess) -> Iterator[None]:
+    """Read /metrics as long as the block runs, far more often than Prometheus does."""
+    over = threading.Event()
+
+    def scrape() -> None:
+        while not over.wait(_SCRAPE_SECONDS):
+            # over a connection of its own, or the same worker would answer every time
+            server.get("/metrics", headers={"Connection": "close"}).raise_for_status()
+
+    with ThreadPoolExecutor(1) as pool:
+        scraper = pool.submit(scrape)
+        try:
+            yield
+        finally:
+            over.set()
+        scraper.result()
+
+
 def _run(case: Case, seconds: int, postgres: int) -> None:
     if case.prepare is not None:
         case.prepare(case.first, seconds)
     server_before, database_before = load.cpu_seconds(case.server.pid), load.cpu_seconds(postgres)
-    measured = load.run(case.load, seconds, case.first)
+    with _scraping(case.server) if case.scraped else contextlib.nullcontext():
+        measured = load.run(case.load, seconds, case.first)
     server_cpu = load.cpu_seconds(case.server.pid) - server_before
     database_cpu = load.cpu_seconds(postgres) - database_before
     case.rounds.append(replace(measured, server_cpu=server_cpu, database_cpu=database_cpu))

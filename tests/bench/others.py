@@ -24,6 +24,8 @@ def other_cases(parts: Bench) -> Iterator[list[Case]]:
         tls_bare = replace(bare(parts, _CONNECTIONS), name="bare Flask, TLS", server=secure_bare)
         tls_bare.load = replace(tls_bare.load, url=f"{secure_bare.url}/sync")
         yield [
+            replace(noop(parts.hook, _CONNECTIONS, "no-op, scraped"), scraped=True),
+            replace(write(parts.hook, _CONNECTIONS, "scraped", "write, scraped"), scraped=True),
             noop(parts.hook, _CONNECTIONS, "no-op, 1,000 foreign fields", bodies.foreign("noop")),
             bare(parts, _CONNECTIONS, close=True),
             noop(parts.hook, _CONNECTIONS, "no-op, new connections", close=True),

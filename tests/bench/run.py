@@ -16,6 +16,14 @@ _CONCURRENCIES = (1, 16, 64)
 _WAL_REQUESTS = 10_000
 _MEMORY_MARKS = (20_000, 100_000)
 
+_P99 = {
+    "no-op": "p99_over_p50",
+    "write": "write_p99_over_p50",
+    "no-op, scraped": "scraped_p99_over_p50",
+    "write, scraped": "scraped_write_p99_over_p50",
+}
+"""The figure that says how far the slowest requests of a case are from its median."""
+
 Say = Callable[[str], None]
 Figures = dict[str, float]
 
@@ -85,11 +93,13 @@ def ratios(cases: Iterable[Case]) -> Figures:
         "noop_ratio": noop.over(bare, lambda m: m.rate),
         "write_ratio": write.over(bare, lambda m: m.rate),
         "noop_cpu_ratio": noop.server_ms / bare.server_ms,
-        "p99_over_p50": noop.middle(lambda m: m.p99_ms / m.p50_ms),
         "noop_cpu_ms": noop.server_ms,
         "noop_rate": noop.rate,
         "bare_rate": bare.rate,
     }
+    for name, figure in _P99.items():
+        if name in at_16:
+            figures[figure] = at_16[name].middle(lambda m: m.p99_ms / m.p50_ms)
     if foreign := at_16.get("no-op, 1,000 foreign fields"):
         figures["foreign_time_ratio"] = noop.over(foreign, lambda m: m.rate)
     return {name: round(value, 3) for name, value in figures.items()}
@@ -98,7 +108,12 @@ def ratios(cases: Iterable[Case]) -> Figures:
 def connections(parts: Bench) -> Figures:
     """Give how many connections the hook server opens under load, and how many it may have at a time."""
     opened, reopened, limit = probes.connections(parts)
-    return {"connections_opened": opened, "connections_limit": limit, "connections_reopened": reopened}
+    return {
+        "connections_opened": opened,
+        "connections_limit": limit,
+        "connections_beyond_limit": max(0, opened - limit),
+        "connections_reopened": reopened,
+    }
 
 
 def check_operations(parts: Bench, cases: Iterable[Case]) -> None:

@@ -6,13 +6,12 @@ import contextlib
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import bodies
+from bench import bare, bodies
 from support.postgres import Database, PostgresInstance, private_instance, scrubbed_environment
 from support.server import ServerProcess
 
@@ -21,24 +20,18 @@ SHIPPED = {"HOOK_WORKERS": ""}
 
 
 class BareServer(ServerProcess):
-    """The bare endpoint as a server process."""
+    """The bare endpoint as a server process; it takes the certificate from the variables of the hook server."""
 
     def start(self, *, wait: bool = True) -> None:
         """Start the endpoint and wait until it serves."""
-        environ = {
-            **scrubbed_environment(os.environ),
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-            "PSQL_HOST": "not-used",
-            "HOOK_PORT": str(self.port),
-            **self.environ,
-        }
+        files = (Path(self.environ[name]) for name in ("HOOK_TLS_CERT_FILE", "HOOK_TLS_KEY_FILE"))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.bare"],
+                bare.command(self.port, *(files if self.scheme == "https" else ())),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environ,
+                env={**scrubbed_environment(os.environ), "PYTHONPATH": str(Path(__file__).parents[1])},
                 start_new_session=True,
             )
         if wait:
@@ -68,8 +61,8 @@ def bench(objects: int, **environ: str) -> Iterator[Bench]:
         fill(database, "noop", objects)
         database.query("VACUUM (ANALYZE, FREEZE) students")
         database.query("CHECKPOINT")
-        with hook_server(database.environ, **environ) as hook, serving(BareServer({**SHIPPED, **environ})) as bare:
-            yield Bench(postgres, database, hook, bare, Path(folder))
+        with hook_server(database.environ, **environ) as hook, serving(BareServer(environ)) as yardstick:
+            yield Bench(postgres, database, hook, yardstick, Path(folder))
 
 
 def hook_server(database: Mapping[str, str], **environ: str) -> contextlib.AbstractContextManager[ServerProcess]:

@@ -18,11 +18,12 @@ from bench.servers import Bench, bench
 
 _OBJECTS = 10_000
 
-# A busy machine takes time from the processes that hand work to each other, so rates may halve; CPU time may not.
+# A busy machine takes time from processes that hand work to each other, and a bare endpoint does not: with six times
+# as many runnable processes as cores the rates were a quarter of those on a quiet machine. CPU time moves less.
 _BOUNDS = (
-    Target("noop_ratio", 0.25, at_least=True),
-    Target("write_ratio", 0.12, at_least=True),
-    Target("noop_cpu_ratio", 2.4),
+    Target("noop_ratio", 0.06, at_least=True),
+    Target("write_ratio", 0.05, at_least=True),
+    Target("noop_cpu_ratio", 3),
 )
 
 
@@ -68,7 +69,7 @@ def test_no_more_connections_are_opened_than_allowed(parts: Bench) -> None:
 
 def test_a_worker_stays_small(parts: Bench, cases: list[Case]) -> None:
     assert sum(measured.requests for case in cases for measured in case.rounds) > 1000
-    assert max(load.memory_mb(pid) for pid in parts.hook.workers()) < 70
+    assert max(load.memory_mb(pid) for pid in parts.hook.workers()) < 60
 
 
 def test_serve_answers_within_two_seconds(parts: Bench) -> None:
