@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
-from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS, Setting
+from postgres_writer.config.declaration import Setting
+from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS
 
 _INTRODUCTION = """\
 # Configuration

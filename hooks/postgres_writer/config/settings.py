@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from postgres_writer.config import parsers
+from postgres_writer.config.declaration import Setting, read, setting, settings_of
 from postgres_writer.config.parsers import Host
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
@@ -42,69 +42,6 @@ _LIBPQ_KEYWORDS = (
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One environment variable: what it means, how its text is read, and its value when it is unset or empty."""
-
-    name: str
-    meaning: str
-    parse: Callable[[str, str], Any] = parsers.text
-    default: Any = None
-    shown_default: str = ""
-    required: str = ""
-    """What to do when it is unset, for a setting without which nothing works."""
-
-    @property
-    def default_text(self) -> str:
-        """The default as the help shows it."""
-        if self.shown_default or self.default is None:
-            return self.shown_default or "none"
-        if isinstance(self.default, bool):
-            return str(self.default).lower()
-        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
-
-    def read(self, environ: Mapping[str, str]) -> Any:
-        """Return the value that the environment gives this setting.
-
-        Raises ConfigError with one sentence that names the variable.
-        """
-        value = environ.get(self.name)
-        if value:
-            return self.parse(self.name, value)
-        if self.required:
-            raise ConfigError(f"{self.name} is not set: {self.required}.")
-        return self.default
-
-
-def _setting(
-    name: str,
-    meaning: str,
-    parse: Callable[[str, str], Any] = parsers.text,
-    default: Any = None,
-    shown_default: str = "",
-    **options: Any,
-) -> Any:
-    """Declare a field with the variable that sets it; ``options`` are those of dataclasses.field."""
-    if "default_factory" not in options:
-        options["default"] = default
-    return field(**options, metadata={"settings": (Setting(name, meaning, parse, default, shown_default),)})
-
-
-def _read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of the fields that settings declare; those without one keep the field's own default."""
-    values: dict[str, Any] = {}
-    for declared in fields(cls):
-        read = [setting.read(environ) for setting in declared.metadata.get("settings", ())]
-        if read and read[0] is not None:
-            join = declared.metadata.get("join")
-            values[declared.name] = join(*read) if join else read[0]
-    return values
-
-
-def _settings_of(cls: type[Any]) -> tuple[Setting, ...]:
-    return tuple(setting for each in fields(cls) for setting in each.metadata.get("settings", ()))
-
-
-@dataclass(frozen=True)
 class DatabaseConfig:
     """How to reach PostgreSQL."""
 
@@ -129,57 +66,57 @@ class DatabaseConfig:
             "join": parsers.hosts,
         }
     )
-    dbname: str = _setting("PSQL_DBNAME", "Database that holds the tables.", default="postgres")
-    user: str = _setting("PSQL_USER", "Role to log in as.", default="postgres")
-    password: str | None = _setting("PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", repr=False)
-    password_file: Path | None = _setting(
+    dbname: str = setting("PSQL_DBNAME", "Database that holds the tables.", default="postgres")
+    user: str = setting("PSQL_USER", "Role to log in as.", default="postgres")
+    password: str | None = setting("PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", repr=False)
+    password_file: Path | None = setting(
         "PSQL_PASSWORD_FILE",
         "File with the password, read again for every connection, so that a rotated password needs no restart. "
         "During a rotation, put the old and the new one on a line each: both are tried.",
         parsers.path,
     )
-    sslmode: str | None = _setting(
+    sslmode: str | None = setting(
         "PSQL_SSLMODE",
         f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.",
         parsers.one_of(*SSL_MODES),
         shown_default="prefer",
     )
-    sslrootcert: str | None = _setting(
+    sslrootcert: str | None = setting(
         "PSQL_SSLROOTCERT",
         'File with the CA certificates that verify PostgreSQL\'s, or "system".',
         parsers.root_certificate,
     )
-    sslcert: str | None = _setting(
+    sslcert: str | None = setting(
         "PSQL_SSLCERT", "File with the client certificate for PostgreSQL.", parsers.libpq_file
     )
-    sslkey: str | None = _setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", parsers.libpq_file)
-    channel_binding: str | None = _setting(
+    sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", parsers.libpq_file)
+    channel_binding: str | None = setting(
         "PSQL_CHANNEL_BINDING",
         f"SCRAM channel binding: {', '.join(CHANNEL_BINDINGS)}.",
         parsers.one_of(*CHANNEL_BINDINGS),
         shown_default="prefer",
     )
-    target_session_attrs: str | None = _setting(
+    target_session_attrs: str | None = setting(
         "PSQL_TARGET_SESSION_ATTRS",
         f"Which of several hosts are acceptable: {', '.join(SESSION_ATTRIBUTES)}.",
         parsers.one_of(*SESSION_ATTRIBUTES),
         shown_default="any",
     )
     # From a tenth of a second on: libpq's and PostgreSQL's own timers count in milliseconds, where 0 means no limit.
-    connect_timeout: float = _setting(
+    connect_timeout: float = setting(
         "PSQL_CONNECT_TIMEOUT",
         "Seconds to wait for a connection, all hosts and the lookup of their names together.",
         parsers.seconds(0.1, DATABASE_SECONDS),
         3.0,
     )
-    statement_timeout: float = _setting(
+    statement_timeout: float = setting(
         "PSQL_STATEMENT_TIMEOUT",
         "Seconds that a statement may take, its lock waits included. Together with PSQL_CONNECT_TIMEOUT at most "
         f"{DATABASE_SECONDS:g}, because Metacontroller gives up after 10.",
         parsers.seconds(0.1, DATABASE_SECONDS),
         4.0,
     )
-    idle_timeout: float = _setting(
+    idle_timeout: float = setting(
         "PSQL_IDLE_TIMEOUT",
         "Seconds after which a connection that is not used is closed. Keep it below the time after which a load "
         "balancer, firewall or NAT between drops idle connections.",
@@ -189,30 +126,30 @@ class DatabaseConfig:
     )
     # The kernel asks an idle peer after a minute, so that a balancer which drops after 350 s sees traffic also where
     # idle connections are kept for longer than that.
-    keepalives_idle: int = _setting(
+    keepalives_idle: int = setting(
         "PSQL_KEEPALIVES_IDLE",
         "Seconds without traffic after which TCP keepalives are sent.",
         parsers.integer(1, 3600),
         60,
     )
-    keepalives_interval: int = _setting(
+    keepalives_interval: int = setting(
         "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", parsers.integer(1, 3600), 10
     )
-    keepalives_count: int = _setting(
+    keepalives_count: int = setting(
         "PSQL_KEEPALIVES_COUNT",
         "Unanswered TCP keepalives after which a connection is dead.",
         parsers.integer(1, 100),
         3,
     )
     # Below the default statement timeout: the statement is then repeated on a new connection in the same request.
-    tcp_user_timeout: float = _setting(
+    tcp_user_timeout: float = setting(
         "PSQL_TCP_USER_TIMEOUT",
         "Seconds without a TCP acknowledgement after which a connection is dead and the statement is repeated on a "
         "new one. A slow PostgreSQL acknowledges; only a lost one does not.",
         parsers.seconds(0.1, 60),
         2.0,
     )
-    prepared_statements: bool = _setting(
+    prepared_statements: bool = setting(
         "PSQL_PREPARED_STATEMENTS",
         "Prepare statements once per connection. Set to false behind a PgBouncer that pools transactions.",
         parsers.boolean,
@@ -225,7 +162,7 @@ class DatabaseConfig:
 
         Raises ConfigError with one sentence that names the variable.
         """
-        config = cls(**_read(cls, environ))
+        config = cls(**read(cls, environ))
         if config.password is not None and config.password_file is not None:
             raise ConfigError("PSQL_PASSWORD and PSQL_PASSWORD_FILE are both set: keep one of them.")
         _both_or_neither(PSQL_SSLCERT=config.sslcert, PSQL_SSLKEY=config.sslkey)
@@ -301,74 +238,72 @@ class Config:
     """Everything that a server needs to know."""
 
     database: DatabaseConfig
-    host: str = _setting(
+    host: str = setting(
         "HOOK_HOST",
         "Address to listen on. :: stands for all addresses, IPv6 and IPv4, or only IPv4 where IPv6 is off; the "
         "container image sets it. 0.0.0.0 stands for all IPv4 addresses.",
         default="127.0.0.1",
     )
-    port: int = _setting("HOOK_PORT", "Port to listen on.", parsers.port, 8080)
-    workers: int = _setting(
+    port: int = setting("HOOK_PORT", "Port to listen on.", parsers.port, 8080)
+    workers: int = setting(
         "HOOK_WORKERS",
         "Worker processes.",
         parsers.integer(1, 128),
         shown_default="one per processor, 2 to 8",
         default_factory=default_workers,
     )
-    connections: int = _setting(
+    connections: int = setting(
         "HOOK_CONNECTIONS",
         "Connections to PostgreSQL per worker, at most. A request that finds none free waits for one.",
         parsers.integer(3, 256),
         DEFAULT_CONNECTIONS,
     )
-    tokens_file: Path | None = _setting(
+    tokens_file: Path | None = setting(
         "HOOK_TOKENS_FILE",
         "File with the bearer tokens that /sync and /finalize accept, one per line, all valid at once; read again "
         "when it changes. Without it anyone who reaches the port may call the hooks.",
         parsers.path,
     )
-    tls_cert_file: Path | None = _setting(
+    tls_cert_file: Path | None = setting(
         "HOOK_TLS_CERT_FILE",
         "Certificate chain of the server (PEM); with it the server speaks only TLS 1.2 or later. Read again when "
         "it changes.",
         parsers.path,
     )
-    tls_key_file: Path | None = _setting("HOOK_TLS_KEY_FILE", "Key of HOOK_TLS_CERT_FILE.", parsers.path)
-    max_body_bytes: int = _setting(
+    tls_key_file: Path | None = setting("HOOK_TLS_KEY_FILE", "Key of HOOK_TLS_CERT_FILE.", parsers.path)
+    max_body_bytes: int = setting(
         "HOOK_MAX_BODY_BYTES",
         "Largest request body in bytes. The default lets the largest object that etcd can hold be finalized.",
         parsers.integer(1024, 1024**3),
         16 * 1024 * 1024,
     )
-    resync_seconds: float = _setting(
+    resync_seconds: float = setting(
         "HOOK_RESYNC_SECONDS",
         "Average seconds between resyncs of a resource, which repair drift.",
         parsers.seconds(0.1, _WEEK),
         300.0,
     )
-    table_policy_file: Path | None = _setting(
+    table_policy_file: Path | None = setting(
         "HOOK_TABLE_POLICY_FILE",
         "YAML file that lists which namespaces may write to which tables; without it, all. Read again when it changes.",
         parsers.path,
     )
-    audit_result_file: Path | None = _setting(
+    audit_result_file: Path | None = setting(
         "HOOK_AUDIT_RESULT_FILE",
         "File in which the audit leaves its last result (the component audit mounts it); /metrics shows it. Read again "
         "when it changes.",
         parsers.path,
     )
-    metrics_token_required: bool = _setting(
+    metrics_token_required: bool = setting(
         "HOOK_METRICS_TOKEN_REQUIRED",
         "Whether /metrics needs a bearer token too.",
         parsers.boolean,
         default=False,
     )
-    log_level: str = _setting(
+    log_level: str = setting(
         "LOG_LEVEL", f"Minimum level: {', '.join(LOG_LEVELS)}.", parsers.one_of(*LOG_LEVELS), "INFO"
     )
-    log_format: str = _setting(
-        "LOG_FORMAT", "Format of a log line: json or text.", parsers.one_of(*LOG_FORMATS), "json"
-    )
+    log_format: str = setting("LOG_FORMAT", "Format of a log line: json or text.", parsers.one_of(*LOG_FORMATS), "json")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -376,7 +311,7 @@ class Config:
 
         Raises ConfigError with one sentence that names the variable.
         """
-        config = cls(DatabaseConfig.from_env(environ), **_read(cls, environ))
+        config = cls(DatabaseConfig.from_env(environ), **read(cls, environ))
         _both_or_neither(HOOK_TLS_CERT_FILE=config.tls_cert_file, HOOK_TLS_KEY_FILE=config.tls_key_file)
         if config.metrics_token_required and config.tokens_file is None:
             raise ConfigError("HOOK_METRICS_TOKEN_REQUIRED is true but HOOK_TOKENS_FILE is not set: set it too.")
@@ -390,6 +325,6 @@ def _both_or_neither(**pair: object) -> None:
         raise ConfigError(f"{present} is set without {missing[0]}: set both, or neither.")
 
 
-DATABASE_SETTINGS = _settings_of(DatabaseConfig)
-SERVER_SETTINGS = _settings_of(Config)
+DATABASE_SETTINGS = settings_of(DatabaseConfig)
+SERVER_SETTINGS = settings_of(Config)
 SETTINGS = DATABASE_SETTINGS + SERVER_SETTINGS

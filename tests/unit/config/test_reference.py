@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from postgres_writer.config.declaration import Setting
 from postgres_writer.config.reference import markdown
-from postgres_writer.config.settings import SETTINGS, Setting
+from postgres_writer.config.settings import SETTINGS
 
 DOCS = Path(__file__).parents[3] / "docs"
 
