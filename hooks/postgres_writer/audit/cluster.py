@@ -110,7 +110,7 @@ class Cluster:
             found = self._ask("GET", path)
             found["data"] = {**(found.get("data") or {}), RESULT_KEY: result.to_json()}
             response = self._send("PUT", path, json=found)
-            # somebody else has just written it (another audit, an apply): on top of what they wrote
+            # another client has just written it (another audit, an apply): on top of what they wrote
             if response.status_code != _CONFLICT:
                 _object(response)
                 return

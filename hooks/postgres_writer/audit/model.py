@@ -111,7 +111,7 @@ class Tables:
     unreadable: dict[int, str]
     ambiguous: Collection[str] = ()
     uncertain: Collection[int] = ()
-    """The oids that nobody vouches for: no status lists them in a spelling that is not ambiguous.
+    """The oids that no status vouches for: none lists them in a spelling that is not ambiguous.
 
     A spec alone names any table, also one that the policy refuses, and another cluster may own what no resource names.
     """

@@ -62,7 +62,7 @@ class Rows:
     def __init__(self, connection: extensions.connection, timeout: float) -> None:
         self._connection = connection
         milliseconds = max(1, round(timeout * 1000))
-        # a table that somebody has locked must not hold up the others for long
+        # a table that is locked must not hold up the others for long
         self._limits = f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = '5s'"
 
     def resolve(self, names: Iterable[str], *, discover: bool = False) -> tuple[Tables, list[Relation]]:
