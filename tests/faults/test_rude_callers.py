@@ -9,6 +9,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,32 @@ def wait_until(condition: Callable[[], bool], server: ServerProcess) -> None:
     while not condition():
         assert time.monotonic() < deadline, (cut_off(server), server.logs)
         time.sleep(0.1)
+
+
+def test_large_bodies_are_read_one_at_a_time(guarded_database: Database) -> None:
+    """Each is sent but for its end, so a worker that read all of them would hold all of them."""
+    part, number = 12 * 2**20, 6
+    begun = POST + b"Content-Length: %d\r\n\r\n" % (part + 1) + b"[" * part
+
+    def send(client: socket.socket) -> None:
+        with contextlib.suppress(TimeoutError):
+            client.sendall(begun)
+
+    with running_server(guarded_database, HOOK_WORKERS="1") as server, ExitStack() as stack:
+        [worker] = server.workers()
+        server.post("sync", body("before"))
+        before = memory(worker)
+        clients = [stack.enter_context(connect(server.port, b"")) for _ in range(number)]
+        with ThreadPoolExecutor(number) as pool:
+            list(pool.map(send, clients))
+        assert part < memory(worker) - before < 3 * part
+        assert server.post("sync", body("beside"), timeout=5).status_code == 200
+
+
+def memory(pid: int) -> int:
+    """Return the memory that a process has now, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 def test_an_open_connection_without_a_request_does_not_delay_the_stop(guarded_database: Database) -> None:
