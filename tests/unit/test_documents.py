@@ -7,7 +7,9 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 
-DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").glob("*.md"))]
+README = TOP / "README.md"
+PAGES = sorted((TOP / "docs").glob("*.md"))
+DOCUMENTS = [README, TOP / "CONTRIBUTING.md", *PAGES]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -24,3 +26,19 @@ def test_every_module_that_a_document_names_exists(document: Path) -> None:
         str(path.relative_to(TOP)) for folder in ("hooks", "tests", ".ci") for path in (TOP / folder).rglob("*.py")
     ]
     assert [name for name in sorted(named) if not any(f"/{path}".endswith(f"/{name}") for path in known)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_target_of_make_that_a_document_names_exists(document: Path) -> None:
+    named = set(re.findall(r"(?:`|^    )make ([a-z0-9-]+)", document.read_text(encoding="utf-8"), re.M))
+    targets = set(re.findall(r"^([a-z0-9-]+):", (TOP / "Makefile").read_text(encoding="utf-8"), re.M))
+    # the original operator's
+    assert named - targets <= {"undeploy"}
+
+
+def test_the_commands_that_install_are_those_of_the_guide_which_are_tried() -> None:
+    guide = (TOP / "docs" / "install.md").read_text(encoding="utf-8")
+    [commands] = re.findall(r"^```sh\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+    lines = re.split(r"(?<!\\)\n", commands.strip())
+    assert len(lines) > 5
+    assert [line for line in lines if line not in guide] == []
