@@ -43,6 +43,10 @@ IN_FLIGHT = (
     "retrying automatically."
 )
 EXPIRED = "The request timed out before anything was written; retrying automatically."
+FORBIDDEN = (
+    "The database role may not execute the function {} of PostgreSQL, without which no row is written or deleted; "
+    "grant it EXECUTE on the function. Retrying automatically."
+)
 _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
 _LOCKED_CODE, _CANCELED_CODE = "55P03", "57014"
@@ -51,6 +55,7 @@ _READ_ONLY_CODE = "25006"
 _GUARD_CODE = "22P02"
 _LOST_PREPARED_CODES = {"26000", "42P05"}
 _FAILED_TRANSACTION_CODE = "25P02"
+_DENIED_CODE = "42501"
 _EXHAUSTED_CLASS = "53"
 _CLOSING = {"FATAL", "PANIC"}
 """The severities after which PostgreSQL closes the connection."""
@@ -356,7 +361,7 @@ def _translated(exc: psycopg2.Error) -> Exception:
     primary = diag.message_primary or ""
     # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
     guard = primary.partition(statements.GUARD)[2].partition(" ")[0] if code == _GUARD_CODE else ""
-    found = _session_error(code, guard) if diag.context is None else None
+    found = (_session_error(code, guard) or _forbidden(code, primary)) if diag.context is None else None
     return Refused(code, diag.constraint_name or "", guard) if found is None else found
 
 
@@ -370,3 +375,12 @@ def _session_error(code: str, guard: str) -> Exception | None:
     if code == _READ_ONLY_CODE or guard == statements.READ_ONLY_GUARD:
         return _Lost(READ_ONLY)
     return _Lost() if code == _FAILED_TRANSACTION_CODE else None
+
+
+def _forbidden(code: str, primary: str) -> Exception | None:
+    """Give the error of a role that may not execute what the messages call: nothing can be said of any table then.
+
+    The server's text is translated, but names the function. By default everybody may execute all of them.
+    """
+    denied = [name for name in statements.FUNCTIONS if name in primary] if code == _DENIED_CODE else []
+    return DatabaseUnavailable(FORBIDDEN.format(denied[0])) if denied else None

@@ -128,6 +128,15 @@ It is a statement of its own before all others: a statement sees what was commit
 the lock itself could miss what the transaction that held the lock until then has written.
 """
 
+FUNCTIONS = (
+    "pg_try_advisory_xact_lock",
+    "to_timestamp",
+    "row_security_active",
+    "pg_relation_filenode",
+    "pg_relation_is_updatable",
+)
+"""The functions of PostgreSQL without which a message cannot be run; what a new connection asks needs some more."""
+
 _TYPES = {
     "key": "bigint",
     "id": "text",

@@ -7,7 +7,7 @@ import pytest
 from postgres_writer.core.plan import Operation
 from postgres_writer.errors import Retry
 from support.postgres import Database
-from support.subject import ROW, Subject, next_session
+from support.subject import ROW, Limited, Subject, next_session
 
 CODES = (
     *("08000", "08001", "08006", "08P01"),  # as a foreign server that is down raises them
@@ -74,6 +74,35 @@ def test_a_lack_of_resources_passes(database: Database, subject: Subject, code: 
     database.query("DROP TRIGGER act ON students")
     assert subject.finalize(), "nothing may fail fast now"
     assert sessions(database) == before
+
+
+@pytest.mark.parametrize(
+    "function",
+    ["pg_try_advisory_xact_lock(bigint)", "to_timestamp(double precision)", "row_security_active(oid)"],
+)
+def test_a_role_that_may_not_call_what_every_message_calls_is_told_so(
+    database: Database, limited: Limited, function: str
+) -> None:
+    """By default PUBLIC may; hardened databases take that away."""
+    limited.grant("SELECT, INSERT, UPDATE, DELETE")
+    subject = limited.subject
+    subject.sync()
+    database.query(f"REVOKE EXECUTE ON FUNCTION {function} FROM PUBLIC")
+    try:
+        subject.edit(age=24)
+        for told in ("sync", "finalize"):
+            if told == "sync" and function.startswith("row_security"):
+                # only deletes ask for it
+                continue
+            assert getattr(subject, told)() in (Operation.NONE, False)
+            assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["students"])
+            assert f"function {function.partition('(')[0]} of PostgreSQL" in subject.message
+            assert "grant it EXECUTE" in subject.message
+        assert database.rows() == [ROW] or function.startswith("row_security")
+    finally:
+        database.query(f"GRANT EXECUTE ON FUNCTION {function} TO PUBLIC")
+    assert subject.finalize(), "nothing may fail fast now"
+    assert database.rows() == []
 
 
 @pytest.mark.parametrize("code", ["40001", "40P01", "55P03", "57014"])
