@@ -1,4 +1,4 @@
--- The least that the database role of PostgresWriter needs. Run it as the owner of the tables, for example:
+-- The minimal grants for the database role of PostgresWriter. Run it as the owner of the tables, for example:
 --   psql -v role=postgres_writer -v database=school -v schema=public -v table=students -f grants.sql
 -- The role itself (with a password of your own):
 --   CREATE ROLE postgres_writer LOGIN PASSWORD '...';
@@ -11,5 +11,5 @@ GRANT USAGE ON SCHEMA :"schema" TO :"role";
 -- spec.table may name, and leave the others out: what the role may not write, no PostgresWriter can reach.
 GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE :"schema".:"table" TO :"role";
 
--- Not needed, and better not given: ownership, TRUNCATE, REFERENCES, TRIGGER, CREATE on schema or database, BYPASSRLS,
--- membership in other roles. For `postgres-writer audit` a role with USAGE and SELECT alone is enough to look.
+-- Not needed, and not recommended: ownership, TRUNCATE, REFERENCES, TRIGGER, CREATE on schema or database, BYPASSRLS,
+-- membership in other roles. For `postgres-writer audit` a role with only USAGE and SELECT is sufficient.

@@ -51,11 +51,11 @@ def test_an_alert_names_its_section(name: str) -> None:
 
 
 @pytest.mark.parametrize(("title", "text"), {**chapter("Reasons"), **chapter("Alerts")}.items())
-def test_a_section_says_what_it_means_how_to_look_and_what_to_do(title: str, text: str) -> None:
+def test_a_section_says_what_it_means_what_to_check_and_how_to_fix_it(title: str, text: str) -> None:
     if "othing to do" in text or title in ("Paused", "PostgresWriterRequestsRefused"):
         return
-    assert "**Look**" in text, title
-    assert "**Do**" in text, title
+    assert "**Check**" in text, title
+    assert "**Fix**" in text, title
 
 
 def test_links_within_the_runbook_lead_somewhere() -> None:

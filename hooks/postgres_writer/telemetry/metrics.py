@@ -52,17 +52,17 @@ HOOK_SECONDS = Histogram(
 )
 DATABASE_SECONDS = Histogram(
     "postgres_writer_database_duration_seconds",
-    "Time that one statement took or was waited for, as the hook server saw it.",
+    "Duration of one statement, its wait included, as measured by the hook server.",
     buckets=_SECONDS,
 )
 ROWS = Counter(
     "postgres_writer_rows_total",
-    "Rows that were made true, by operation: inserted, updated, adopted, unchanged, moved, deleted, absent.",
+    "Rows made to match their resources, by operation: inserted, updated, adopted, unchanged, moved, deleted, absent.",
     ["operation"],
 )
 DRIFT = Counter(
     "postgres_writer_drift_repaired_total",
-    "Rows that somebody else had changed or removed and that were put right.",
+    "Rows that something else had changed or removed and that were restored.",
 )
 CUT_OFF = Counter(
     "postgres_writer_connections_cut_off_total",
@@ -132,7 +132,7 @@ class _BuildInfo(Collector):
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
-            "postgres_writer_build_info", "The version that runs; always 1.", labels=["version", "python_version"]
+            "postgres_writer_build_info", "The version that is running; always 1.", labels=["version", "python_version"]
         )
         family.add_metric([__version__, platform.python_version()], 1)
         yield family
