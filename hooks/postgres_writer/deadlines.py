@@ -68,6 +68,10 @@ class Call:
     hung_up: Callable[[], bool]
     lock: int | None = None
 
+    def under(self, lock: int | None) -> Call:
+        """Give the same request under another lock."""
+        return Call(self.arrival, self.hung_up, lock)
+
     def start_by(self, statement_timeout: float) -> float:
         """Give the latest moment (monotonic seconds) to begin a statement that must end in time for this request."""
         return self.arrival + WRITE_BY_SECONDS - statement_timeout

@@ -19,6 +19,7 @@ PAUSED_ANNOTATION = "demo.yash.com/paused"
 MAX_TABLES = 16
 """What status.tables may list at most; the CustomResourceDefinition says the same."""
 
+_MAX_CHARACTERS = 1024
 _PART = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
 TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){_PART}(?:\.{_PART})?")
 """``table`` or ``schema.table``; PostgreSQL truncates a longer identifier than 63 bytes, so it is refused.
@@ -122,7 +123,7 @@ def _text_field(field: str) -> fields.String:
     sentence = f"spec.{field} must be a string of 1 to 1024 characters without NUL or lone surrogates."
     return fields.String(
         required=True,
-        validate=[validate.Length(1, 1024, error=sentence), _must(is_text, sentence)],
+        validate=_must(lambda value: 1 <= len(value) <= _MAX_CHARACTERS and is_text(value), sentence),
         error_messages=_messages(field, sentence),
     )
 

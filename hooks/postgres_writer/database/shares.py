@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 
 from postgres_writer.deadlines import ALONE_SECONDS
 
@@ -20,7 +20,7 @@ class Shares:
     def __init__(self, size: int) -> None:
         self.lent = 0
         self._size = size
-        self._held: Counter[str] = Counter()
+        self._held: defaultdict[str, int] = defaultdict(int)
         self._newest: tuple[str, float] | None = None
         self._other: tuple[str, float] | None = None
         """The two tables that were named last, and when: all that has to be known to know whether one is alone."""
@@ -37,21 +37,25 @@ class Shares:
         if self.lent >= self._size:
             return False
         most = self._most(tables, now)
-        return all(self._held[table] < most for table in tables)
+        return all(self._held.get(table, 0) < most for table in tables)
 
     def take(self, tables: Tables) -> None:
         """Lend a connection to a message of these tables."""
         self.lent += 1
-        self._held.update(tables)
+        for table in tables:
+            self._held[table] += 1
 
     def give_back(self, tables: Tables) -> None:
         """Get a connection back."""
         self.lent -= 1
-        self._held -= Counter(tables)
+        for table in tables:
+            self._held[table] -= 1
+            if not self._held[table]:
+                del self._held[table]
 
     def weight(self, tables: Tables) -> int:
         """Give how much these tables hold already: of those that wait, the lightest comes first."""
-        return max((self._held[table] for table in tables), default=0)
+        return max((self._held.get(table, 0) for table in tables), default=0)
 
     def holder_of_all(self) -> str | None:
         """Give the table that holds every connection, if there is one: it was alone when it took them."""

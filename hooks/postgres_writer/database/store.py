@@ -63,7 +63,7 @@ class Store:
         if isinstance(plan, Leave):
             return Outcome(plan.tables, error=plan.verdict)
         # whatever is asked from here on is asked under the lock of the id, unless it says otherwise
-        call = replace(call, lock=statements.lock_key(plan.id))
+        call = call.under(statements.lock_key(plan.id))
         match plan:
             case Write():
                 return self._write(plan, call)
@@ -108,7 +108,7 @@ class Store:
     def _put(self, plan: Write, call: Call) -> Operation:
         statement, parameters = statements.write(plan.spec.table), _values(plan.id, plan.spec)
         # without the lock nothing may be written, and nothing is: its deadline is long over
-        if plan.steady and self._ask(replace(call, lock=None), statement, {**parameters, "until": 0.0})[0]:
+        if plan.steady and self._ask(call.under(None), statement, {**parameters, "until": 0.0})[0]:
             return Operation.UNCHANGED
         before, after, in_time = self._in_time(call, statement, parameters)
         if before:

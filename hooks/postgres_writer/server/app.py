@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from random import getrandbits
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException
@@ -38,6 +38,10 @@ from postgres_writer.server.files import Watched, load_audit_result, load_policy
 from postgres_writer.server.retries import RetrySlots
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+    from werkzeug.datastructures import Headers
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +71,14 @@ def create_app(config: Config, store: Store) -> Flask:
     app.register_error_handler(HTTPException, _problem)
     app.register_error_handler(Exception, _unexpected)
     return app
+
+
+class HookResponse(Response):
+    """An answer whose headers are complete when it is made."""
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Give the headers as they are; werkzeug would copy them, and look for what only other answers need."""
+        return self.headers
 
 
 class HookServer:
@@ -220,7 +232,7 @@ def _told(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, str]:
 
 def _json_response(body: dict[str, Any], status: int, content_type: str, request_id: str | None) -> Response:
     headers = [("X-Request-Id", request_id)] if request_id else []
-    return Response(_ENCODER.encode(body).encode(), status, headers, content_type=content_type)
+    return HookResponse(_ENCODER.encode(body).encode(), status, headers, content_type=content_type)
 
 
 def _problem(error: HTTPException) -> Response:

@@ -12,9 +12,10 @@ import signal
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, cast
 
 import gevent
+from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from postgres_writer.deadlines import CONNECTION_SECONDS, KEEPALIVE_SECONDS, WEBHOOK_SECONDS
@@ -58,6 +59,33 @@ class RenewedContext:
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
         """Wrap a socket. The handshake is left to gunicorn, so that the worker sees when it takes too long."""
         return self._context.current().wrap_socket(sock, do_handshake_on_connect=False, **options)
+
+
+class _Pieces(list[bytes]):
+    """Takes what would be sent."""
+
+    sendall = list.append
+
+
+class OnePieceResponse(wsgi.Response):
+    """An answer whose head and body leave together, with one system call, and wake the caller once."""
+
+    def write(self, arg: bytes) -> None:
+        """Send a part of the body, the first one with the head before it."""
+        if self.headers_sent or self.chunked:
+            super().write(arg)
+            return
+        sock, pieces = self.sock, _Pieces()
+        self.sock = cast("socket.socket", pieces)
+        try:
+            super().write(arg)
+        finally:
+            self.sock = sock
+        sock.sendall(b"".join(pieces))
+
+
+# the only way to choose it: a worker is not asked which it wants
+wsgi.Response = OnePieceResponse  # type: ignore[misc]
 
 
 class Connection:
