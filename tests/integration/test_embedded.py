@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from support.payloads import payload, resource
-from support.server import ServerProcess, is_running
-from support.waiting import wait_until
+from support.server import ServerProcess
+from support.waiting import is_running, wait_until
 
 SYNC = payload(resource())
 

@@ -1,5 +1,7 @@
 """The tests' own PostgreSQL helpers, on which every other test relies."""
 
+import contextlib
+
 import psycopg2
 import pytest
 
@@ -25,3 +27,12 @@ def test_a_private_server_asks_for_its_password_and_comes_back_after_a_kill() ->
             pass
         instance.start()
         assert database.rows() == []
+
+
+def test_a_killed_server_starts_again_at_once_however_many_sessions_it_had() -> None:
+    with private_instance() as instance, contextlib.ExitStack() as sessions:
+        for _ in range(3):
+            for _ in range(30):
+                sessions.enter_context(instance.maintenance.connection())
+            instance.kill()
+            instance.start()

@@ -25,6 +25,7 @@ from psycopg2 import sql
 
 from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import DatabaseConfig
+from support.waiting import is_running, wait_until
 
 with warnings.catch_warnings():
     # it looks for the user's runtime folder at import and says so where there is none
@@ -241,10 +242,15 @@ class PostgresInstance:
     def kill(self) -> None:
         """End the server at once, its children with it, as a crash of the machine would."""
         assert self.process is not None
-        for pid in [self.pid, *self.backends()]:
+        # stopped first, or it would make another child meanwhile
+        self.process.send_signal(signal.SIGSTOP)
+        family = [self.pid, *self.backends()]
+        for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait(10)
+        # as long as one of them has the shared memory, PostgreSQL does not start again
+        wait_until(lambda: not any(map(is_running, family)), "the killed server's processes are gone")
 
     def freeze(self) -> None:
         """Stop every process of the server (SIGSTOP): TCP is still acknowledged, nothing is answered."""

@@ -15,11 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import requests
 
 from support.postgres import Database, free_port, scrubbed_environment
-from support.waiting import wait_until
+from support.waiting import is_running, wait_until
 
 PROGRAM = Path(sys.executable).with_name("postgres-writer")
 _START_SECONDS = 120.0
@@ -137,14 +136,6 @@ class ServerProcess:
         # workers of a killed master notice within a second or two
         wait_until(lambda: not any(map(is_running, family)), f"none of {family} is left", 30)
         return code
-
-
-def is_running(pid: int) -> bool:
-    """Say whether a process exists and has not ended (a zombie has)."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def children(pid: int) -> list[int]:

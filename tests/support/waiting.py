@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import psutil
+
 
 def wait_until(condition: Callable[[], object], what: str | Callable[[], str], timeout: float = 60.0) -> None:
     """Wait until a condition holds; ``what`` says so in words, or as they are at the end.
@@ -16,3 +18,11 @@ def wait_until(condition: Callable[[], object], what: str | Callable[[], str], t
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:.0f} s: {what if isinstance(what, str) else what()}")
         time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process exists and has not ended (a zombie has)."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
