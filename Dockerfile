@@ -6,7 +6,7 @@ FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # Without pip: what the final image gets holds the server and what it imports, nothing that installs.
 RUN python3 -m venv --without-pip /opt/postgres-writer
-# Before the sources, so that a change of code does not download everything anew.
+# Before the sources, so that a change of code does not download everything again.
 COPY requirements.lock requirements-build.lock /src/
 RUN python3 -m pip install --require-hashes --only-binary :all: -r /src/requirements-build.lock \
  && python3 -m pip --python /opt/postgres-writer/bin/python install --require-hashes --only-binary :all: \

@@ -1,4 +1,4 @@
-# Everything here makes .venv by itself and needs only Python 3.10 or newer (with venv) and make.
+# Every target creates .venv if it is missing and needs only Python 3.10 or newer (with venv) and make.
 # `make test TESTS=tests/unit/test_plan.py` runs a part of the tests.
 
 SHELL := /bin/bash
@@ -21,7 +21,7 @@ help: ## Show this list
 
 # Try it
 
-demo: .venv/.installed ## Watch a row come, change, heal and go, on a database of its own
+demo: .venv/.installed ## Walk through a row's life cycle on a temporary server and database
 	@$(BIN)/postgres-writer demo
 
 run: .venv/.installed ## Serve the hooks on port 8080, on the database of PSQL_HOST or an embedded one
@@ -37,7 +37,7 @@ test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of t
 test-faults: .venv/.dev ## Run the slow tests with stopped, killed and hanging parts
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
 
-coverage: .venv/.dev ## Run all tests but the end-to-end ones' and the CRD's, and demand 95 % of the branches
+coverage: .venv/.dev ## Run the tests of the server and the audit, and require 95 % of the branches
 	$(BIN)/pytest --cov=postgres_writer tests/unit tests/integration tests/faults tests/cluster/test_audit_*.py
 
 test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (builds one at the first run)
@@ -82,7 +82,7 @@ format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/.installed ## Write docs/configuration.md anew from settings.py
+docs: .venv/.installed ## Write docs/configuration.md from settings.py
 	$(BIN)/postgres-writer config-reference >docs/configuration.md
 
 picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
@@ -91,7 +91,7 @@ picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
 image: ## Build the container image, with the version of the package
 	docker build -t postgres-writer:$(VERSION) --build-arg VERSION=$(VERSION) .
 
-lock: | .venv/bin/python ## Pin anew, with hashes, what the container image installs
+lock: | .venv/bin/python ## Pin the container image's dependencies again, with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) --python-platform linux -o requirements.lock setup.cfg
 	echo 'setuptools>=77' | UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) -o requirements-build.lock -

@@ -100,7 +100,7 @@ hold() {
 }
 
 # Takes the finalizer $1 off the resources that stdin names as "INDEX NAMESPACE NAME". All of one index go in one call,
-# and each patch tests that the finalizer still stands there, so that no other one is ever removed in its place.
+# and each patch tests that the finalizer is still there, so that no other one is ever removed in its place.
 take_off() {
     list=$(cat)
     for index in $(printf '%s\n' "$list" | cut -d ' ' -f 1 | sort -u); do

@@ -34,17 +34,18 @@ DATABASE_SECONDS = 8.0
 CLIENT_GRACE_SECONDS = 0.5
 """How much longer than the server's statement_timeout the client waits, so that the server's error comes first."""
 LOCK_SHARE = 0.75
-"""lock_timeout as a share of statement_timeout, so that waiting for a lock is told apart from a slow statement."""
+"""lock_timeout as a share of statement_timeout, to distinguish waiting for a lock from a slow statement."""
 CIRCUIT_SECONDS = 2.0
 """Long enough to spare a dead server, short enough that the end of an outage is noticed in time."""
 TABLE_SECONDS = 5.0
 """How long the callers of a locked table fail fast before one tries it: longer than a statement may take by default, so
 that one tries at a time, and short enough that its resources are synced soon after the lock is gone."""
 ALONE_SECONDS = 3600.0
-"""A table is alone while no other was named for this long: most resources are synced more often by every worker."""
+"""A table counts as the only one in use when no other was named for this long: most
+resources are synced more often by every worker."""
 PATIENCE_SECONDS = 0.25
-"""How long a message waits for a connection before it ends one of a table that holds all: far longer than a healthy
-statement takes, and short beside WRITE_BY_SECONDS."""
+"""How long a message waits before it interrupts a statement of a table that holds all connections: far longer than a
+healthy statement takes, and short beside WRITE_BY_SECONDS."""
 CONNECTION_LIFE_SECONDS = 3600.0
 """A connection to PostgreSQL older than this is not used again: what its backend caches, and the server that a balancer
 or a name once led to, must not be kept permanently."""

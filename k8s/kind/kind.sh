@@ -2,7 +2,7 @@
 # Shows PostgresWriter in a cluster of its own on this machine, and takes that cluster away again. It needs docker, kind,
 # kubectl and git, and touches no other cluster: every command names the context kind-postgres-writer.
 #
-#   kind.sh up       make the cluster, install everything, apply the sample and show its row; again: install anew
+#   kind.sh up       make the cluster, install everything, apply the sample and show its row; again: install again
 #   kind.sh check    edit and delete the sample, and see the row follow (CI runs it after up)
 #   kind.sh down     delete the cluster
 set -euo pipefail

@@ -125,7 +125,7 @@ class TestRefused:
         [
             ("", "no manifest"),
             ("a: [", "neither YAML nor JSON"),
-            ("[1, 2]", "no object"),
+            ("[1, 2]", "not an object"),
             ("kind: Pod", "of kind Pod"),
             (ALEX.replace("metadata: {", "metadata: {uid: 5a1f, "), "--force"),
             (json.dumps(payload(resource())), "--force"),

@@ -47,7 +47,7 @@ Late = Callable[..., None]
 def without_deletes(request: HookRequest, permits: Permits) -> Plan:
     """Plan, but leave the row in the old tables."""
     plan = make_plan(request, permits)
-    return dataclasses.replace(plan, leave=()) if isinstance(plan, Write) else plan
+    return dataclasses.replace(plan, vacate=()) if isinstance(plan, Write) else plan
 
 
 def without_record(request: HookRequest, permits: Permits) -> Plan:
@@ -164,7 +164,7 @@ def test_a_protocol_that_lacks_one_part_is_caught(attributes: dict[str, Any], sa
 def trusting(request: HookRequest, permits: Permits) -> Plan:
     """Plan, but let every look claim Ready without the lock."""
     plan = make_plan(request, permits)
-    return dataclasses.replace(plan, steady=not plan.leave) if isinstance(plan, Write) else plan
+    return dataclasses.replace(plan, steady=not plan.vacate) if isinstance(plan, Write) else plan
 
 
 def walk_among_late_commits(machine: ProtocolUnderFaults, chance: random.Random) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from postgres_writer.config.parsers import Host
 from postgres_writer.database.dial import targets
-from postgres_writer.server.caller import call_of
+from postgres_writer.server.caller import call_from_socket
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -73,23 +73,23 @@ class TestCall:
     def test_a_caller_who_waits_is_there(self, pair: Pair) -> None:
         server, caller = pair
         caller.sendall(b"request")
-        call = call_of(server)
+        call = call_from_socket(server)
         assert not call.hung_up()
 
     def test_a_caller_who_closes_has_hung_up(self, pair: Pair) -> None:
         server, caller = pair
-        call = call_of(server)
+        call = call_from_socket(server)
         caller.close()
         assert call.hung_up()
 
     def test_a_connection_that_is_closed_here_has_hung_up(self, pair: Pair) -> None:
         server, _ = pair
-        call = call_of(server)
+        call = call_from_socket(server)
         server.close()
         assert call.hung_up()
 
     def test_without_a_socket_the_request_arrives_now_and_nobody_hangs_up(self) -> None:
         before = time.monotonic()
-        call = call_of(None)
+        call = call_from_socket(None)
         assert before <= call.arrival <= time.monotonic()
         assert not call.hung_up()

@@ -90,9 +90,9 @@ class Audit:
             raise ConfigError(f"--table {missing[0]}: there is no such table.")
         unreadable: dict[int, str] = {}
         self._compare(self._known(tables, unreadable))
-        if listed is None and (doubted := self.spool.doubt()):
+        if listed is None and (unconfirmed := self.spool.mark_unconfirmed()):
             time.sleep(max(0.0, self._options.confirm_after))
-            self._look_again(tables, unreadable, doubted)
+            self._recheck(tables, unreadable, unconfirmed)
         self.spool.add_findings(_unreadable(unreadable, self.relations))
 
     def result(self, finished: float, seconds: float) -> AuditResult:
@@ -141,7 +141,7 @@ class Audit:
     def source(self) -> Source:
         """The cluster. Raises AuditError when a list was given instead."""
         if self._source is None:
-            raise AuditError("A printed list cannot be asked again: leave FILE out.")
+            raise AuditError("A printed list cannot be read again: omit FILE.")
         return self._source
 
     def _note(self, resources: Callable[[int], Iterator[Resource]]) -> None:
@@ -164,7 +164,7 @@ class Audit:
             yield from items
 
     def _read(self, manifests: Iterator[Manifest]) -> Iterator[Manifest]:
-        """Tell the progress of a printed list, which does not say how long it is."""
+        """Report the progress of a printed list, whose length is unknown."""
         seen = 0
         while some := list(itertools.islice(manifests, _BATCH)):
             seen += len(some)
@@ -200,29 +200,29 @@ class Audit:
         uncertain = {relation.oid for relation in self.relations} - certain
         return Tables(found.relations, unreadable, found.ambiguous, uncertain)
 
-    def _look_again(self, before: Tables, unreadable: dict[int, str], doubted: int) -> None:
-        """Read resources and rows of the doubted ids again: what was under way is done by now."""
-        self._note(lambda page: self._doubted_resources(doubted, page))
+    def _recheck(self, before: Tables, unreadable: dict[int, str], unconfirmed: int) -> None:
+        """Read resources and rows of the unconfirmed ids again: what was in progress is done by now."""
+        self._note(lambda page: self._unconfirmed_resources(unconfirmed, page))
         new, their_relations = self._reader.resolve(self.spool.tables() - before.relations.keys())
         found = Tables({**before.relations, **new.relations}, {}, {*before.ambiguous, *new.ambiguous})
         self.relations = list(dict.fromkeys([*self.relations, *their_relations]))
-        rows = self._reader.again(self.relations, unreadable, self.spool.doubted())
+        rows = self._reader.again(self.relations, unreadable, self.spool.unconfirmed())
         counted = self.rows, self.matched
         self.spool.add_findings(self._judged(self.spool.resources(), rows, self._known(found, unreadable)))
         self.rows, self.matched = counted
         self.spool.keep_confirmed()
 
-    def _doubted_resources(self, doubted: int, page: int) -> Iterator[Resource]:
-        if doubted <= _FEW_IDS:
-            found = (self.resource_now(about) for about in list(self.spool.doubted()))
+    def _unconfirmed_resources(self, unconfirmed: int, page: int) -> Iterator[Resource]:
+        if unconfirmed <= _FEW_IDS:
+            found = (self.resource_now(about) for about in list(self.spool.unconfirmed()))
             yield from (resource for resource in found if resource is not None)
             return
-        namespaces: list[str | None] = [*self.spool.doubted_namespaces()]
+        namespaces: list[str | None] = [*self.spool.unconfirmed_namespaces()]
         if len(namespaces) > _FEW_NAMESPACES:
             namespaces = [self._options.namespace]
         for namespace in namespaces:
             for items, _ in ahead(self.source.pages(namespace, page)):
-                yield from (found for found in self._parsed(items) if self.spool.is_doubted(found.id))
+                yield from (found for found in self._parsed(items) if self.spool.is_unconfirmed(found.id))
 
     def _judged(self, resources: Iterator[Resource], rows: Iterator[Row], tables: Tables) -> Iterator[Finding]:
         """Walk through both in the order of the ids, like the merge of two sorted lists."""

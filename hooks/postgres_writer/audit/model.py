@@ -2,7 +2,7 @@
 
 A row is known by the place where it is stored (tableoid and ctid), not by how a table is spelled: `students` and
 `public.students` are one table, and a partition shows the same rows as its parent. What is called prunable here is
-deleted on demand, so every doubt counts against it.
+deleted on demand, so it is only prunable if nothing is uncertain.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tables:
-    """What the spellings of tables stand for.
+    """Which relations the spellings of tables mean.
 
     ``unreadable`` holds why the rows of an oid could not be read. ``ambiguous`` are spellings without a schema that
     fit several tables of the database: another role's search_path may choose another of them than the audit's.
@@ -124,7 +124,7 @@ class Tables:
         """Give the oids of status.tables."""
         return {self.relations[table].oid for table in resource.tables if table in self.relations}
 
-    def doubt(self, resource: Resource) -> str:
+    def uncertainty(self, resource: Resource) -> str:
         """Say what keeps us from knowing which tables the resource names; an empty text when we know."""
         for name in dict.fromkeys((resource.table or "", *resource.tables)):
             if name in self.ambiguous:
@@ -206,7 +206,7 @@ def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Itera
         detail = "paused" if resource.paused else ""
         table = resource.table or ""
         yield Finding(Kind.DIFFERS, resource.id, table, detail, differences, repairable=not resource.paused)
-    # which rows a view shows is its own business: they are not told from second ones
+    # a view decides which rows it shows: they cannot be distinguished from second ones
     if home is not None and home.stores_rows:
         for row in _distinct(rows):
             if row.relation.stores_rows and (own is None or row.place != own.place):
@@ -226,9 +226,9 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
     elif own is None:
         detail = "the only row found, in neither spec.table nor status.tables: is the audit's search_path the server's?"
     else:
-        doubt = tables.doubt(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
-        detail = doubt or "in neither spec.table nor status.tables"
-        prunable = not doubt
+        unsure = tables.uncertainty(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
+        detail = unsure or "in neither spec.table nor status.tables"
+        prunable = not unsure
     return Finding(
         kind,
         resource.id,

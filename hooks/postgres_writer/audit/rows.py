@@ -66,7 +66,7 @@ class Rows:
         self._limits = f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = '5s'"
 
     def resolve(self, names: Iterable[str], *, discover: bool = False) -> tuple[Tables, list[Relation]]:
-        """Find what the spellings stand for, and (``discover``) every other table of the same shape."""
+        """Find what the spellings mean, and (``discover``) every other table of the same shape."""
         with transaction(self._connection, "READ ONLY") as cursor:
             tables = lookup(cursor, names)
             unique = {relation.oid: relation for relation in tables.relations.values()}
@@ -137,7 +137,7 @@ class Rows:
 
 
 def lookup(cursor: extensions.cursor, names: Iterable[str]) -> Tables:
-    """Find what the spellings stand for, in whatever transaction there is."""
+    """Find what the spellings mean, in the current transaction."""
     known, ambiguous = {}, set()
     for name in sorted(filter(is_table, names)):
         schema, _, bare = name.rpartition(".")

@@ -22,7 +22,7 @@ CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, valid, name TEXT, age INTE
     reason TEXT, paused, deleting) WITHOUT ROWID;
 CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, place TEXT, detail TEXT, differences TEXT, vals TEXT,
     repairable, prunable, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
-CREATE TABLE doubted (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE unconfirmed (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _KINDS = list(Kind)
 _SELECT = "SELECT kind, id, tbl, place, detail, differences, vals, repairable, prunable FROM finding"
@@ -97,29 +97,29 @@ class Spool:
         )
         self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def doubt(self) -> int:
+    def mark_unconfirmed(self) -> int:
         """Set the findings about single ids aside, to be looked at again; gives how many ids these are."""
-        self._db.execute("INSERT OR IGNORE INTO doubted SELECT id FROM finding WHERE id <> ''")
+        self._db.execute("INSERT OR IGNORE INTO unconfirmed SELECT id FROM finding WHERE id <> ''")
         self._db.execute("CREATE TEMP TABLE first AS SELECT DISTINCT kind, id, tbl FROM finding WHERE id <> ''")
         self._db.execute("DELETE FROM finding WHERE id <> ''")
-        return int(self._db.execute("SELECT count(*) FROM doubted").fetchone()[0])
+        return int(self._db.execute("SELECT count(*) FROM unconfirmed").fetchone()[0])
 
     def keep_confirmed(self) -> None:
         """Drop the findings that the first look did not have."""
         self._db.execute("DELETE FROM finding WHERE id <> '' AND (kind, id, tbl) NOT IN (SELECT * FROM first)")
 
-    def is_doubted(self, row: str) -> bool:
+    def is_unconfirmed(self, row: str) -> bool:
         """Say whether a finding about that id is to be looked at again."""
-        return self._db.execute("SELECT 1 FROM doubted WHERE id = ?", (row,)).fetchone() is not None
+        return self._db.execute("SELECT 1 FROM unconfirmed WHERE id = ?", (row,)).fetchone() is not None
 
-    def doubted(self) -> Iterator[str]:
+    def unconfirmed(self) -> Iterator[str]:
         """Yield the ids to be looked at again, in their byte order."""
-        for (row,) in self._db.execute("SELECT id FROM doubted ORDER BY id"):
+        for (row,) in self._db.execute("SELECT id FROM unconfirmed ORDER BY id"):
             yield row
 
-    def doubted_namespaces(self) -> list[str]:
+    def unconfirmed_namespaces(self) -> list[str]:
         """Return the namespaces of these ids."""
-        found = self._db.execute("SELECT DISTINCT substr(id, 1, instr(id, '/') - 1) FROM doubted")
+        found = self._db.execute("SELECT DISTINCT substr(id, 1, instr(id, '/') - 1) FROM unconfirmed")
         return [namespace for (namespace,) in found]
 
     def findings(self) -> Iterator[Finding]:

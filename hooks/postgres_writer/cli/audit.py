@@ -147,25 +147,25 @@ def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
     if len(files) > 1:
         raise ConfigError(f"There can be only one FILE, and ids need --prune: {' '.join(files)}.")
     if files and (arguments.repair or arguments.context):
-        raise ConfigError("--context, --repair and --prune need the cluster: leave FILE out.")
+        raise ConfigError("--context, --repair and --prune need the cluster: omit FILE.")
     if arguments.prune and not arguments.ids and not arguments.namespace:
         raise ConfigError("--prune needs the ids of rows, or --namespace.")
     if arguments.namespace is not None and not is_namespace(arguments.namespace):
-        raise ConfigError(f"--namespace cannot be {arguments.namespace!r}: that is not the name of a namespace.")
+        raise ConfigError(f"--namespace {arguments.namespace!r} is not a valid name of a namespace.")
     unshaped = [row for row in arguments.ids if not is_id(row)]
     if unshaped:
         raise ConfigError(f"--prune takes ids shaped <namespace>/<name>, not {unshaped[0]!r}.")
     if arguments.yes and not arguments.prune:
-        raise ConfigError("--yes goes with --prune only.")
+        raise ConfigError("--yes is only for --prune.")
 
 
 def _check_modes(arguments: SimpleNamespace, files: Sequence[str]) -> None:
     modes = {"--repair": arguments.repair, "--prune": arguments.prune, "--manifests": arguments.manifests}
     chosen = [name for name, given in {**modes, "-f": arguments.filename}.items() if given]
     if len(chosen) > 1:
-        raise ConfigError(f"{chosen[0]} and {chosen[1]} are two things: give one of them.")
+        raise ConfigError(f"{chosen[0]} and {chosen[1]} cannot be used together: give one of them.")
     if arguments.filename and (files or arguments.context or arguments.result_config_map):
-        raise ConfigError("-f compares manifests with the database alone: leave FILE, --context and the others out.")
+        raise ConfigError("-f compares manifests only with the database: omit FILE, --context and --result-config-map.")
 
 
 def _report(audit: Audit, arguments: SimpleNamespace) -> None:
@@ -192,7 +192,7 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
     if arguments.yes and not arguments.context and not audit.matched:
         raise AuditError(
             f"No PostgresWriter here has its row in this database (cluster: {audit.source.describe()}). If both are "
-            "the right ones, leave --yes out and answer, or say which cluster it is with --context."
+            "the right ones, omit --yes and confirm, or name the cluster with --context."
         )
     widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
     write_rows(chosen, widths, sys.stdout, show_values=arguments.show_values)
@@ -217,7 +217,7 @@ def _delete(audit: Audit, finding: Finding) -> bool:
     if reason:
         sys.stdout.write(f"Kept {finding.id} in {finding.table}: {reason}.\n")
         return False
-    # a resource made while the row was being deleted may have been told that its row is there already
+    # a resource created while the row was being deleted may have found its row and be Ready without it now
     if finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding.id) is not None:
         audit.source.request_sync([finding.id], now())
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
@@ -270,15 +270,13 @@ audit = Command(
     callback=lambda **given: run(SimpleNamespace(**given)),
     params=[
         click.Argument(["arguments"], nargs=-1, type=click.Path(allow_dash=True), metavar="[FILE | ID...]"),
-        click.Option(["--context"], metavar="NAME", help="The context with which kubectl is called."),
-        click.Option(["-n", "--namespace"], metavar="NS", help="Look at one namespace only."),
-        click.Option(
-            ["--table"], multiple=True, metavar="TABLE", help="Look also into a table that no resource names."
-        ),
+        click.Option(["--context"], metavar="NAME", help="Context for kubectl."),
+        click.Option(["-n", "--namespace"], metavar="NS", help="Audit only one namespace."),
+        click.Option(["--table"], multiple=True, metavar="TABLE", help="Also read a table that no resource names."),
         click.Option(
             ["--all-tables"],
             is_flag=True,
-            help="Look into every table with the columns id (unique), name, age, country.",
+            help="Read every table with the columns id (unique), name, age, country.",
         ),
         click.Option(
             ["-o", "--output"],
@@ -287,14 +285,14 @@ audit = Command(
             show_default=True,
             help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
         ),
-        click.Option(["--show-values"], is_flag=True, help="Print the values too, not only the fields' names."),
+        click.Option(["--show-values"], is_flag=True, help="Print the values too, not only the names of the fields."),
         click.Option(
             ["--confirm-after"],
             type=click.FloatRange(min=0),
             default=5,
             show_default=True,
             metavar="SECONDS",
-            help="Look at findings again after this long and drop those that have passed.",
+            help="Check findings again after this time and drop those that have passed.",
         ),
         click.Option(
             ["--timeout"],
@@ -302,7 +300,7 @@ audit = Command(
             default=300,
             show_default=True,
             metavar="SECONDS",
-            help="Longest time to read a batch of one table, which is unreadable after that.",
+            help="Longest time to read a batch of one table; after that the table is reported as unreadable.",
         ),
         click.Option(
             ["--service-account"],
@@ -333,18 +331,18 @@ audit = Command(
             ["-f", "--filename"],
             type=click.Path(allow_dash=True),
             metavar="FILE",
-            help="Report what would become of these manifests, - for standard input, if they were applied.",
+            help="Report the effect of applying these manifests, - for standard input.",
         ),
         click.Option(
             ["--policy"],
             type=click.Path(),
             envvar="HOOK_TABLE_POLICY_FILE",
             metavar="FILE",
-            help="With -f: the table policy to ask (default: that of HOOK_TABLE_POLICY_FILE, else all is allowed).",
+            help="With -f: the table policy to check (default: HOOK_TABLE_POLICY_FILE; without it all is allowed).",
         ),
-        click.Option(["--yes"], is_flag=True, help="Delete without asking."),
+        click.Option(["--yes"], is_flag=True, help="Delete without confirmation."),
     ],
-    help="Compare the PostgresWriters with the rows: rows that are missing, differ, exist twice or belong to no "
+    help="Compare the PostgresWriters with the rows: rows that are missing, different, duplicated or without a "
     "resource, and resources that are Unmanaged. Changes nothing unless --repair or --prune is given.\n\n"
     "The resources are read with kubectl, in a pod from the API with the token of its service account, or from FILE: "
     "what `kubectl get pgw -A -o json` printed, - for standard "

@@ -164,7 +164,7 @@ def _flattened(documents: list[Any]) -> Iterator[Any]:
 
 def _as_request(document: Any, namespace: str) -> dict[str, Any]:
     if not isinstance(document, dict):
-        raise UsageError(f"A document is no object but {type(document).__name__}.")
+        raise UsageError(f"A document is not an object but a {type(document).__name__}.")
     if "parent" in document or "object" in document:
         return document
     if document.get("kind") != KIND:

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 EXAMPLES = """\
 examples:
   postgres-writer serve --embedded
-      Try it out with a PostgreSQL of its own.
+      Try it with an embedded PostgreSQL.
   PSQL_HOST=db.example.com PSQL_PASSWORD_FILE=/run/secrets/password postgres-writer serve
       Serve an existing database.
 
@@ -34,7 +34,7 @@ def _run(embedded: bool, data_dir: Path) -> int:
     if not embedded:
         return _serve(Config.from_env(environ))
     if environ.get("PSQL_HOST"):
-        raise ConfigError("PSQL_HOST is set and --embedded given: leave out one of them.")
+        raise ConfigError("PSQL_HOST is set and --embedded is given: use only one of them.")
     # everything else is checked before a database is started for it
     config = Config.from_env({**environ, "PSQL_HOST": "embedded"})
     logs.configure(config.log_level, config.log_format)

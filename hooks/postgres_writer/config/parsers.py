@@ -75,7 +75,7 @@ def one_of(*choices: str) -> Callable[[str, str], str]:
 
 
 def path(_name: str, value: str) -> Path:
-    """Return the path of a file that whoever loads it also checks."""
+    """Return the path of a file; the code that loads the file checks it."""
     return Path(value)
 
 
@@ -114,7 +114,7 @@ def hosts(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[Host, ...]:
     """Join PSQL_HOST and PSQL_PORT: one port serves all hosts, otherwise each host has its own, as libpq has it."""
     if len(numbers) not in (1, len(names)):
         raise ConfigError(
-            f"PSQL_PORT lists {len(numbers)} ports for {len(names)} hosts of PSQL_HOST: give one, or as many."
+            f"PSQL_PORT lists {len(numbers)} ports for {len(names)} hosts of PSQL_HOST: give one port, or one per host."
         )
     each = numbers * len(names) if len(numbers) == 1 else numbers
     return tuple(Host(host, number) for host, number in zip(names, each, strict=True))

@@ -151,7 +151,7 @@ class DatabaseConfig:
     )
     prepared_statements: bool = setting(
         "PSQL_PREPARED_STATEMENTS",
-        "Prepare statements once per connection. Set to false behind a PgBouncer that pools transactions.",
+        "Prepare statements once per connection. Set to false behind a PgBouncer with transaction pooling.",
         parsers.boolean,
         default=True,
     )
@@ -240,8 +240,8 @@ class Config:
     database: DatabaseConfig
     host: str = setting(
         "HOOK_HOST",
-        "Address to listen on. :: stands for all addresses, IPv6 and IPv4, or only IPv4 where IPv6 is off; the "
-        "container image sets it. 0.0.0.0 stands for all IPv4 addresses.",
+        "Address to listen on. :: means all addresses, IPv6 and IPv4, or only IPv4 where IPv6 is off; the "
+        "container image sets it. 0.0.0.0 means all IPv4 addresses.",
         default="127.0.0.1",
     )
     port: int = setting("HOOK_PORT", "Port to listen on.", parsers.port, 8080)
@@ -254,7 +254,7 @@ class Config:
     )
     connections: int = setting(
         "HOOK_CONNECTIONS",
-        "Connections to PostgreSQL per worker, at most. A request that finds none free waits for one.",
+        "Connections to PostgreSQL per worker, at most. If none is free, a request waits for one.",
         parsers.integer(3, 256),
         DEFAULT_CONNECTIONS,
     )
@@ -273,7 +273,7 @@ class Config:
     tls_key_file: Path | None = setting("HOOK_TLS_KEY_FILE", "Key of HOOK_TLS_CERT_FILE.", parsers.path)
     max_body_bytes: int = setting(
         "HOOK_MAX_BODY_BYTES",
-        "Largest request body in bytes. The default lets the largest object that etcd can hold be finalized.",
+        "Largest request body in bytes. The default is enough to finalize the largest object that etcd can store.",
         parsers.integer(1024, 1024**3),
         16 * 1024 * 1024,
     )
@@ -285,13 +285,14 @@ class Config:
     )
     table_policy_file: Path | None = setting(
         "HOOK_TABLE_POLICY_FILE",
-        "YAML file that lists which namespaces may write to which tables; without it, all. Read again when it changes.",
+        "YAML file that lists which namespaces may write to which tables; without it, all may. Read again when it "
+        "changes.",
         parsers.path,
     )
     audit_result_file: Path | None = setting(
         "HOOK_AUDIT_RESULT_FILE",
-        "File in which the audit leaves its last result (the component audit mounts it); /metrics shows it. Read again "
-        "when it changes.",
+        "File in which the audit stores its latest result (the component audit mounts it); /metrics shows it. Read "
+        "again when it changes.",
         parsers.path,
     )
     metrics_token_required: bool = setting(

@@ -1,4 +1,4 @@
-"""HookRequest -> Plan: what must be true of which tables. Pure; the store makes it true and gives back an Outcome.
+"""HookRequest -> Plan: what must be true of which tables. Pure; the store carries it out and returns an Outcome.
 
 The invariant all of this serves: the row can exist only in status.tables united with spec.table. The rule of the
 CustomResourceDefinition freezes spec.table until status.observedTable records it, so a table may be written when
@@ -20,18 +20,18 @@ Permits = Callable[[str, str], bool]
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """The row is in spec.table and in none of ``leave``; all of it or nothing."""
+    """The row is in spec.table and in none of ``vacate``; all of it or nothing."""
 
     id: str
     spec: Spec
-    leave: tuple[str, ...]
+    vacate: tuple[str, ...]
     listed: bool
     """Whether status.tables has listed spec.table before."""
     steady: bool = False
     """Whether the status says that this very generation is Ready, and names no other table.
 
-    Then a write of it was seen to commit, and whatever is still in flight writes the same: a row that is found as it
-    should be may be believed without the lock of its id.
+    Then a write of it was seen to commit, and whatever is still in flight writes the same: a row that
+    matches the spec can be trusted without the lock of its id.
     """
 
 
@@ -45,7 +45,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Inspect:
     """Nothing is written; of ``others`` those proven not to hold the row are dropped.
 
     ``table`` is spec.table where it is to be listed. It stays, unless it is ``new`` to the list and cannot have been
@@ -68,19 +68,19 @@ class Remove:
     listed: tuple[str, ...]
     spec: Spec | None
     """What the row holds, if the spec is valid; only needed where the row may be hidden."""
-    doubtful: tuple[str, ...]
-    """Those that may hold the row as long as it cannot be told."""
+    may_hold: tuple[str, ...]
+    """Those that may hold the row if the delete fails in a way that proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
-    """The database is not asked."""
+class Skip:
+    """The database is not contacted."""
 
     tables: tuple[str, ...]
     verdict: ResourceError | None = None
 
 
-Plan = Write | Record | Look | Remove | Leave
+Plan = Write | Record | Inspect | Remove | Skip
 
 
 class Operation(str, Enum):
@@ -115,7 +115,7 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
     if request.finalizing:
         return _plan_finalize(request, permitted)
     if request.paused:
-        return Leave(_may_hold(request, permitted))
+        return Skip(_may_hold(request, permitted))
     if request.spec is None:
         return _plan_refused(request, permitted, InvalidSpec(request.problem))
     if permitted is None:
@@ -152,10 +152,10 @@ def _is_ready(request: HookRequest) -> bool:
 
 def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
     if not request.deleting or request.retain:
-        return Leave(_may_hold(request, permitted))
+        return Skip(_may_hold(request, permitted))
     listed = request.status.tables
     tables = _united(listed, permitted)
-    return Remove(request.id, tables, listed, request.spec, _may_hold(request, permitted)) if tables else Leave(())
+    return Remove(request.id, tables, listed, request.spec, _may_hold(request, permitted)) if tables else Skip(())
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:
@@ -164,8 +164,8 @@ def _plan_refused(request: HookRequest, permitted: str | None, verdict: Resource
     others = tuple(other for other in listed if other != table)
     new = table is not None and table not in listed
     if new or others:
-        return Look(request.id, table, new, others, verdict)
-    return Leave(listed, verdict)
+        return Inspect(request.id, table, new, others, verdict)
+    return Skip(listed, verdict)
 
 
 def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:

@@ -158,9 +158,9 @@ def not_found(table: str) -> TableNotFound:
 
 
 def explain_write(
-    table: str, access: Access, refused: Refused, leave: Mapping[str, Access], *, listed: bool
+    table: str, access: Access, refused: Refused, vacate: Mapping[str, Access], *, listed: bool
 ) -> ResourceError:
-    """Explain a refused write, or move out of the tables ``leave``; ``listed``: whether the row may be in it."""
+    """Explain a refused write, or move out of the tables ``vacate``; ``listed``: whether the row may be in it."""
     if not access.found:
         return not_found(table)
     if not access.writable:
@@ -175,11 +175,11 @@ def explain_write(
             f"The row cannot be written to table {table}: its row-level security does not allow the PostgresWriter "
             "role to write it. Add a policy that does, give the role BYPASSRLS, or correct spec.table."
         )
-    return _explain_leaving(table, refused, leave) or _explain_rejected(table, access, refused, leave)
+    return _explain_move(table, refused, vacate) or _explain_rejected(table, access, refused, vacate)
 
 
-def _explain_leaving(table: str, refused: Refused, leave: Mapping[str, Access]) -> ResourceError | None:
-    for old, access in leave.items():
+def _explain_move(table: str, refused: Refused, vacate: Mapping[str, Access]) -> ResourceError | None:
+    for old, access in vacate.items():
         if access.undeletable:
             return AccessDenied(
                 f"The row cannot be moved out of table {old}: the PostgresWriter role needs SELECT and DELETE on it."
@@ -196,13 +196,13 @@ def _explain_leaving(table: str, refused: Refused, leave: Mapping[str, Access]) 
     return None
 
 
-def _explain_rejected(table: str, access: Access, refused: Refused, leave: Mapping[str, Access]) -> RowRejected:
+def _explain_rejected(table: str, access: Access, refused: Refused, vacate: Mapping[str, Access]) -> RowRejected:
     # the check at run time shares its SQLSTATE with many others
     deferrable = access.key is Key.DEFERRABLE and refused.code == "55000"
     why = _DEFERRABLE if deferrable else _why(refused.effect or refused.code, refused.constraint)
-    if leave:
+    if vacate:
         # PostgreSQL does not say which statement of the message it refused
-        return RowRejected(f"The row could not be moved from {' and '.join(leave)} to table {table}: {why}.")
+        return RowRejected(f"The row could not be moved from {' and '.join(vacate)} to table {table}: {why}.")
     return RowRejected(f"Table {table} rejected the row: {why}.")
 
 
@@ -229,6 +229,6 @@ def _why(code: str, constraint: str) -> str:
     hint = _HINTS.get(code) or _CLASS_HINTS.get(code[:2], "PostgreSQL refused it")
     if isinstance(code, NoEffect):
         return hint
-    # The name of a constraint is chosen by whoever made the table; anything but a plain name stays out.
+    # The owner of the table chooses the constraint's name, so only a plain name is repeated.
     named = f", constraint {constraint}" if re.fullmatch(r"\w{1,63}", constraint) else ""
     return f"{hint} (SQLSTATE {code}{named})"

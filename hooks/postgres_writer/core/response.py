@@ -82,7 +82,7 @@ def resync_after(request: HookRequest, retry: Retry, now: float, period: float, 
 
 
 def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
-    """Give (status, reason, message) of the condition Ready that the outcome stands for."""
+    """Give (status, reason, message) of the condition Ready for the outcome."""
     if outcome.error is not None:
         return "False", outcome.error.reason, str(outcome.error)
     if not request.finalizing:

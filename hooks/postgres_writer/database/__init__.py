@@ -1,1 +1,1 @@
-"""Makes a plan true in PostgreSQL and says what is true. The driver lives here; nothing here knows HTTP."""
+"""Carries out a plan in PostgreSQL and reports what is true. The driver lives here; nothing here knows HTTP."""

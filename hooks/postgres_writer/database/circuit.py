@@ -1,4 +1,4 @@
-"""Fail fast for a moment where PostgreSQL, or one table, lets nobody through, so that callers do not pile up there."""
+"""Fail fast for a while when PostgreSQL or one table does not answer, so that callers do not queue up behind it."""
 
 from __future__ import annotations
 

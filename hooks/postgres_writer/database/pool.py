@@ -42,7 +42,7 @@ class _Waiter:
 class Pool:
     """Lends sessions, each to one message at a time.
 
-    ``make`` gives a new session (it connects by itself when it is used), ``size`` is the largest number of sessions,
+    ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions,
     ``idle_seconds`` after its last use a connection is closed. Replaced rather than tried: a connection that a balancer
     has dropped answers nothing, so a try would have to wait for a time-out, and a new one takes milliseconds.
     """
@@ -65,8 +65,8 @@ class Pool:
     def lend(self, statement: Statement, row: str, until: float) -> Iterator[Session]:
         """Lend a session to a message about one id; wait for one until ``until`` (monotonic seconds).
 
-        What comes of the message tells of its tables. Raises RequestExpired when there was no session in time, and
-        DatabaseBusy at once when one of the tables keeps its statements waiting until they time out.
+        Success or failure of the message is noted for its tables. Raises RequestExpired when there was no session in
+        time, and DatabaseBusy at once when one of the tables keeps its statements waiting until they time out.
         """
         tables = statement.tables
         session = self._take(tables, until)
@@ -118,11 +118,11 @@ class Pool:
                     break
                 self._interrupt_holder_of_all(tables)
         except BaseException:
-            session = self._leave(tables, waiter)
+            session = self._leave_queue(tables, waiter)
             if session is not None:
                 self._give_back(session, tables)
             raise
-        session = self._leave(tables, waiter)
+        session = self._leave_queue(tables, waiter)
         result = "refused" if waiter.refused else "expired" if session is None else "lent"
         metrics.CONNECTION_WAITS.labels(result).inc()
         if waiter.refused:
@@ -131,7 +131,7 @@ class Pool:
             raise RequestExpired(EXPIRED)
         return session
 
-    def _leave(self, tables: Tables, waiter: _Waiter) -> Session | None:
+    def _leave_queue(self, tables: Tables, waiter: _Waiter) -> Session | None:
         """Take a waiter from its queue if it is still in it; gives the session that it got."""
         with self._lock:
             if waiter.session is None and not waiter.refused:
@@ -146,8 +146,8 @@ class Pool:
         Healthy statements end, and so give their connections back, long before anyone's patience does.
         """
         with self._lock:
-            hog = self._shares.holder_of_all()
-            if hog is None or hog in tables:
+            holder = self._shares.holder_of_all()
+            if holder is None or holder in tables:
                 return
             session = min(self._lent, key=self._lent.__getitem__)
             if time.monotonic() - self._lent[session] >= PATIENCE_SECONDS and session.interrupt():
@@ -205,11 +205,11 @@ class Pool:
                 session = self._idle.popleft()
             session.close()
 
-    # What a message tells of its tables
+    # What the end of a message says about its tables
 
     def _note_success(self, statement: Statement) -> None:
         if not statement.writes:
-            # a lock that keeps writes out may let reads through
+            # a table lock may block writes and let reads through, so a read proves nothing
             return
         with self._lock:
             closed = self._circuits.succeeded(statement.tables)
@@ -219,7 +219,7 @@ class Pool:
 
     def _note_failure(self, statement: Statement, row: str, exc: Exception) -> None:
         if isinstance(exc, Refused):
-            # what a table refuses has got through to it
+            # the table answered, so it is neither locked nor slow
             self._note_success(statement)
         if not row or len(statement.tables) != 1 or not is_table_timeout(exc):
             # the time-out of a move does not say which of its tables it is about

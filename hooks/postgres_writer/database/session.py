@@ -84,7 +84,7 @@ class _HungUp(Exception):
 
 
 class Session:
-    """A connection and what is learnt of it: the server's clock and the prepared statements."""
+    """A connection and what was learned about it: the server's clock and the prepared statements."""
 
     def __init__(
         self, config: DatabaseConfig, circuit: Circuit, search_path: SearchPath, on_lost: Callable[[], None]
@@ -152,10 +152,11 @@ class Session:
             self._fail(hanging=True, why="no answer in time")
             raise DatabaseUnavailable(UNAVAILABLE) from exc
 
-    def late(self, call: Call) -> bool:
+    def confirm_late(self, call: Call) -> bool:
         """Say, after the server refused a statement as late, whether it really was.
 
-        The server's clock may have been set, or it may be another server: it is learnt anew.
+        Otherwise the server's clock was changed, or it is another server: the connection is closed, so that the next
+        one measures the clock again.
         """
         if time.monotonic() < call.start_by(self._config.statement_timeout):
             self.close()
@@ -203,7 +204,7 @@ class Session:
             result = self._run(text, given, call.hung_up)
         finally:
             # the slow ones are those that fail
-            metrics.DATABASE_SECONDS.observe(time.perf_counter() - began)
+            metrics.STATEMENT_SECONDS.observe(time.perf_counter() - began)
         self._succeed()
         return result
 
@@ -221,7 +222,7 @@ class Session:
 
     def _text(self, statement: statements.Statement) -> str:
         if not statement.parameters:
-            # made anew for every use, so it would be kept for nothing
+            # such a statement is a new object at every use, so a cached text would never be found again
             return statement.text.as_string(self._connection)
         text = self._texts.get(statement)
         if text is None:
@@ -238,7 +239,7 @@ class Session:
             # number would run what another client prepared under it, which may be for another table.
             name = f"pgw_{blake2b(body.encode(), digest_size=12).hexdigest()}"
             prepare, text = statements.prepared(body, statement.parameters, name)
-            # it plans, for which it waits as long as somebody holds a lock on the table
+            # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
             self._run(prepare, None, call.hung_up)
             self._prepared[statement] = text
         return text

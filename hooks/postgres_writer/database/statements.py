@@ -1,4 +1,4 @@
-"""The statements as values: text with named parameters. Table names are quoted by Identifier, values never stand in it.
+"""The statements as values: text with named parameters. Table names go through Identifier, values are never part of it.
 
 Every statement that writes carries its own deadline, compared with the database's clock, and is sent together with
 its commit in one message: an abandoned request can then not write later, wherever its process was stopped.
@@ -33,7 +33,7 @@ SAME = SQL('(name::text COLLATE "C" = {name} AND age = {age} AND country::text C
 """Byte-wise, so that a collation or a citext column which takes two spellings for one hides no difference."""
 
 OWN = SQL('(id = {id} AND id::text COLLATE "C" = {id})')
-"""The first half lets the unique index find the row, the second tells ours from one whose id merely compares equal."""
+"""The first half lets the unique index find the row, the second excludes another row whose id merely compares equal."""
 
 _WRITE = SQL(
     "WITH cur AS MATERIALIZED (SELECT {same} AS same FROM {table} WHERE {own}), "
@@ -42,7 +42,7 @@ _WRITE = SQL(
     "WHERE NOT EXISTS (SELECT 1 FROM cur WHERE same) AND clock_timestamp() < to_timestamp({until}) "
     "ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, age = EXCLUDED.age, country = EXCLUDED.country "
     'WHERE held.id::text COLLATE "C" = {id} '
-    # under another id, which a trigger gave it, the row would be nobody's
+    # under another id, set by a trigger, the row would belong to no resource
     'RETURNING CASE WHEN id::text COLLATE "C" = {id} THEN {same} '
     "ELSE ('postgres-writer:renamed ' || clock_timestamp()::text)::boolean END AS same) "
     "SELECT (SELECT same FROM cur), (SELECT same FROM put), clock_timestamp() < to_timestamp({until})"
@@ -88,7 +88,7 @@ _PROBE = SQL(
     "SELECT ('postgres-writer:' || CASE WHEN EXISTS (SELECT 1 FROM put WHERE id::text COLLATE \"C\" = {id}) "
     "THEN 'free ' ELSE 'taken ' END || clock_timestamp()::text)::integer"
 )
-# without a type the value takes the column's, as it did for the unique index
+# without a cast the value takes the column's type, as it did for the unique index
 _EQUAL = SQL("SELECT EXISTS (SELECT 1 FROM {table} WHERE id = %(id)s AND NOT {own})")
 
 GUARD = "postgres-writer:"
@@ -98,7 +98,7 @@ The cast hangs on a value of the row or the clock: a constant would be folded, a
 """
 _UNDELETED = SQL(
     "SELECT ('postgres-writer:undeleted ' || id::text)::integer FROM {table} WHERE {own} "
-    # a row that was left only because the delete came too late is the business of the next guard but one
+    # a row that is left only because the deadline has passed is reported by the guard _LATE, as late and not as kept
     "AND clock_timestamp() < to_timestamp({until})"
 )
 _LATE = SQL(
@@ -195,8 +195,8 @@ _CHECK_MILLISECONDS = 20
 def settings(statement_timeout: float, *, local: bool) -> str:
     """Set all that must not be left to the role (``statement_timeout`` in seconds); ``local``: for one transaction.
 
-    Whoever takes the lock of an id must see what was committed until then, hence read committed. Commits wait for the
-    disk although the role says ``off``: a crash would bring back a row whose resource is gone.
+    A transaction that takes the lock of an id must see everything committed until then, hence read committed. Commits
+    wait for the disk even if the role says ``off``: a crash would bring back a row whose resource is gone.
 
     The server looks, while a statement runs, whether its client is still there, and ends the statement if not. The
     setting came with PostgreSQL 14; on Windows the server refuses it.
@@ -234,7 +234,7 @@ def identifier(table: str) -> Identifier:
 
 @lru_cache(maxsize=4096)
 def write(table: str) -> Statement:
-    """Make the row stand in ``table``: gives (was the same before, is the same after a write, was in time)."""
+    """Write the row to ``table``: gives (was the same before, is the same after a write, was in time)."""
     return Statement(_typed(_WRITE, table), ("id", "name", "age", "country", "until"), frozenset({table}), writes=True)
 
 
@@ -264,7 +264,7 @@ def probe(table: str) -> Statement:
 
 
 def equal(table: str) -> Statement:
-    """Ask whether ``table`` has a row of somebody else whose id compares equal: gives (found,)."""
+    """Ask whether ``table`` has another row whose id merely compares equal: gives (found,)."""
     return Statement(_typed(_EQUAL, table), tables=frozenset({table}))
 
 
@@ -273,16 +273,16 @@ def survey(table: str) -> Statement:
     return Statement(_SURVEY.format(takes_rows=_TAKES_ROWS), tables=frozenset({table}))
 
 
-def move(table: str, leave: tuple[str, ...]) -> Statement:
-    """Delete the row from every table of ``leave``, then write it to ``table``; all in one message or nothing.
+def move(table: str, vacate: tuple[str, ...]) -> Statement:
+    """Delete the row from every table of ``vacate``, then write it to ``table``; all in one message or nothing.
 
     In this order, because two spellings (``students``, ``public.students``) may be one table. The guards fail, and so
     roll back, when a delete or the write was swallowed or the deadline has passed on the way.
     """
-    deletes = [_typed(part, old, _NEVER_UNSEEN) for old in leave for part in (_REMOVE, _UNDELETED)]
+    deletes = [_typed(part, old, _NEVER_UNSEEN) for old in vacate for part in (_REMOVE, _UNDELETED)]
     writes = [_typed(part, table) for part in (_WRITE, _LATE, _UNWRITTEN)]
     text = SQL("; ").join([*deletes, *writes, SQL("SELECT true")])
-    return Statement(text, tables=frozenset({table, *leave}), writes=True)
+    return Statement(text, tables=frozenset({table, *vacate}), writes=True)
 
 
 def _typed(text: SQL, table: str, hidden: SQL = _MAY_HIDE) -> Composed:

@@ -1,4 +1,4 @@
-"""Plan -> Outcome: make true in PostgreSQL what a plan says, and tell what PostgreSQL says is true."""
+"""Plan -> Outcome: carry out a plan in PostgreSQL and report what PostgreSQL says is true."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from enum import Enum
 
 from postgres_writer.config.settings import DEFAULT_CONNECTIONS, DatabaseConfig
 from postgres_writer.core import refusals
-from postgres_writer.core.plan import Leave, Look, Operation, Outcome, Plan, Record, Remove, Write
+from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
 from postgres_writer.core.refusals import Access, Key, NoEffect, Refused
 from postgres_writer.core.request import Spec
 from postgres_writer.database import statements
@@ -30,7 +30,7 @@ from postgres_writer.telemetry.logs import fields
 logger = logging.getLogger(__name__)
 
 TRANSIENT = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
-"""What says nothing about the tables: every one of them may still hold the row."""
+"""Errors that say nothing about the tables: each of them may still hold the row."""
 
 
 class Presence(Enum):
@@ -60,9 +60,9 @@ class Store:
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""
-        if isinstance(plan, Leave):
+        if isinstance(plan, Skip):
             return Outcome(plan.tables, error=plan.verdict)
-        # whatever is asked from here on is asked under the lock of the id, unless it says otherwise
+        # every message from here on takes the lock of the id first, except where it is taken out again (see _put)
         call = call.under(statements.lock_key(plan.id))
         match plan:
             case Write():
@@ -71,8 +71,8 @@ class Store:
                 return self._remove(plan, call)
             case Record():
                 return self._record(plan, call)
-            case Look():
-                return self._look(plan, call)
+            case Inspect():
+                return self._inspect(plan, call)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -87,30 +87,30 @@ class Store:
         with self._session(call, statement, parameters) as session:
             return session.execute(call, statement, parameters)
 
-    def _in_time(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
+    def _execute_by_deadline(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run a statement whose last column says whether its deadline held; repeat it if only the clock was off."""
         with self._session(call, statement, parameters) as session:
             result = session.execute(call, statement, parameters)
-            if not result[-1] and not session.late(call):
+            if not result[-1] and not session.confirm_late(call):
                 result = session.execute(call, statement, parameters)
             return result
 
     def _write(self, plan: Write, call: Call) -> Outcome:
         table = plan.spec.table
         try:
-            operation = self._move(plan, call) if plan.leave else self._put(plan, call)
+            operation = self._move(plan, call) if plan.vacate else self._put(plan, call)
         except TRANSIENT as exc:
-            return Outcome((*plan.leave, table), error=exc)
+            return Outcome((*plan.vacate, table), error=exc)
         except Refused as exc:
             return self._explain(plan, call, exc)
         return Outcome((table,), operation)
 
     def _put(self, plan: Write, call: Call) -> Operation:
         statement, parameters = statements.write(plan.spec.table), _values(plan.id, plan.spec)
-        # without the lock nothing may be written, and nothing is: its deadline is long over
+        # without the lock nothing may be written: a deadline in the past makes the statement compare and not write
         if plan.steady and self._ask(call.under(None), statement, {**parameters, "until": 0.0})[0]:
             return Operation.UNCHANGED
-        before, after, in_time = self._in_time(call, statement, parameters)
+        before, after, in_time = self._execute_by_deadline(call, statement, parameters)
         if before:
             return Operation.UNCHANGED
         if after:
@@ -120,7 +120,7 @@ class Store:
         raise Refused(NoEffect.SWALLOWED if after is None else NoEffect.ALTERED)
 
     def _move(self, plan: Write, call: Call) -> Operation:
-        statement, parameters = statements.move(plan.spec.table, plan.leave), _values(plan.id, plan.spec)
+        statement, parameters = statements.move(plan.spec.table, plan.vacate), _values(plan.id, plan.spec)
         with self._session(call, statement, parameters) as session:
             for last in (False, True):
                 try:
@@ -128,7 +128,7 @@ class Store:
                 except Refused as exc:
                     if exc.guard != "late":
                         raise
-                    if last or session.late(call):
+                    if last or session.confirm_late(call):
                         raise RequestExpired(EXPIRED) from exc
                 else:
                     break
@@ -139,22 +139,22 @@ class Store:
         table = plan.spec.table
         try:
             access = self._survey(table, call)
-            leave = self._still_to_leave(plan, call)
-            if access.found and tuple(leave) != plan.leave:
+            vacate = self._still_to_vacate(plan, call)
+            if access.found and tuple(vacate) != plan.vacate:
                 # A table that is gone, or does not hold the row, must not hold up the move.
-                return self._write(replace(plan, leave=tuple(leave)), call)
+                return self._write(replace(plan, vacate=tuple(vacate)), call)
             if access.found and refused.effect is NoEffect.SWALLOWED and self._has_equal(plan.id, table, call):
                 refused = Refused(NoEffect.EQUAL)
             may_hold = plan.listed or self._may_be_in_target(plan, access, refused, call)
         except TRANSIENT as exc:
-            return Outcome((*plan.leave, table), error=exc)
-        error = refusals.explain_write(table, access, refused, leave, listed=may_hold)
-        return Outcome((*leave, table) if may_hold else tuple(leave), error=error)
+            return Outcome((*plan.vacate, table), error=exc)
+        error = refusals.explain_write(table, access, refused, vacate, listed=may_hold)
+        return Outcome((*vacate, table) if may_hold else tuple(vacate), error=error)
 
-    def _still_to_leave(self, plan: Write, call: Call) -> dict[str, Access]:
-        """Give those of the tables to leave that hold the row, or of which it cannot be told."""
+    def _still_to_vacate(self, plan: Write, call: Call) -> dict[str, Access]:
+        """Give those of the tables to vacate that hold the row or may hold it."""
         held, shown = {}, {}
-        for table in plan.leave:
+        for table in plan.vacate:
             presence = self._presence(plan.id, table, call)
             if presence is Presence.UNSEEN:
                 presence = self._ask_index(plan.id, plan.spec, table, call)
@@ -192,7 +192,7 @@ class Store:
                 left.remove(table)
             except TRANSIENT as exc:
                 # another transaction may have begun meanwhile, which may write any of them
-                return Outcome(plan.doubtful, operation, exc)
+                return Outcome(plan.may_hold, operation, exc)
             except DeleteFailed as exc:
                 error = error or exc
         return Outcome(tuple(left), operation, error)
@@ -203,10 +203,10 @@ class Store:
         statement = statements.remove(table) if listed else statements.remove_unlisted(table)
         parameters = {"id": plan.id}
         try:
-            deleted, seen, hides, in_time = self._in_time(call, statement, parameters)
+            deleted, seen, hides, in_time = self._execute_by_deadline(call, statement, parameters)
             if seen and not deleted and in_time:
-                # Either somebody else deleted it at the same moment, or something swallows the delete.
-                deleted, seen, hides, in_time = self._in_time(call, statement, parameters)
+                # Either another session deleted it at the same moment, or something swallows the delete.
+                deleted, seen, hides, in_time = self._execute_by_deadline(call, statement, parameters)
         except Refused as exc:
             return exc.guard != "unfit" and self._explain_delete(plan, table, call, exc)
         if seen and not deleted:
@@ -257,7 +257,7 @@ class Store:
             return None
         return refused if refusals.policies_refuse(access, refused) or refusals.lacks_key(access, refused) else None
 
-    def _look(self, plan: Look, call: Call) -> Outcome:
+    def _inspect(self, plan: Inspect, call: Call) -> Outcome:
         table = () if plan.table is None else (plan.table,)
         try:
             others = self._holders(plan.id, plan.others, call)
@@ -270,7 +270,7 @@ class Store:
         return Outcome((*others, *table), error=plan.verdict)
 
     def _holders(self, row: str, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
-        """Give those tables that hold the row, or of which it cannot be told."""
+        """Give those tables that hold the row or may hold it."""
         return tuple(table for table in tables if self._presence(row, table, call) not in NOT_HELD)
 
     def _presence(self, row: str, table: str, call: Call) -> Presence:
@@ -282,7 +282,7 @@ class Store:
         return Presence.PRESENT if seen else Presence.UNSEEN if unseen else Presence.ABSENT
 
     def _ask_index(self, row: str, spec: Spec | None, table: str, call: Call) -> Presence:
-        """Say whether a row that is not seen is there, as far as the unique index can tell."""
+        """Say whether a row that is not seen is there, as far as the unique index shows."""
         refused = Refused("") if spec is None else self._probe(row, spec, table, call)
         # an equal id that is seen keeps ours out, too
         if refused.guard == "free" or (refused.guard == "taken" and self._has_equal(row, table, call)):
@@ -292,7 +292,7 @@ class Store:
         return Presence.UNKNOWN if refusals.may_hide(self._survey(table, call), refused) else Presence.ABSENT
 
     def _probe(self, row: str, spec: Spec, table: str, call: Call) -> Refused:
-        """Try an insert that is always refused: by the guard ``free`` or ``taken``, or by what stands in its way."""
+        """Try an insert that is always refused: by the guard ``free`` or ``taken``, or by what prevents it."""
         try:
             self._ask(call, statements.probe(table), _values(row, spec))
         except Refused as exc:
@@ -300,7 +300,7 @@ class Store:
         raise AssertionError("the probe must roll back")
 
     def _has_equal(self, row: str, table: str, call: Call) -> bool:
-        """Say whether a row of somebody else, whose id compares equal, is what the write ran into."""
+        """Say whether the write conflicted with another row whose id compares equal."""
         try:
             return bool(self._ask(call, statements.equal(table), {"id": row})[0])
         except Refused:
@@ -313,7 +313,7 @@ class Store:
         try:
             found, writable, deletable, takes_rows, key, policies = self._ask(call, statements.survey(table), given)
         except Refused:
-            # whether a view takes rows may hang on a foreign data wrapper, which may fail to answer
+            # whether a view takes rows may depend on a foreign data wrapper, which may fail to answer
             return Access(found=True, writable=True, deletable=True, takes_rows=True, key=Key.UNKNOWN)
         return Access(found, writable, deletable, takes_rows, Key(key), policies)
 

@@ -33,7 +33,7 @@ from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, retry_of, verdict
 from postgres_writer.database.store import Store
 from postgres_writer.errors import InvalidRequest, Retry
-from postgres_writer.server.caller import call_of
+from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
 from postgres_writer.server.retries import RetrySlots
 from postgres_writer.telemetry import metrics
@@ -52,7 +52,7 @@ _DETAILS = {
     401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
     413: "The body is larger than HOOK_MAX_BODY_BYTES allows.",
     415: "Send the body as application/json.",
-    500: "The server failed; its log says where.",
+    500: "Internal error; see the server log.",
 }
 
 
@@ -103,7 +103,7 @@ class HookServer:
 
         def answer() -> Response:
             environ = request.environ
-            call = call_of(environ.get("gunicorn.socket"))
+            call = call_from_socket(environ.get("gunicorn.socket"))
             request_id = g.request_id = f"{getrandbits(64):016x}"
             self._authorize()
             hook_request = load_request(self._decoded_body(environ), finalizing=hook == "finalize")
@@ -135,7 +135,7 @@ class HookServer:
         # straight from gunicorn: werkzeug would put a stream of its own over it, and cut off silently what is too long
         read = environ["wsgi.input"].read
         length = environ.get("CONTENT_LENGTH", "")
-        # a chunked body tells no length
+        # a chunked body has no length in its head
         size = int(length) if length.isdecimal() else None
         if size is not None and size > self._max_body_bytes:
             raise RequestEntityTooLarge
@@ -143,7 +143,7 @@ class HookServer:
             begun = read(min(size, _LARGE_BYTES) if size is not None else _LARGE_BYTES)
             if len(begun) < _LARGE_BYTES:
                 return _decoded(begun)
-            # one at a time: decoding takes tens of times the memory that is read, and nobody is served meanwhile
+            # one at a time: decoding takes tens of times the memory that is read, and no one is served meanwhile
             with self._large:
                 data = begun + read(self._max_body_bytes + 1 - len(begun))
                 if len(data) > self._max_body_bytes:
@@ -188,7 +188,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float, request_id: str) -> None:
     """Count and log what came of a hook request: a line per change or new failure, no-ops only at DEBUG."""
-    status, reason, message = _told(hook_request, outcome)
+    status, reason, message = _summarize(hook_request, outcome)
     operation = outcome.operation
     done = ADOPTED if is_adopted(hook_request, outcome) else operation.value
     metrics.hook_requests(hook, hook_request.controller, reason).inc()
@@ -222,8 +222,8 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
     )
 
 
-def _told(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, str]:
-    """Give the status, reason and message for metrics and log; of the row of a paused resource nothing is claimed."""
+def _summarize(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, str]:
+    """Give the status, reason and message for metrics and log; nothing is said about the row of a paused resource."""
     if hook_request.paused and not hook_request.finalizing:
         return "Unknown", metrics.PAUSED, "The resource is paused; nothing was written."
     status, reason, message = verdict(hook_request, outcome)
@@ -258,5 +258,5 @@ def _problem(error: HTTPException) -> Response:
 def _unexpected(error: Exception) -> Response:
     if isinstance(error, InvalidRequest):
         return _problem(BadRequest(str(error)))
-    logger.error("The server failed.", exc_info=error, extra=fields(request_id=g.get("request_id")))
+    logger.error("Internal error.", exc_info=error, extra=fields(request_id=g.get("request_id")))
     return _problem(InternalServerError())

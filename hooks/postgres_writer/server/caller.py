@@ -27,7 +27,7 @@ _ESTABLISHED = 1
 """What tcpi_state, the first byte of struct tcp_info, is until a side closes. linux/include/net/tcp_states.h"""
 
 
-def call_of(connection: Any) -> Call:
+def call_from_socket(connection: Any) -> Call:
     """Give the arrival and the hang-up test of the request on a connection (a socket, or None outside a server)."""
     if not isinstance(connection, socket.socket):
         return Call(time.monotonic(), _never)
@@ -36,7 +36,7 @@ def call_of(connection: Any) -> Call:
 
 
 def bytes_received(connection: socket.socket) -> int:
-    """Give how many bytes have arrived on a connection since its beginning; always 0 where nobody counts them."""
+    """Give how many bytes have arrived on a connection in all; always 0 where the kernel does not count them."""
     info = _tcp_info(connection, _BYTES_RECEIVED.size)
     return int(_BYTES_RECEIVED.unpack(info)[0]) if len(info) == _BYTES_RECEIVED.size else 0
 

@@ -90,7 +90,7 @@ def settings(config: Config) -> dict[str, Any]:
 
 
 def binds(host: str, port: int) -> list[str]:
-    """Return what gunicorn listens on. The host :: stands for every address that the machine has, of both kinds."""
+    """Return what gunicorn listens on. The host :: means every address of the machine, IPv4 and IPv6."""
     if host != "::":
         return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
     everything = {"IPv4": f"0.0.0.0:{port}", "IPv6": f"[::]:{port}"}

@@ -1,7 +1,7 @@
-"""gunicorn's gevent worker, with an end to whatever a slow or rude caller holds.
+"""gunicorn's gevent worker, with a time limit on everything that a slow or rude caller can hold.
 
-A connection costs a greenlet, so callers that send slowly, or nothing, or never read, hold up nobody else. What the
-stock worker lacks is an end: it waits for half a request, or for room to write an answer, for as long as it takes.
+A connection costs a greenlet, so callers that send slowly, or nothing, or never read, block no other caller. The stock
+worker has no limit for them: it waits for the rest of a request, or for room to write an answer, as long as it takes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PART_BYTES = 1024 * 1024
 _LULL_SECONDS = 0.5
 """A connection silent for this long when the worker stops is closed; a busier one ends with its next answer."""
 _SEND_BYTES = 65536
-"""What the kernel keeps of answers that a caller does not read; by itself it would keep 4 MB for every connection."""
+"""What the kernel buffers of answers that a caller does not read; its default is up to 4 MB per connection."""
 _LINGER_SECONDS = 2.0
 """How long a caller that got its last answer has to close the connection."""
 _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
@@ -36,8 +36,8 @@ _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 def hold_signals() -> None:
     """Keep signals to stop pending over a fork.
 
-    A worker that is told to stop before it has set its handlers would drop the signal into the master's handler,
-    which means nothing there, and be killed only at the end of the grace period.
+    A worker that is stopped before it has set its own handlers would run the inherited handler of the master, which
+    has no effect in a worker, and be killed only at the end of the grace period.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
 
@@ -125,7 +125,7 @@ class Connection:
         return self.is_silent(now, self._patience) or (self._began is not None and now >= self._began + limit)
 
     def end(self, how: int = socket.SHUT_RDWR) -> None:
-        """Let whoever reads from the connection, or writes to it, find it closed.
+        """Shut the connection down for every greenlet that reads from it or writes to it.
 
         Through another socket, for gevent raises an error in greenlets that wait for the one which is shut down.
         SHUT_RD lets what has arrived be read before: a request that comes at the same moment is still answered.
@@ -135,7 +135,7 @@ class Connection:
 
 
 class HookWorker(GeventWorker):
-    """A worker that cuts off what takes too long and closes idle connections when it is told to stop."""
+    """A worker that cuts off what takes too long and closes idle connections when it has to stop."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -153,10 +153,10 @@ class HookWorker(GeventWorker):
         gevent.spawn_later(_LULL_SECONDS, self.close_silent)
 
     def notify(self) -> None:
-        """Tell the master that the worker lives, and look for what is overdue; gunicorn calls this every second."""
+        """Report to the master that the worker lives, and cut off what is overdue; gunicorn calls this every second."""
         super().notify()
         now = time.monotonic()
-        # after SIGTERM nobody waits any more for what the master's patience would cut off
+        # after SIGTERM the master kills the worker soon, so a request gets only as long as its caller waits
         limit = CONNECTION_SECONDS if self.alive else WEBHOOK_SECONDS
         for connection in list(self._connections.values()):
             if connection.is_overdue(now, limit):
@@ -203,7 +203,7 @@ class HookWorker(GeventWorker):
             while req.body.read(_PART_BYTES):
                 gevent.sleep(0)
         except Exception as exc:
-            # it is broken, so nobody knows where the next request begins
+            # the body is broken, so it is unknown where the next request begins
             raise StopIteration from exc
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:

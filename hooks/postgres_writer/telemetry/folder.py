@@ -49,7 +49,7 @@ def metrics_folder(parent: str | None = None) -> Iterator[Path]:
 
 
 def remove_abandoned(place: Path) -> None:
-    """Remove the folders in ``place`` whose server is gone: nobody holds their lock any more."""
+    """Remove the folders in ``place`` whose server is gone: no process holds their lock any more."""
     for lock in place.glob(f"{_PREFIX}*/{_LOCK}"):
         # another server may be removing the same one, or it may belong to another user
         with contextlib.suppress(OSError), lock.open("r+") as owner:

@@ -50,7 +50,7 @@ HOOK_SECONDS = Histogram(
     ["hook"],
     buckets=_SECONDS,
 )
-DATABASE_SECONDS = Histogram(
+STATEMENT_SECONDS = Histogram(
     "postgres_writer_database_duration_seconds",
     "Duration of one statement, its wait included, as measured by the hook server.",
     buckets=_SECONDS,
@@ -193,13 +193,13 @@ def _own_exposition(folder: str | None) -> bytes:
     if folder is None:
         return generate_latest(REGISTRY) + generate_latest(_with_build_info())
     try:
-        return _of_all_workers(folder)
+        return _all_workers(folder)
     except struct.error:
         # a worker was just making its file, which for a moment has no header
-        return _of_all_workers(folder)
+        return _all_workers(folder)
 
 
-def _of_all_workers(folder: str) -> bytes:
+def _all_workers(folder: str) -> bytes:
     registry = _with_build_info()
     multiprocess.MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postgres_writer.core.plan import (
-    Leave,
-    Look,
+    Inspect,
     Operation,
     Outcome,
     Plan,
     Record,
     Remove,
+    Skip,
     Write,
     is_adopted,
     is_drift,
@@ -103,66 +103,66 @@ SYNC = (
         Record(ID, SPEC, ("a", "b")),
         status=recorded("a", "b", observed="students"),
     ),
-    Case("a spec without a table is refused", Leave((), InvalidSpec("spec.table is required.")),
+    Case("a spec without a table is refused", Skip((), InvalidSpec("spec.table is required.")),
          spec=spec_with(table=ABSENT)),
     Case(
         "an invalid spec lists its new permitted table unless a grant is missing",
-        Look(ID, "students", True, (), NO_AGE),
+        Inspect(ID, "students", True, (), NO_AGE),
         spec=spec_with(age=ABSENT),
     ),
     Case(
         "an invalid spec keeps a listed table without asking",
-        Leave(("students",), NO_AGE),
+        Skip(("students",), NO_AGE),
         spec=spec_with(age=ABSENT),
         status=recorded("students"),
     ),
     Case(
         "an invalid spec asks the other tables",
-        Look(ID, "pupils", True, ("students",), NO_AGE),
+        Inspect(ID, "pupils", True, ("students",), NO_AGE),
         spec=spec_with(age=ABSENT, table="pupils"),
         status=recorded("students"),
     ),
     Case(
         "an invalid spec does not list a table that was refused before",
-        Leave((), NO_AGE),
+        Skip((), NO_AGE),
         spec=spec_with(age=ABSENT),
         status=recorded(observed="students"),
     ),
-    Case("a table that the policy refuses is not listed", Leave((), POLICY), spec=spec_with(table="secrets")),
+    Case("a table that the policy refuses is not listed", Skip((), POLICY), spec=spec_with(table="secrets")),
     Case(
         "a table that the policy refuses leaves the old row in place",
-        Look(ID, None, False, ("students",), POLICY),
+        Inspect(ID, None, False, ("students",), POLICY),
         spec=spec_with(table="secrets"),
         status=recorded("students"),
     ),
     Case(
         "a table that was allowed once and is refused now stays listed if it holds the row",
-        Look(ID, None, False, ("secrets",), POLICY),
+        Inspect(ID, None, False, ("secrets",), POLICY),
         spec=spec_with(table="secrets"),
         status=recorded("secrets"),
     ),
     Case(
         "a name that cannot be a table is neither listed nor asked",
-        Look(ID, None, False, ("students",), NO_TABLE),
+        Inspect(ID, None, False, ("students",), NO_TABLE),
         spec=spec_with(table="a.b.c"),
         status=recorded("students"),
     ),
-    Case("a paused new resource lists its table", Leave(("students",)), metadata=PAUSED),
-    Case("a paused move lists both tables", Leave(("a", "students")), status=recorded("a"), metadata=PAUSED),
+    Case("a paused new resource lists its table", Skip(("students",)), metadata=PAUSED),
+    Case("a paused move lists both tables", Skip(("a", "students")), status=recorded("a"), metadata=PAUSED),
     Case(
         "a paused resource with a refused table lists only what was",
-        Leave(("a",)),
+        Skip(("a",)),
         spec=spec_with(table="secrets"),
         status=recorded("a"),
         metadata=PAUSED,
     ),
     Case(
         "a paused resource does not list a table that was refused before",
-        Leave(()),
+        Skip(()),
         status=recorded(observed="students"),
         metadata=PAUSED,
     ),
-    Case("a paused resource with a broken spec lists its table", Leave(("students",)),
+    Case("a paused resource with a broken spec lists its table", Skip(("students",)),
          spec=spec_with(age="x"), metadata=PAUSED),
 )  # fmt: skip
 
@@ -187,8 +187,8 @@ FINALIZE = (
     Case("deletes from a refused table that is listed from better times",
          Remove(ID, ("secrets",), ("secrets",), _spec_of("secrets"), ("secrets",)),
          spec=spec_with(table="secrets"), status=recorded("secrets")),
-    Case("has nothing to do where nothing can hold the row", Leave(()), spec=spec_with(table="secrets")),
-    Case("leaves the row with Retain", Leave(("students",)), spec=spec_with(deletionPolicy="Retain"),
+    Case("has nothing to do where nothing can hold the row", Skip(()), spec=spec_with(table="secrets")),
+    Case("leaves the row with Retain", Skip(("students",)), spec=spec_with(deletionPolicy="Retain"),
          status=recorded("students")),
     Case("deletes although paused", Remove(ID, ("students",), ("students",), SPEC, ("students",)),
          status=recorded("students"), metadata=PAUSED),
@@ -207,8 +207,8 @@ def test_finalize(case: Case) -> None:
 
 
 def test_without_a_deletion_timestamp_finalize_leaves_the_row() -> None:
-    request = Case("", Leave(()), status=recorded("a"), finalizing=True).request()
-    assert make_plan(request, permits) == Leave(("a", "students"))
+    request = Case("", Skip(()), status=recorded("a"), finalizing=True).request()
+    assert make_plan(request, permits) == Skip(("a", "students"))
 
 
 def test_the_policy_is_asked_with_the_namespace_and_the_table_as_written() -> None:
@@ -317,14 +317,14 @@ def worst(plan: Plan) -> Outcome:
     error: ResourceError = DatabaseUnavailable("down")
     match plan:
         case Write():
-            return Outcome((*plan.leave, plan.spec.table), error=error)
+            return Outcome((*plan.vacate, plan.spec.table), error=error)
         case Record():
             return Outcome(plan.others, error=error)
-        case Look():
+        case Inspect():
             return Outcome((*plan.others, *([plan.table] if plan.table else [])), error=plan.verdict)
         case Remove():
             return Outcome(plan.tables, error=error)
-        case Leave():
+        case Skip():
             return Outcome(plan.tables, error=plan.verdict)
 
 
@@ -356,7 +356,7 @@ def test_only_permitted_tables_are_written_and_only_listed_or_permitted_ones_del
     if isinstance(plan, Write):
         assert permits("default", plan.spec.table)
         assert is_table(plan.spec.table)
-        assert set(plan.leave) == set(request.status.tables) - {plan.spec.table}
+        assert set(plan.vacate) == set(request.status.tables) - {plan.spec.table}
     if isinstance(plan, Remove):
         assert set(plan.tables) - set(request.status.tables) <= {request.table} - {"secrets"}
         assert set(plan.listed) == set(request.status.tables) & set(plan.tables)

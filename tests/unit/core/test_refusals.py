@@ -44,7 +44,7 @@ class Case:
     refused: Refused
     kind: type[ResourceError]
     text: str
-    leave: dict[str, Access] = field(default_factory=dict)
+    vacate: dict[str, Access] = field(default_factory=dict)
     listed: bool = True
 
 
@@ -84,7 +84,7 @@ WRITES = (
 
 @pytest.mark.parametrize("case", WRITES, ids=lambda case: case.sentence)
 def test_explain_write(case: Case) -> None:
-    error = explain_write("t", case.access, case.refused, case.leave, listed=case.listed)
+    error = explain_write("t", case.access, case.refused, case.vacate, listed=case.listed)
     assert type(error) is case.kind
     assert case.text in str(error)
     assert str(error).endswith(".")
