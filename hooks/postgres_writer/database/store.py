@@ -289,7 +289,11 @@ class Store:
             return Presence.ABSENT
         if refused.guard == "taken":
             return Presence.PRESENT
-        return Presence.UNKNOWN if refusals.may_hide(self._survey(table, call), refused) else Presence.ABSENT
+        if refusals.may_hide(self._survey(table, call), refused):
+            return Presence.UNKNOWN
+        # What hid it may have been taken away since; this statement sees the row and the policies at one moment.
+        presence = self._presence(row, table, call)
+        return Presence.ABSENT if presence is Presence.UNSEEN else presence
 
     def _probe(self, row: str, spec: Spec, table: str, call: Call) -> Refused:
         """Try an insert that is always refused: by the guard ``free`` or ``taken``, or by what prevents it."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from postgres_writer.core.plan import Operation
+from postgres_writer.core.refusals import Access
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import Call
 from support.postgres import Database
 from support.relay import relayed
 from support.subject import ROW, Limited, Subject
@@ -44,6 +46,28 @@ def test_a_finalize_is_repeated_and_a_row_that_is_gone_is_gone(secured: Limited,
     assert subject.finalize()
     assert subject.done() is Operation.ABSENT
     assert secured.database.rows() == [], "the probe must leave nothing"
+
+
+def test_policies_that_are_taken_away_amid_a_finalize_hide_nothing(
+    secured: Limited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The delete did not see the row, and what is asked next finds no policies any more."""
+    secured.run(SHOW_ALL)
+    subject = secured.subject
+    subject.sync()
+    secured.run(HIDE_ALL)
+    subject.edit(age=-1)  # with a spec that cannot be inserted the index is not asked
+    survey = subject.store._survey
+
+    def survey_without_policies(table: str, call: Call) -> Access:
+        secured.run("ALTER TABLE students DISABLE ROW LEVEL SECURITY")
+        return survey(table, call)
+
+    monkeypatch.setattr(subject.store, "_survey", survey_without_policies)
+    assert not subject.finalize(), "released, although the row is there"
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert subject.finalize()
+    assert secured.database.rows() == []
 
 
 @pytest.mark.parametrize(
