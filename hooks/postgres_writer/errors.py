@@ -2,7 +2,7 @@
 
 PostgresWriterError
 ├── ConfigError                 the environment or a file names something unusable; the start ends
-├── InvalidRequest              the body is no hook request at all; answered as HTTP 400
+├── InvalidRequest              the body is not a hook request; answered as HTTP 400
 └── ResourceError               concerns one resource; answered as HTTP 200 with a condition
     ├── InvalidSpec, TableNotAllowed                        refused before the database is asked
     ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused

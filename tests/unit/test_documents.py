@@ -42,3 +42,27 @@ def test_the_commands_that_install_are_those_of_the_guide_which_are_tried() -> N
     lines = re.split(r"(?<!\\)\n", commands.strip())
     assert len(lines) > 5
     assert [line for line in lines if line not in guide] == []
+
+
+READ_BY_USERS = [
+    *DOCUMENTS,
+    TOP / "CHANGELOG.md",
+    TOP / "SECURITY.md",
+    *(
+        path
+        for folder in ("crds", "k8s", "metacontroller", "hooks/postgres_writer")
+        for path in sorted((TOP / folder).rglob("*"))
+        if path.suffix in {".yaml", ".sh", ".sql", ".py"}
+    ),
+]
+MISREAD = re.compile(
+    r"\b(anew|mend(s|ed|ing)?|by (itself|themselves)|in force|put right|belongs? into|at the most|for ever|shall"
+    r"|whoever|nobody|somebody|short of breath)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.mark.parametrize("path", READ_BY_USERS, ids=lambda path: str(path.relative_to(TOP)))
+def test_no_word_is_used_that_readers_stumble_over(path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if MISREAD.search(line)] == []

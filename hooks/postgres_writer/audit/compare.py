@@ -177,7 +177,7 @@ class Audit:
             try:
                 resource = parse_resource(manifest)
             except InvalidRequest as error:
-                raise AuditError(f"The list holds something that is no PostgresWriter: {error}") from error
+                raise AuditError(f"The list holds something that is not a PostgresWriter: {error}") from error
             if namespace is None or resource.id.startswith(f"{namespace}/"):
                 yield resource
 

@@ -49,7 +49,7 @@ def is_namespace(text: str) -> bool:
 def from_file(file: IO[bytes]) -> Iterator[Manifest]:
     """Yield the resources of a printed list, in bounded memory.
 
-    Raises AuditError when it is no list: an empty or broken file must not make every row look orphaned.
+    Raises AuditError when it is not a list: an empty or broken file must not make every row look orphaned.
     """
     items: Any = ijson.sendable_list()
     kinds: Any = ijson.sendable_list()
@@ -70,7 +70,7 @@ def from_file(file: IO[bytes]) -> Iterator[Manifest]:
         ) from error
     yield from items
     if not kinds or kinds[0] not in ("List", "PostgresWriterList"):
-        raise AuditError("The file is no list of resources: give what `kubectl get pgw -A -o json` prints.")
+        raise AuditError("The file is not a list of resources: give what `kubectl get pgw -A -o json` prints.")
 
 
 def decoded(body: bytes) -> Any:

@@ -115,7 +115,7 @@ def run(arguments: SimpleNamespace) -> int:
 def _dry_run(arguments: SimpleNamespace) -> int:
     """Report what would become of manifests; 0 when each would get a row, or has the same already.
 
-    Raises UsageError for what is no manifest, ConfigError for an unusable policy.
+    Raises UsageError for what is not a manifest, ConfigError for an unusable policy.
     """
     with _opened(arguments.filename) as file:
         text = file.read().decode(errors="replace")

@@ -72,7 +72,7 @@ class HookClient:
         self._session.close()
 
     def call(self, hook: str, request: dict[str, Any]) -> Answer:
-        """Send a hook request; what is no 200 becomes an Answer that says so.
+        """Send a hook request; an answer other than 200 becomes an Answer that says so.
 
         Raises PostgresWriterError when the server cannot be reached.
         """

@@ -51,7 +51,7 @@ class AuditResult:
         given = json.loads(text)
         found = given.get("findings") if isinstance(given, dict) else None
         if not isinstance(found, dict):
-            raise ValueError("not an object with findings")  # noqa: TRY004 - as for every other text that is no result
+            raise ValueError("not an object with findings")  # noqa: TRY004 - as for every other text that is not a result
         return cls(
             finished=float(_number(given, "finished")),
             seconds=float(_number(given, "seconds")),

@@ -183,7 +183,7 @@ def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
     A resource that is being deleted is finalized whichever hook was called: without a finalize hook Metacontroller
     calls sync for it, which must not write the row again.
 
-    Raises InvalidRequest with one sentence when the body is no hook request or the resource has no identity.
+    Raises InvalidRequest with one sentence when the body is not a hook request or the resource has no identity.
     """
     if not isinstance(payload, dict):
         raise InvalidRequest("The body must be a JSON object as Metacontroller sends it.")

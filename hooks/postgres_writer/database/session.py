@@ -381,7 +381,7 @@ def _session_error(code: str, guard: str) -> Exception | None:
 def _forbidden(code: str, primary: str) -> Exception | None:
     """Give the error of a role that may not execute what the messages call: nothing can be said of any table then.
 
-    The server's text is translated, but names the function. By default everybody may execute all of them.
+    The server's text is translated, but names the function. By default every role may execute all of them.
     """
     denied = [name for name in statements.FUNCTIONS if name in primary] if code == _DENIED_CODE else []
     return DatabaseUnavailable(FORBIDDEN.format(denied[0])) if denied else None

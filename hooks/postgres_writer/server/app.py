@@ -1,7 +1,7 @@
 """The HTTP shell: routes, authorization, error answers. What concerns a resource is decided elsewhere.
 
 Any answer but 200 makes Metacontroller drop the status, post a Warning event with the body and back off up to a
-thousand seconds, so those are kept for what is no hook request at all.
+thousand seconds, so those are only for what is not a hook request.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ def _refuse_constant(name: str) -> NoReturn:
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        # it would be echoed as Infinity, which is no JSON
+        # it would be echoed as Infinity, which is not JSON
         raise ValueError(text)
     return value
 
@@ -236,7 +236,7 @@ def _json_response(body: dict[str, Any], status: int, content_type: str, request
 
 
 def _problem(error: HTTPException) -> Response:
-    """Answer what is no hook request; https://www.rfc-editor.org/rfc/rfc9457."""
+    """Answer what is not a hook request; https://www.rfc-editor.org/rfc/rfc9457."""
     status = error.code or 500
     detail = _DETAILS.get(status) or (error.description if isinstance(error, BadRequest) else None)
     problem = {"type": "about:blank", "title": error.name, "status": status, **({"detail": detail} if detail else {})}

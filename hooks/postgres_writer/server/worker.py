@@ -207,7 +207,7 @@ class HookWorker(GeventWorker):
             raise StopIteration from exc
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what is no request."""
+        """Answer what is not a request."""
         super().handle_error(req, client, addr, exc)
         linger(client)
 
