@@ -122,6 +122,8 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
         return _plan_refused(request, None, _not_allowed(request))
     listed = request.status.tables
     others = tuple(other for other in listed if other != permitted)
+    # observed but not listed: it was refused, and the CRD's rule no longer freezes it. A write whose answer gets lost
+    # could be followed by another change of spec.table, which would orphan the row.
     if request.status.observed_table == permitted and permitted not in listed:
         return Record(request.id, request.spec, others)
     steady = listed == (permitted,) and _is_ready(request)

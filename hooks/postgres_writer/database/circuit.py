@@ -23,6 +23,7 @@ class Circuit:
         A caller with a live connection is held back only when the server hangs. When the time is over one caller is
         let through to try, the others wait for another while.
         """
+        # without the lock, for which every statement would queue: an outdated value costs one call, not correctness
         if not self._until or (connected and not self._hanging):
             return True
         with self._lock:
@@ -30,6 +31,7 @@ class Circuit:
                 return True
             if now < self._until:
                 return False
+            # before the outcome of this trial is known, so that the others do not hang beside it
             self._until = now + self._seconds
             return True
 
@@ -88,10 +90,12 @@ class TableCircuits:
         trouble = self._troubles.get(table)
         if trouble is None:
             if len(self._troubles) >= self._most:
+                # the one that was noted first
                 del self._troubles[next(iter(self._troubles))]
             self._troubles[table] = _Trouble(row)
             return False
         if trouble.until is None and trouble.row == row:
+            # the same row again proves nothing about the table
             return False
         tripped = trouble.until is None
         trouble.until = now + self._seconds

@@ -118,6 +118,7 @@ class Pool:
                     break
                 self._interrupt_holder_of_all(tables)
         except BaseException:
+            # the waiter may have been given a session at this very moment, which would be lost with it
             session = self._leave_queue(tables, waiter)
             if session is not None:
                 self._give_back(session, tables)
@@ -149,6 +150,7 @@ class Pool:
             holder = self._shares.holder_of_all()
             if holder is None or holder in tables:
                 return
+            # lent the longest, and so the least likely to end without help
             session = min(self._lent, key=self._lent.__getitem__)
             if time.monotonic() - self._lent[session] >= PATIENCE_SECONDS and session.interrupt():
                 metrics.CONNECTION_WAITS.labels("interrupted").inc()
@@ -165,6 +167,7 @@ class Pool:
     def _give_back(self, session: Session, tables: Tables) -> None:
         now = time.monotonic()
         if not session.is_worth_keeping(now):
+            # outside of the lock, because closing a connection talks to the network
             session.close()
         with self._lock:
             self._shares.give_back(tables)
@@ -228,6 +231,7 @@ class Pool:
         with self._lock:
             if not self._circuits.timed_out(table, row, time.monotonic()):
                 return
+            # those that wait for a connection would only join those that wait for the table
             for tables in [tables for tables in self._waiting if table in tables]:
                 for waiter in self._waiting.pop(tables):
                     waiter.refused = True

@@ -41,6 +41,7 @@ _WRITE = SQL(
     # compared before the insert: ON CONFLICT DO UPDATE ... WHERE would lock the row and write WAL for nothing
     "WHERE NOT EXISTS (SELECT 1 FROM cur WHERE same) AND clock_timestamp() < to_timestamp({until}) "
     "ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, age = EXCLUDED.age, country = EXCLUDED.country "
+    # a row whose id merely compares equal is not ours: nothing is updated then, and nothing returned
     'WHERE held.id::text COLLATE "C" = {id} '
     # under another id, set by a trigger, the row would belong to no resource
     'RETURNING CASE WHEN id::text COLLATE "C" = {id} THEN {same} '
@@ -65,6 +66,8 @@ _MAY_HIDE = SQL("row_security_active({regclass}::regclass) OR pg_relation_fileno
 
 _REMOVE = SQL(
     "WITH gone AS (DELETE FROM {table} WHERE {own} AND clock_timestamp() < to_timestamp({until}) RETURNING 1) "
+    # one snapshot for the whole statement: the second EXISTS still sees the row that the first part deletes, so a row
+    # that was seen, in time, and not deleted was kept by a trigger, a rule or row-level security
     "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM {table} WHERE {own}), {hidden}, "
     "clock_timestamp() < to_timestamp({until})"
 )
@@ -79,6 +82,7 @@ _UNFIT = SQL(
 )
 
 _PRESENT = SQL(
+    # whether a row may be hidden costs a look into the catalogue, so it is asked only if none is seen
     "WITH seen AS MATERIALIZED (SELECT 1 FROM {table} WHERE {own}) "
     "SELECT EXISTS (SELECT 1 FROM seen), CASE WHEN EXISTS (SELECT 1 FROM seen) THEN false ELSE {hides} END"
 )
@@ -102,10 +106,13 @@ _UNDELETED = SQL(
     "AND clock_timestamp() < to_timestamp({until})"
 )
 _LATE = SQL(
+    # the deletes of the move have run by now: if the deadline passed meanwhile, the write did nothing, and they must
+    # be rolled back
     "SELECT ('postgres-writer:late ' || clock_timestamp()::text)::integer "
     "WHERE clock_timestamp() >= to_timestamp({until})"
 )
 _UNWRITTEN = SQL(
+    # the write reports this itself, but the driver gives only the last result of a message
     "SELECT ('postgres-writer:unwritten ' || clock_timestamp()::text)::integer "
     "WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {own} AND {same})"
 )
@@ -155,10 +162,12 @@ _SURVEY = SQL(
     " CASE WHEN c.relkind IN ('r', 'p') THEN (SELECT CASE WHEN bool_or(NOT i.indimmediate) THEN 'deferrable'"
     " WHEN count(*) > 0 THEN 'usable' ELSE 'missing' END"
     " FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]"
+    # the indexes from which ON CONFLICT (id) can infer its constraint: valid, on id alone, not partial
     " WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indnkeyatts = 1 AND i.indpred IS NULL"
     " AND a.attname = 'id') WHEN c.relkind = 'f' THEN 'foreign' ELSE 'unknown' END,"
     " coalesce(row_security_active(c.oid), false)"
     " FROM (SELECT %(schema)s::text AS schema, %(name)s::text AS name, %(quoted)s::text AS quoted) w"
+    # joined from the left: a table that does not exist gives a row too, which says so
     " LEFT JOIN pg_catalog.pg_class c ON c.oid = CASE WHEN w.schema IS NULL THEN coalesce("
     " to_regclass(w.quoted)::oid,"
     # A schema of the search path without USAGE is skipped silently: its table looks dropped, but is not.

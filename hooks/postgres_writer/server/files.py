@@ -39,6 +39,7 @@ class Watched(Generic[T]):
         self._paths = paths
         self._load = load
         self._lock = threading.Lock()
+        # before load(), for the same reason as in _refresh()
         self._version = self._files_version()
         self._unusable: tuple[object, ...] | None = None
         self._next_check = time.monotonic() + CHECK_SECONDS
@@ -47,6 +48,7 @@ class Watched(Generic[T]):
     def current(self) -> T:
         """Give the value of the files as they were a second ago or later."""
         now = time.monotonic()
+        # one caller checks the files; the others do not wait for it and use the value that is there
         if now >= self._next_check and self._lock.acquire(blocking=False):
             try:
                 self._next_check = now + CHECK_SECONDS
@@ -56,6 +58,7 @@ class Watched(Generic[T]):
         return self._value
 
     def _refresh(self) -> None:
+        # taken before the files are read: if they change while they are read, the next check finds another version
         version = self._files_version()
         if version == self._version:
             return
