@@ -1,5 +1,6 @@
 """gunicorn with the packaged settings, and its hooks."""
 
+import gc
 import logging
 import os
 import resource
@@ -22,6 +23,8 @@ WsgiApplication = Callable[..., Any]
 
 CONNECTIONS = 2000
 """Connections of callers that a worker serves at a time: each costs about 25 KB, and further ones wait."""
+_COLLECT_AFTER = 10_000
+"""How many more objects than at the last look make the garbage collector look again; Python's default is 700."""
 SPARE_FILES = 512
 """Descriptors for everything else: connections to PostgreSQL (at most 256), files of metrics, libraries, look-ups."""
 
@@ -126,6 +129,9 @@ def before_fork(_arbiter: Any, worker: Any) -> None:
 def after_fork(_arbiter: Any, worker: Any) -> None:
     """Make this process, a worker, write to its own metrics."""
     enter_slot(worker.slot)
+    # what was loaded before the fork lives as long as the process, and most of a request dies without the collector
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER)
 
 
 def after_exit(_arbiter: Any, worker: Any) -> None:
