@@ -218,12 +218,12 @@ def test_a_role_that_may_only_read_is_enough(database: Database) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        pytest.param("", "not whole JSON", id="nothing at all"),
-        pytest.param('{"items": [', "not whole JSON", id="cut off"),
-        pytest.param('{"kind": "List"', "not whole JSON", id="cut off after the kind"),
-        pytest.param("No resources found", "not whole JSON", id="a message instead of a list"),
-        pytest.param("{}", "no list of resources", id="an object without a kind"),
-        pytest.param(json.dumps(made("a")), "no list of resources", id="a single resource"),
+        pytest.param("", "not complete JSON", id="nothing at all"),
+        pytest.param('{"items": [', "not complete JSON", id="cut off"),
+        pytest.param('{"kind": "List"', "not complete JSON", id="cut off after the kind"),
+        pytest.param("No resources found", "not complete JSON", id="a message instead of a list"),
+        pytest.param("{}", "not a list of resources", id="an object without a kind"),
+        pytest.param(json.dumps(made("a")), "not a list of resources", id="a single resource"),
         pytest.param('{"kind": "List", "items": [{"kind": "Pod"}]}', "not a PostgresWriter", id="another kind"),
     ],
 )

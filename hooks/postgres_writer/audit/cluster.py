@@ -114,7 +114,7 @@ class Cluster:
             if response.status_code != _CONFLICT:
                 _object(response)
                 return
-        raise AuditError(f"ConfigMap {name} is changed by others all the time: the result could not be stored.")
+        raise AuditError(f"The result could not be stored: ConfigMap {name} keeps being changed by another client.")
 
     def _path(self, row: str) -> str:
         namespace, _, name = row.partition("/")

@@ -66,11 +66,11 @@ def from_file(file: IO[bytes]) -> Iterator[Manifest]:
             parser.close()
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise AuditError(
-            "The list of resources is not whole JSON: give what `kubectl get pgw -A -o json` prints."
+            "The list of resources is not complete JSON: use the output of `kubectl get pgw -A -o json`."
         ) from error
     yield from items
     if not kinds or kinds[0] not in ("List", "PostgresWriterList"):
-        raise AuditError("The file is not a list of resources: give what `kubectl get pgw -A -o json` prints.")
+        raise AuditError("The file is not a list of resources: use the output of `kubectl get pgw -A -o json`.")
 
 
 def decoded(body: bytes) -> Any:
@@ -177,7 +177,7 @@ class Kubectl:
         try:
             done = subprocess.run(command, capture_output=True, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
         except OSError as error:
-            raise AuditError("kubectl is not on PATH: install it, or give what it prints as FILE.") from error
+            raise AuditError("kubectl is not on PATH: install it, or give its output as FILE.") from error
         if done.returncode == 0:
             return done.stdout
         said = " ".join(done.stderr.decode(errors="replace").split()) or f"exit code {done.returncode}"

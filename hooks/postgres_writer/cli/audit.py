@@ -106,7 +106,7 @@ def run(arguments: SimpleNamespace) -> int:
         _report(audit, arguments)
         if arguments.repair:
             number = audit.repair()
-            sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; look again soon.\n")
+            sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; check again soon.\n")
         if store:
             store(arguments.result_config_map, audit.result(time.time(), time.monotonic() - began))
         return int(bool(spool.summary()))

@@ -56,7 +56,7 @@ def _run() -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder), screen.say) as world:
-            screen.say(f"A hook server at {world.url} and a PostgreSQL of its own, both only for this demo.\n")
+            screen.say(f"Using a temporary hook server at {world.url} and a temporary PostgreSQL.\n")
             for number, (title, step) in enumerate(STEPS, start=1):
                 if step is repair:
                     lose(world)
@@ -121,7 +121,7 @@ class World:
 def expect(held: bool, otherwise: str) -> None:
     """Raise StepFailed unless it held."""
     if not held:
-        raise StepFailed(f"The step did not hold: {otherwise}.")
+        raise StepFailed(f"The step failed: {otherwise}.")
 
 
 def expect_state(world: World, rows: str, reason: str) -> None:
@@ -199,7 +199,7 @@ def delete(world: World) -> str:
     world.call("finalize")
     expect(world.finalized is True, f"finalized is {world.finalized}: {world.condition_text()}")
     expect(world.rows() == "no row", f"the tables hold {world.rows()!r}")
-    return "The row went first, then the finalizer, and with it the resource."
+    return "The row was deleted first, then the finalizer was removed, and with it the resource."
 
 
 def delete_again(world: World) -> str:
@@ -278,7 +278,7 @@ def served(folder: Path, say: Callable[[str], None]) -> Iterator[World]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        say("Starting a hook server and a PostgreSQL for it ...")
+        say("Starting a temporary hook server and PostgreSQL ...")
         _wait_until_ready(url, process, log)
         database = DemoDatabase(folder / "data")
         with contextlib.closing(database):
@@ -298,7 +298,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
                 return
         time.sleep(0.05)
     said = log.read_text(encoding="utf-8", errors="replace").strip()
-    raise StepFailed(f"The server did not come up. It said:\n{said}")
+    raise StepFailed(f"The server did not start. Its output:\n{said}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
