@@ -79,7 +79,13 @@ def test_no_color_is_respected(folder: Path) -> None:
 
 
 def test_an_interrupted_demo_leaves_nothing(folder: Path) -> None:
-    with subprocess.Popen([str(PROGRAM), "demo"], env=environment(folder), stdout=subprocess.PIPE) as process:
+    # A shell has its background jobs, a test run among them, ignore the signal, and so whatever they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([str(PROGRAM), "demo"], env=environment(folder), stdout=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process:
         assert process.stdout is not None
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
