@@ -18,7 +18,7 @@ import yaml
 from support.apiserver import ApiServer
 from support.audit_setting import Setting
 from support.installation import Installation, install, wipe
-from support.kube_tools import Tools, find_tools
+from support.kube_tools import Tools, find_kube_state_metrics, find_tools
 from support.programs import ProgramMissing, found_or_skipped
 from support.verdicts import argo_health, find_kstatus, find_lua, judge
 
@@ -36,7 +36,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if session.config.option.collectonly:
         return
-    for fixture, find in (("kube_tools", find_tools), ("kstatus", find_kstatus)):
+    builds: dict[str, Callable[[], object]] = {
+        "kube_tools": find_tools,
+        "kstatus": find_kstatus,
+        "state_metrics_program": find_kube_state_metrics,
+    }
+    for fixture, find in builds.items():
         if fixture in needed:
             with suppress(ProgramMissing):  # the fixture says so, test by test
                 find()
@@ -46,6 +51,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 def kube_tools() -> Tools:
     """Find or build the API server's programs; without them skip, but fail in CI, where a skip would hide it."""
     return found_or_skipped(find_tools)
+
+
+@pytest.fixture(scope="session")
+def state_metrics_program() -> Path:
+    """Find or build kube-state-metrics."""
+    return found_or_skipped(find_kube_state_metrics)
 
 
 @pytest.fixture(scope="session")

@@ -15,10 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from support.alerts import RULES, promtool
 from support.api_client import resource
-from support.kube_tools import find_kube_state_metrics
 from support.manifests import build, overlay, pick, prepare
 from support.metacontroller import free_port
-from support.programs import found_or_skipped
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -70,7 +68,9 @@ def made(cluster: ApiServer) -> str:
 
 
 @contextmanager
-def kube_state_metrics(cluster: ApiServer, manifests: list[dict[str, Any]], folder: Path) -> Iterator[str]:
+def kube_state_metrics(
+    program: Path, cluster: ApiServer, manifests: list[dict[str, Any]], folder: Path
+) -> Iterator[str]:
     """Run it as the Deployment does, with the rights of its account; give the address of its metrics."""
     (container,) = pick(manifests, "Deployment", NAME)["spec"]["template"]["spec"]["containers"]
     (config,) = [m for m in manifests if m["kind"] == "ConfigMap" and m["metadata"]["name"].startswith(NAME)]
@@ -87,7 +87,7 @@ def kube_state_metrics(cluster: ApiServer, manifests: list[dict[str, Any]], fold
     loopback = ["--host=127.0.0.1", "--telemetry-host=127.0.0.1", f"--kubeconfig={account}"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [str(find_kube_state_metrics()), *arguments, *loopback],
+            [str(program), *arguments, *loopback],
             stdout=log,
             stderr=log,
             env={"PATH": os.environ["PATH"]},
@@ -100,9 +100,10 @@ def kube_state_metrics(cluster: ApiServer, manifests: list[dict[str, Any]], fold
 
 
 @pytest.fixture(scope="module")
-def samples(cluster: ApiServer, made: str, tmp_path_factory: pytest.TempPathFactory) -> Samples:
+def samples(
+    cluster: ApiServer, made: str, state_metrics_program: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Samples:
     """Apply the component and return what kube-state-metrics says of the resources; its log must name no error."""
-    found_or_skipped(find_kube_state_metrics)
     folder = tmp_path_factory.mktemp("resource-metrics")
     prepare(cluster, foreign=True)
     component = overlay(folder / "overlay", ["resource-metrics"])
@@ -114,7 +115,7 @@ def samples(cluster: ApiServer, made: str, tmp_path_factory: pytest.TempPathFact
         found.update(scraped(address, made))
         return {dict(labels)["name"] for _, labels in found} == set(STATUSES)
 
-    with kube_state_metrics(cluster, build(cluster, component), folder) as address:
+    with kube_state_metrics(state_metrics_program, cluster, build(cluster, component), folder) as address:
         wait_until(complete, "metrics of every resource")
     log = (folder / "log").read_text()
     assert "forbidden" not in log
