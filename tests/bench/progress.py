@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from support.api_client import RESOURCES, ApiError, ready_of
+from support.api_client import RESOURCES, ready_of
 
 if TYPE_CHECKING:
     from support.api_client import ApiClient, Object
@@ -48,8 +48,9 @@ class Progress:
 
     def start(self) -> None:
         """Begin to watch, from the state that the API server has now."""
-        since = self._list()
-        threading.Thread(target=self._run, args=(since,), name="progress", daemon=True).start()
+        since = self._list()["metadata"]["resourceVersion"]
+        following = (self._list, self._keep, self._stop, since)
+        threading.Thread(target=self.client.follow, args=following, name="progress", daemon=True).start()
 
     def stop(self) -> None:
         """Stop watching; the thread ends with its next event, or with the process."""
@@ -66,12 +67,12 @@ class Progress:
                 raise TimeoutError(f"{what}: not within {timeout:.0f} s ({self.ready} of {self.existing} are Ready)")
         return time.monotonic() - began
 
-    def _list(self) -> str:
-        """Take everything that there is, page by page; gives the version from which to watch."""
+    def _list(self) -> Object:
+        """Take everything that there is, page by page; gives the last page."""
         found: dict[str, bool] = {}
         query = f"?limit={_PAGE}"
         while True:
-            page = self.client.request("GET", RESOURCES + query)
+            page: Object = self.client.request("GET", RESOURCES + query)
             found |= {_key(item): _is_ready(item) for item in page["items"]}
             following = page["metadata"].get("continue")
             if not following:
@@ -80,22 +81,7 @@ class Progress:
         with self._changed:
             self._synced, self._ready = found, sum(found.values())
             self._changed.notify_all()
-        version: str = page["metadata"]["resourceVersion"]
-        return version
-
-    def _run(self, since: str) -> None:
-        while not self._stop.is_set():
-            try:
-                since = since or self._list()
-                for kind, found in self.client.watch(since, self._stop):
-                    if kind == "ERROR":  # the version is too old
-                        since = ""
-                        break
-                    since = found["metadata"]["resourceVersion"]
-                    if kind != "BOOKMARK":
-                        self._keep(kind, found)
-            except (OSError, ApiError, ValueError):  # the API server is away for a while
-                time.sleep(0.2)
+        return page
 
     def _keep(self, kind: str, found: Object) -> None:
         key = _key(found)

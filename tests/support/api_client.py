@@ -152,6 +152,31 @@ class ApiClient:
                     event = json.loads(line)
                     yield event["type"], event["object"]
 
+    def follow(
+        self,
+        take_stock: Callable[[], Object],
+        keep: Callable[[str, Object], None],
+        stop: threading.Event,
+        since: str = "",
+    ) -> None:
+        """Watch until ``stop`` is set; ``keep`` gets each event's type and PostgresWriter.
+
+        ``take_stock`` lists what there is and returns the list, at whose version the watch begins: at the start, unless
+        ``since`` names a version, and whenever the version is too old.
+        """
+        while not stop.is_set():
+            try:
+                since = since or take_stock()["metadata"]["resourceVersion"]
+                for kind, found in self.watch(since, stop):
+                    if kind == "ERROR":  # the version is too old
+                        since = ""
+                        break
+                    since = found["metadata"]["resourceVersion"]
+                    if kind != "BOOKMARK":
+                        keep(kind, found)
+            except (OSError, ApiError, ValueError):  # the API server is away for a while
+                time.sleep(0.2)
+
     def _ignoring(self, code: int, method: str, path: str, body: Any = None) -> None:
         try:
             self.request(method, path, body)
@@ -222,20 +247,7 @@ class Recorder:
         self._histories[key].append(f"{self.clock() - self._start:9.3f} {text}")
 
     def _run(self) -> None:
-        since = ""
-        while not self._stop.is_set():
-            try:
-                if not since:
-                    since = self.client.request("GET", RESOURCES)["metadata"]["resourceVersion"]
-                for kind, found in self.client.watch(since, self._stop):
-                    if kind == "ERROR":
-                        since = ""  # the version is too old: take up from now
-                        break
-                    since = found["metadata"]["resourceVersion"]
-                    if kind != "BOOKMARK":
-                        self._keep(kind, found)
-            except (OSError, ApiError, ValueError):  # the API server is away for a while
-                time.sleep(0.2)
+        self.client.follow(lambda: self.client.request("GET", RESOURCES), self._keep, self._stop)
 
     def _keep(self, kind: str, found: Object) -> None:
         metadata = found["metadata"]
