@@ -37,17 +37,22 @@ def maintenance() -> Iterator[Database]:
 @pytest.fixture(scope="session")
 def template(maintenance: Database) -> Iterator[Database]:
     """Make a database with an empty table students, to be copied for every test."""
-    database = maintenance.create_sibling()
-    yield database
-    maintenance.drop_sibling(database)
+    with maintenance.sibling() as database:
+        yield database
 
 
 @pytest.fixture
 def database(maintenance: Database, template: Database) -> Iterator[Database]:
     """Make a database of the test's own with an empty table students."""
-    database = maintenance.create_sibling(template)
-    yield database
-    maintenance.drop_sibling(database)
+    with maintenance.sibling(template) as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def shared_database(maintenance: Database, template: Database) -> Iterator[Database]:
+    """Make a database that the tests of a module share."""
+    with maintenance.sibling(template) as database:
+        yield database
 
 
 @pytest.fixture

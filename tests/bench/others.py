@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from bench import bodies
 from bench.cases import Case, bare, noop, write
-from bench.servers import BareServer, Bench, hook_server, serving
+from bench.servers import BareServer, Bench, hook_server
 from support.certificates import make_certificate
 from support.pgbouncer import running_pgbouncer
-from support.server import ServerProcess
+from support.server import ServerProcess, serving
 
 _CONNECTIONS = 16
 _POLICY = 'rules:\n- {namespaces: ["team-*"], tables: ["team_*"]}\n- {namespaces: ["bench"], tables: ["stud*"]}\n'
@@ -41,15 +41,16 @@ def other_cases(parts: Bench) -> Iterator[list[Case]]:
 def secure_servers(parts: Bench) -> Iterator[tuple[ServerProcess, ServerProcess]]:
     """Run the hook server with TLS and a table policy, and the bare endpoint with TLS."""
     certificate = make_certificate(parts.folder)
-    files = {"HOOK_TLS_CERT_FILE": str(certificate.certificate), "HOOK_TLS_KEY_FILE": str(certificate.key)}
     policy = parts.folder / "policy.yaml"
     policy.write_text(_POLICY, encoding="utf-8")
     hook = ServerProcess(
-        {**parts.hook.environ, **files, "HOOK_TABLE_POLICY_FILE": str(policy)},
+        {**parts.hook.environ, **certificate.environ, "HOOK_TABLE_POLICY_FILE": str(policy)},
         scheme="https",
         verify=str(certificate.certificate),
     )
-    bare_server = BareServer({**parts.bare.environ, **files}, scheme="https", verify=str(certificate.certificate))
+    bare_server = BareServer(
+        {**parts.bare.environ, **certificate.environ}, scheme="https", verify=str(certificate.certificate)
+    )
     with serving(hook), serving(bare_server):
         yield hook, bare_server
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import bare, bodies
-from support.postgres import Database, PostgresInstance, private_instance, scrubbed_environment
-from support.server import ServerProcess
+from support.postgres import Database, PostgresInstance, private_instance
+from support.server import ServerProcess, serving
 
 SHIPPED = {"HOOK_WORKERS": ""}
 """Empty counts as unset: the number of workers that a user gets."""
@@ -22,20 +20,14 @@ SHIPPED = {"HOOK_WORKERS": ""}
 class BareServer(ServerProcess):
     """The bare endpoint as a server process; it takes the certificate from the variables of the hook server."""
 
-    def start(self, *, wait: bool = True) -> None:
-        """Start the endpoint and wait until it serves."""
+    def command(self) -> list[str]:
+        """Return the command that serves the endpoint."""
         files = (Path(self.environ[name]) for name in ("HOOK_TLS_CERT_FILE", "HOOK_TLS_KEY_FILE"))
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                bare.command(self.port, *(files if self.scheme == "https" else ())),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**scrubbed_environment(os.environ), "PYTHONPATH": str(Path(__file__).parents[1])},
-                start_new_session=True,
-            )
-        if wait:
-            self.wait_until_serving()
+        return bare.command(self.port, *(files if self.scheme == "https" else ()))
+
+    def variables(self) -> dict[str, str]:
+        """Let it be found."""
+        return {"PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @dataclass(frozen=True)
@@ -68,19 +60,6 @@ def bench(objects: int, **environ: str) -> Iterator[Bench]:
 def hook_server(database: Mapping[str, str], **environ: str) -> contextlib.AbstractContextManager[ServerProcess]:
     """Run the hook server as shipped, with more variables."""
     return serving(ServerProcess({**database, **SHIPPED, **environ}))
-
-
-@contextlib.contextmanager
-def serving(server: ServerProcess) -> Iterator[ServerProcess]:
-    """Run a server for the length of a with-block."""
-    try:
-        server.start()
-        yield server
-    finally:
-        if server.process is not None:
-            server.stop()
-        server.log.unlink(missing_ok=True)
-        server.log.parent.rmdir()
 
 
 def fill(database: Database, prefix: str, objects: int, first: int = 0) -> None:

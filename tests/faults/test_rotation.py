@@ -15,7 +15,7 @@ from support.certificates import make_certificate
 from support.load import steady_load
 from support.payloads import payload, resource
 from support.postgres import Database
-from support.server import ServerProcess, running_server
+from support.server import ServerProcess, running_server, serving
 from support.site import Site
 
 if TYPE_CHECKING:
@@ -111,13 +111,8 @@ def tls(database: Database, tmp_path: Path) -> Iterator[tuple[ServerProcess, Pat
     made = make_certificate(tmp_path)
     trusted = tmp_path / "trusted.pem"
     trusted.write_text(made.certificate.read_text())
-    files = {"HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)}
-    server = ServerProcess({**database.environ, **files}, scheme="https", verify=str(trusted))
-    try:
-        server.start()
+    with serving(ServerProcess({**database.environ, **made.environ}, scheme="https", verify=str(trusted))) as server:
         yield server, trusted
-    finally:
-        server.stop()
 
 
 def test_the_certificate_of_the_server(tls: tuple[ServerProcess, Path], tmp_path: Path) -> None:

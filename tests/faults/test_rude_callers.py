@@ -21,7 +21,7 @@ from support.callers import body
 from support.certificates import make_certificate
 from support.postgres import Database
 from support.scrape import scrape
-from support.server import ServerProcess, running_server
+from support.server import ServerProcess, running_server, serving
 
 TOKEN = "the-right-token"
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
@@ -49,13 +49,6 @@ STAYING = {
 
 
 @pytest.fixture(scope="module")
-def guarded_database(maintenance: Database, template: Database) -> Iterator[Database]:
-    database = maintenance.create_sibling(template)
-    yield database
-    maintenance.drop_sibling(database)
-
-
-@pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("tokens") / "tokens"
     path.write_text(f"{TOKEN}\n")
@@ -63,24 +56,19 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def guarded(guarded_database: Database, tokens: str) -> Iterator[ServerProcess]:
+def guarded(shared_database: Database, tokens: str) -> Iterator[ServerProcess]:
     """Run a server that asks for a token."""
-    with running_server(guarded_database, HOOK_TOKENS_FILE=tokens) as server:
+    with running_server(shared_database, HOOK_TOKENS_FILE=tokens) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def encrypted(guarded_database: Database, tokens: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def encrypted(shared_database: Database, tokens: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Run a server that speaks TLS and asks for a token."""
     made = make_certificate(tmp_path_factory.mktemp("certificate"))
-    files = {"HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)}
-    environ = {**guarded_database.environ, **files, "HOOK_TOKENS_FILE": tokens}
-    server = ServerProcess(environ, scheme="https", verify=str(made.certificate))
-    try:
-        server.start()
+    environ = {**shared_database.environ, **made.environ, "HOOK_TOKENS_FILE": tokens}
+    with serving(ServerProcess(environ, scheme="https", verify=str(made.certificate))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 def connect(port: int, sent: bytes) -> socket.socket:
@@ -183,13 +171,13 @@ def read_all(client: socket.socket) -> None:
             pass
 
 
-def test_what_callers_leave_undone_is_cut_off_and_counted(guarded_database: Database, tmp_path: Path) -> None:
+def test_what_callers_leave_undone_is_cut_off_and_counted(shared_database: Database, tmp_path: Path) -> None:
     """All kinds at once, on servers with and without TLS, because each of them waits for the same 15 s."""
     made = make_certificate(tmp_path)
     files = {"HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)}
     kinds = ("half a head", "half a body", "half a chunk", "nothing")
-    with running_server(guarded_database) as plain, ExitStack() as stack:
-        encrypted = ServerProcess({**guarded_database.environ, **files}, scheme="https", verify=str(made.certificate))
+    with running_server(shared_database) as plain, ExitStack() as stack:
+        encrypted = ServerProcess({**shared_database.environ, **files}, scheme="https", verify=str(made.certificate))
         stack.callback(encrypted.stop)
         encrypted.start()
         open_ones = {kind: stack.enter_context(connect(plain.port, STAYING[kind][1])) for kind in kinds}
@@ -235,7 +223,7 @@ def wait_until(condition: Callable[[], bool], server: ServerProcess) -> None:
         time.sleep(0.1)
 
 
-def test_large_bodies_are_read_one_at_a_time(guarded_database: Database) -> None:
+def test_large_bodies_are_read_one_at_a_time(shared_database: Database) -> None:
     """Each is sent but for its end, so a worker that read all of them would hold all of them."""
     part, number = 12 * 2**20, 6
     begun = POST + b"Content-Length: %d\r\n\r\n" % (part + 1) + b"[" * part
@@ -244,7 +232,7 @@ def test_large_bodies_are_read_one_at_a_time(guarded_database: Database) -> None
         with contextlib.suppress(TimeoutError):
             client.sendall(begun)
 
-    with running_server(guarded_database, HOOK_WORKERS="1") as server, ExitStack() as stack:
+    with running_server(shared_database, HOOK_WORKERS="1") as server, ExitStack() as stack:
         [worker] = server.workers()
         server.post("sync", body("before"))
         before = memory(worker)
@@ -261,8 +249,8 @@ def memory(pid: int) -> int:
     return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
-def test_an_open_connection_without_a_request_does_not_delay_the_stop(guarded_database: Database) -> None:
-    with running_server(guarded_database) as server, ExitStack() as stack:
+def test_an_open_connection_without_a_request_does_not_delay_the_stop(shared_database: Database) -> None:
+    with running_server(shared_database) as server, ExitStack() as stack:
         idle = [stack.enter_context(connect(server.port, sent)) for sent in (b"", KEPT) for _ in range(4)]
         for client in idle[4:]:
             assert client.recv(100).startswith(b"HTTP/1.1 200")
@@ -272,10 +260,10 @@ def test_an_open_connection_without_a_request_does_not_delay_the_stop(guarded_da
 
 
 def test_more_connections_than_descriptors_end_no_worker(
-    guarded_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited(tmp_path, monkeypatch, "ulimit -n 128")
-    with running_server(guarded_database) as server:
+    with running_server(shared_database) as server:
         workers = server.workers()
         with ExitStack() as stack:
             for _ in range(300):
@@ -289,10 +277,10 @@ def test_more_connections_than_descriptors_end_no_worker(
 
 
 def test_a_low_soft_limit_of_descriptors_is_raised(
-    guarded_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shared_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limited(tmp_path, monkeypatch, "ulimit -Sn 64")
-    with running_server(guarded_database) as server, ExitStack() as stack:
+    with running_server(shared_database) as server, ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(connect(server.port, b""))
         assert server.get("/healthz", timeout=5).status_code == 200

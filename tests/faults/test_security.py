@@ -18,7 +18,7 @@ from support.callers import ask, body
 from support.certificates import make_certificate
 from support.payloads import DELETED, payload, resource
 from support.postgres import Database
-from support.server import ServerProcess, running_server
+from support.server import ServerProcess, running_server, serving
 from support.site import Site
 
 SECRET = "Very-Private-Value"
@@ -26,18 +26,11 @@ TOKEN = "the-right-token"
 
 
 @pytest.fixture(scope="module")
-def guarded_database(maintenance: Database, template: Database) -> Iterator[Database]:
-    database = maintenance.create_sibling(template)
-    yield database
-    maintenance.drop_sibling(database)
-
-
-@pytest.fixture(scope="module")
-def guarded(guarded_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def guarded(shared_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """Run a server that asks for a token."""
     tokens = tmp_path_factory.mktemp("guarded") / "tokens"
     tokens.write_text(f"{TOKEN}\n")
-    with running_server(guarded_database, HOOK_TOKENS_FILE=str(tokens), HOOK_MAX_BODY_BYTES="65536") as server:
+    with running_server(shared_database, HOOK_TOKENS_FILE=str(tokens), HOOK_MAX_BODY_BYTES="65536") as server:
         yield server
 
 
@@ -138,16 +131,16 @@ def test_limits_are_answered_at_once_and_the_server_goes_on(guarded: ServerProce
     ids=str,
 )
 def test_without_the_token_nothing_is_done_and_nothing_is_told(
-    guarded: ServerProcess, guarded_database: Database, headers: dict[str, str]
+    guarded: ServerProcess, shared_database: Database, headers: dict[str, str]
 ) -> None:
-    guarded_database.query("TRUNCATE students")
+    shared_database.query("TRUNCATE students")
     wire = {name: value.encode("latin-1") for name, value in headers.items()}
     for hook in ("sync", "finalize"):
         answer = guarded.post(hook, payload(resource(**(DELETED if hook == "finalize" else {}))), headers=wire)
         assert answer.status_code == 401
         assert answer.headers["WWW-Authenticate"] == "Bearer"
         assert TOKEN not in answer.text
-    assert guarded_database.rows() == []
+    assert shared_database.rows() == []
     assert TOKEN not in guarded.logs
 
 
@@ -281,11 +274,8 @@ def test_a_hundred_slow_clients_starve_nobody(database: Database, slow: str) -> 
 
 def test_a_hundred_half_handshakes_starve_nobody(database: Database, tmp_path: Path) -> None:
     made = make_certificate(tmp_path)
-    files = {"HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)}
-    server = ServerProcess({**database.environ, **files}, scheme="https", verify=str(made.certificate))
-    with ExitStack() as stack:
-        server.start()
-        stack.callback(server.stop)
+    server = ServerProcess({**database.environ, **made.environ}, scheme="https", verify=str(made.certificate))
+    with serving(server), ExitStack() as stack:
         dripping = Dripping(server.port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 100)
         stack.callback(dripping.stop)
         time.sleep(2)

@@ -45,16 +45,18 @@ class Rows:
 
 
 @pytest.fixture(scope="module")
-def site(maintenance: Database, template: Database) -> Iterator[tuple[ServerProcess, Rows]]:
+def site(shared_database: Database) -> Iterator[tuple[ServerProcess, Rows]]:
     """Run one server for the whole module; at its end the log must not tell of any failure."""
-    database = maintenance.create_sibling(template)
-    with running_server(database) as server, database.connection() as connection, connection.cursor() as cursor:
+    with (
+        running_server(shared_database) as server,
+        shared_database.connection() as connection,
+        connection.cursor() as cursor,
+    ):
         workers = server.workers()
         yield server, Rows(cursor)
         assert '"level": "ERROR"' not in server.logs
         assert "Traceback" not in server.logs
         assert set(workers) <= set(server.workers()), "a worker died"
-    maintenance.drop_sibling(database)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -42,6 +42,20 @@ def run(*arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
         timeout=60,
         check=False,
     )
+
+
+@pytest.fixture(scope="module")
+def server(shared_database: Database) -> Iterator[ServerProcess]:
+    """Run one server for the whole module."""
+    with running_server(shared_database) as server:
+        yield server
+
+
+@pytest.fixture
+def database(shared_database: Database) -> Database:
+    """Empty the server's database."""
+    shared_database.query("TRUNCATE students")
+    return shared_database
 
 
 class TestSync:

@@ -39,24 +39,22 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(maintenance: Database, template: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def site(shared_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Run one server for the whole module; at its end the log must not tell of any failure."""
     folder = tmp_path_factory.mktemp("site")
     tokens, policy = folder / "tokens", folder / "policy.yaml"
     tokens.write_text("# a comment\n\n" + "\n".join(TOKENS) + "\n")
     policy.write_text(RULES)
-    database = maintenance.create_sibling(template)
-    database.create_table("pupils")
+    shared_database.create_table("pupils")
     variables: dict[str, Any] = {
         "HOOK_TOKENS_FILE": str(tokens),
         "HOOK_TABLE_POLICY_FILE": str(policy),
         "LOG_LEVEL": "DEBUG",
     }
-    with running_server(database, **variables) as server:
-        yield Site(server, database, tokens, policy)
+    with running_server(shared_database, **variables) as server:
+        yield Site(server, shared_database, tokens, policy)
         for secret in (*TOKENS, '"level": "ERROR"', "Traceback", "canada"):
             assert secret not in server.logs, secret
-    maintenance.drop_sibling(database)
 
 
 def ready_of(answer: dict[str, Any]) -> tuple[str, str]:

@@ -78,16 +78,13 @@ def test_promtool_accepts_the_expressions_of_the_panels(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def running_scrape(template: Database, maintenance: Database, tmp_path_factory: pytest.TempPathFactory) -> Scrape:
+def running_scrape(shared_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Scrape:
     """Scrape a server that has answered one request: what is to exist must exist from the start."""
-    database = maintenance.create_sibling(template)
     # the component audit mounts the folder in which this file will be
     result = tmp_path_factory.mktemp("audit") / "result.json"
-    with running_server(database, HOOK_AUDIT_RESULT_FILE=str(result)) as server:
+    with running_server(shared_database, HOOK_AUDIT_RESULT_FILE=str(result)) as server:
         assert server.post("sync", payload(resource())).status_code == 200
-        found = scrape(server)
-    maintenance.drop_sibling(database)
-    return found
+        return scrape(server)
 
 
 # what kube-state-metrics gives is in tests/cluster/test_resource_metrics.py

@@ -59,11 +59,9 @@ def without_record(request: HookRequest, permits: Permits) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def tables(maintenance: Database, template: Database) -> Iterator[BreakableTables]:
-    database = maintenance.create_sibling(template)
-    with breakable_tables(database) as tables:
+def tables(shared_database: Database) -> Iterator[BreakableTables]:
+    with breakable_tables(shared_database) as tables:
         yield tables
-    maintenance.drop_sibling(database)
 
 
 @pytest.fixture(params=["composite", "decorator"])

@@ -19,7 +19,7 @@ from postgres_writer.config.settings import SETTINGS
 from support.certificates import make_certificate
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
-from support.server import PROGRAM, ServerProcess, running_server
+from support.server import PROGRAM, ServerProcess, running_server, serving
 from support.waiting import wait_until
 
 SYNC = payload(resource())
@@ -193,16 +193,9 @@ class TestTls:
     @pytest.fixture
     def tls_server(self, database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
         made = make_certificate(tmp_path, common_name="first")
-        server = ServerProcess(
-            {**database.environ, "HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)},
-            scheme="https",
-            verify=str(made.certificate),
-        )
-        try:
-            server.start()
+        server = ServerProcess({**database.environ, **made.environ}, scheme="https", verify=str(made.certificate))
+        with serving(server):
             yield server
-        finally:
-            server.stop()
 
     def test_hooks_are_answered_over_tls(self, tls_server: ServerProcess) -> None:
         assert tls_server.post("sync", SYNC).json()["status"]["conditions"][0]["reason"] == "RowSynced"

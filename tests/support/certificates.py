@@ -12,6 +12,11 @@ class Certificate:
     certificate: Path
     key: Path
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The variables that let the server use it."""
+        return {"HOOK_TLS_CERT_FILE": str(self.certificate), "HOOK_TLS_KEY_FILE": str(self.key)}
+
 
 def make_certificate(folder: Path, name: str = "server", common_name: str = "server") -> Certificate:
     """Make a certificate in the folder; files of the same name are replaced."""

@@ -126,6 +126,15 @@ class Database:
             database.query(STUDENTS)
         return database
 
+    @contextlib.contextmanager
+    def sibling(self, template: "Database | None" = None) -> "Iterator[Database]":
+        """Make such a database for the length of a with-block."""
+        database = self.create_sibling(template)
+        try:
+            yield database
+        finally:
+            self.drop_sibling(database)
+
     def drop_sibling(self, database: "Database") -> None:
         """Drop another database of the same server, whoever is still connected to it."""
         self.query(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))

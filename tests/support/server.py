@@ -60,22 +60,23 @@ class ServerProcess:
         """Everything that the server logged up to now."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
+    def command(self) -> list[str]:
+        """Return the command that serves."""
+        return [str(PROGRAM), "serve", *self.arguments]
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables of the command, beside those of this process."""
+        return {"HOOK_HOST": "127.0.0.1", "HOOK_PORT": str(self.port), "HOOK_WORKERS": "2", **self.environ}
+
     def start(self, *, wait: bool = True) -> None:
         """Start the server and wait until it serves (unless told not to)."""
-        environ = {
-            **scrubbed_environment(os.environ),
-            "HOOK_HOST": "127.0.0.1",
-            "HOOK_PORT": str(self.port),
-            "HOOK_WORKERS": "2",
-            **self.environ,
-        }
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(PROGRAM), "serve", *self.arguments],
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=environ,
+                env={**scrubbed_environment(os.environ), **self.variables()},
                 start_new_session=True,
             )
         if wait:
@@ -147,14 +148,23 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in listed.split()]
 
 
-@contextlib.contextmanager
-def running_server(database: Database | None = None, *arguments: str, **environ: str) -> Iterator[ServerProcess]:
+def running_server(
+    database: Database | None = None, *arguments: str, **environ: str
+) -> contextlib.AbstractContextManager[ServerProcess]:
     """Run a server for the length of a with-block, on the database given and with more variables."""
     known = database.environ if database is not None else {}
-    server = ServerProcess({**known, **environ}, arguments)
+    return serving(ServerProcess({**known, **environ}, arguments))
+
+
+@contextlib.contextmanager
+def serving(server: ServerProcess) -> Iterator[ServerProcess]:
+    """Run a server for the length of a with-block.
+
+    At its end the server is told to hurry: idle workers take a second to notice a SIGTERM.
+    """
     try:
         server.start()
         yield server
     finally:
         if server.process is not None:
-            server.stop()
+            server.stop(signal.SIGQUIT)

@@ -29,9 +29,8 @@ GRANT USAGE ON SCHEMA public TO PUBLIC;
 @pytest.fixture(scope="package")
 def recycled(maintenance: Database, template: Database) -> Iterator[Database]:
     """Make one database for all these tests: to make and drop one for each would take most of their time."""
-    database = maintenance.create_sibling(template)
-    yield database
-    maintenance.drop_sibling(database)
+    with maintenance.sibling(template) as database:
+        yield database
 
 
 @pytest.fixture
@@ -54,9 +53,8 @@ def packaged() -> Iterator[PostgresInstance]:
 @pytest.fixture
 def contrib(packaged: PostgresInstance) -> Iterator[Database]:
     """Make a database with an empty table students on that server."""
-    database = packaged.maintenance.create_sibling()
-    yield database
-    packaged.maintenance.drop_sibling(database)
+    with packaged.maintenance.sibling() as database:
+        yield database
 
 
 @pytest.fixture
