@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,16 @@ class Site:
     def call(self, hook: str, found: dict[str, Any], controller: str = "composite", **options: Any) -> dict[str, Any]:
         """Call a hook with a token."""
         return call_hook(self.server.url, hook, payload(found, controller, **options), *BEARER)
+
+    def change(self, file: Path, text: str, said: str) -> None:
+        """Replace a file, and call a hook until each worker has said in the log what it thinks of the change."""
+        before = self.server.logs.count(said)
+        following = file.with_suffix(".next")
+        following.write_text(text)
+        following.replace(file)
+        wait_until(
+            lambda: self.post(*BEARER) and self.server.logs.count(said) == before + len(self.server.workers()), said
+        )
 
     def post(self, *arguments: str, hook: str = "sync") -> Answer:
         """Call a hook with a sound request and with what the arguments say."""
@@ -201,40 +210,30 @@ def test_every_answer_of_a_hook_has_a_request_id_of_its_own(site: Site) -> None:
 
 
 def test_tokens_are_rotated_without_a_restart(site: Site) -> None:
-    site.tokens.write_text(f"{TOKENS[0]}\nthird-token\n")
-    wait_until(
-        lambda: site.post("--header", "Authorization: Bearer third-token").status == 200, "the change takes effect"
-    )
-    # each worker looks at the file by itself
-    wait_until(
-        lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {401},
-        "the change takes effect",
-    )
-    assert site.post(*BEARER).status == 200
-    site.tokens.write_text("# nothing left\n")
-    time.sleep(1.2)
-    assert {site.post(*BEARER).status for _ in range(4)} == {200}, "an unusable file must leave the last one in force"
-    site.tokens.write_text("\n".join(TOKENS))
-    wait_until(
-        lambda: {site.post("--header", f"Authorization: Bearer {TOKENS[1]}").status for _ in range(8)} == {200},
-        "the change takes effect",
-    )
+    def statuses(token: str) -> list[int]:
+        return [site.post("--header", f"Authorization: Bearer {token}").status for _ in range(4)]
+
+    site.change(site.tokens, f"{TOKENS[0]}\nthird-token\n", "Reloaded the list of tokens.")
+    assert statuses("third-token") == statuses(TOKENS[0]) == [200] * 4
+    assert statuses(TOKENS[1]) == [401] * 4
+    site.change(site.tokens, "# nothing left\n", "Could not reload the list of tokens")
+    assert statuses(TOKENS[0]) == [200] * 4, "an unusable file must leave the last one in force"
+    site.change(site.tokens, "\n".join(TOKENS), "Reloaded the list of tokens.")
+    assert statuses(TOKENS[1]) == [200] * 4
 
 
 def test_the_table_policy_changes_without_a_restart(site: Site) -> None:
+    allowed, refused = {("True", "RowSynced")}, {("False", "TableNotAllowed")}
     site.database.create_table("team_a")
 
-    def reason(table: str = "team_a", namespace: str = "team-a") -> tuple[str, str]:
-        return ready_of(site.call("sync", resource(spec_with(table=table), namespace=namespace)))
+    def reasons(table: str = "team_a", namespace: str = "team-a") -> set[tuple[str, str]]:
+        found = resource(spec_with(table=table), namespace=namespace)
+        return {ready_of(site.call("sync", found)) for _ in range(4)}
 
-    assert reason() == ("True", "RowSynced")
-    assert reason("students") == ("False", "TableNotAllowed")
-    assert reason(namespace="other") == ("False", "TableNotAllowed")
-    site.policy.write_text(RULES.replace('"team_*"', "students"))
-    wait_until(lambda: {reason() for _ in range(8)} == {("False", "TableNotAllowed")}, "the change takes effect")
-    assert reason("students") == ("True", "RowSynced")
-    site.policy.write_text("rules: broken")
-    time.sleep(1.2)
-    assert reason("students") == ("True", "RowSynced"), "an unusable file must leave the last one in force"
-    site.policy.write_text(RULES)
-    wait_until(lambda: {reason() for _ in range(8)} == {("True", "RowSynced")}, "the change takes effect")
+    assert (reasons(), reasons("students"), reasons(namespace="other")) == (allowed, refused, refused)
+    site.change(site.policy, RULES.replace('"team_*"', "students"), "Reloaded the table policy.")
+    assert (reasons(), reasons("students")) == (refused, allowed)
+    site.change(site.policy, "rules: broken", "Could not reload the table policy")
+    assert reasons("students") == allowed, "an unusable file must leave the last one in force"
+    site.change(site.policy, RULES, "Reloaded the table policy.")
+    assert reasons() == allowed
