@@ -98,7 +98,7 @@ lock: | .venv/bin/python ## Pin the container image's dependencies again, with h
 
 # See it in a cluster of its own on this machine
 
-kind: ## Make a kind cluster with everything in it, apply the sample and show its row (needs docker, kind, kubectl, git)
+kind: ## Create a kind cluster with everything in it, apply the sample and show its row (needs docker, kind, kubectl, git, openssl)
 	@k8s/kind/kind.sh up
 
 kind-down: ## Delete that cluster

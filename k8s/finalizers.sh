@@ -1,18 +1,18 @@
 #!/bin/sh
-# Keeps PostgresWriters through a switch of controllers, and frees them of finalizers whose controller is gone. It
-# changes metadata.finalizers and nothing else: no row is touched, no resource deleted (one that already waits for its
-# deletion goes once its last finalizer is off).
+# Keeps PostgresWriters during a switch of controllers, and removes finalizers whose controller is gone. It changes only
+# metadata.finalizers: it writes no row and deletes no resource (but one that is being deleted disappears with its last
+# finalizer).
 #
-#   finalizers.sh hold                 put a finalizer of its own, demo.yash.com/hold, on all resources; fails while one
-#                                      without it is being deleted, because that one cannot be held any more
-#   finalizers.sh release NEW          take that one off the resources whose row is in the care of NEW's controller
-#   finalizers.sh list FINALIZER       name the resources that carry it
-#   finalizers.sh remove FINALIZER     take it off all of them; their rows stay in the database
-#   finalizers.sh handover OLD NEW     take OLD off those whose row is in the care of NEW's controller: they carry NEW,
-#                                      or wait for their deletion and their status says that the row is done with
+#   finalizers.sh hold                 add a finalizer of our own, demo.yash.com/hold, to all resources; fails while one
+#                                      without it is being deleted, because nothing can be added to that one any more
+#   finalizers.sh release NEW          remove demo.yash.com/hold from the resources that NEW's controller manages
+#   finalizers.sh list FINALIZER       list the resources that have this finalizer
+#   finalizers.sh remove FINALIZER     remove it from all of them; their rows stay in the database
+#   finalizers.sh handover OLD NEW     remove OLD from the resources that NEW's controller manages: those that have NEW,
+#                                      and those being deleted whose status says that the row is deleted or unmanaged
 #
-# The exit code is 1 while resources are left that carry the finalizer (with hold: that should and do not): look at
-# them, and run it again.
+# The exit code is 1 while some resources still have the finalizer (with hold: do not have it yet): check those, and run
+# it again.
 # KUBECTL is the command to use, for example KUBECTL="kubectl --context production".
 set -eu
 
@@ -24,11 +24,11 @@ die() {
 }
 
 usage() {
-    die "say one of: hold, release NEW, list FINALIZER, remove FINALIZER, handover OLD NEW"
+    die "usage: finalizers.sh hold | release NEW | list FINALIZER | remove FINALIZER | handover OLD NEW"
 }
 
 kube() {
-    # unquoted on purpose: KUBECTL may carry options
+    # Unquoted on purpose: KUBECTL may include options.
     # shellcheck disable=SC2086
     ${KUBECTL:-kubectl} "$@"
 }
@@ -39,7 +39,7 @@ check_name() {
     esac
 }
 
-# A controller at work would put its finalizer back, or write beside the one that takes over.
+# A controller that still runs would add its finalizer again, or write beside the new one.
 check_controller_is_gone() {
     case $1 in
     metacontroller.io/compositecontroller-*) kind=compositecontroller ;;
@@ -52,7 +52,7 @@ check_controller_is_gone() {
     [ -z "$found" ] || die "$found is still installed and owns $1: delete it first (kubectl delete $found)"
 }
 
-# Prints "INDEX NAMESPACE NAME" for each resource that carries $1, the index being its place in the list of finalizers.
+# Prints "INDEX NAMESPACE NAME" for each resource that has the finalizer $1; INDEX is its place in the list of finalizers.
 # With $2, only of those that may be handed over to $2.
 carriers() {
     free=true
@@ -70,7 +70,7 @@ carriers() {
 {{- end}}"
 }
 
-# Prints "NAMESPACE NAME" for each resource that does not carry $1.
+# Prints "NAMESPACE NAME" for each resource that does not have the finalizer $1.
 without() {
     kube get postgreswriters.demo.yash.com --all-namespaces -o go-template="
 {{- range .items}}
@@ -80,7 +80,7 @@ without() {
 {{- end}}"
 }
 
-# Prints an object for each resource that stdin names as "... NAMESPACE NAME"; $1 is more of its metadata.
+# Prints a manifest for each resource that stdin names as "... NAMESPACE NAME"; $1 is added to its metadata.
 manifests() {
     while read -r namespace name; do
         printf -- '---\napiVersion: demo.yash.com/v1\nkind: PostgresWriter\n'
@@ -88,19 +88,19 @@ manifests() {
     done
 }
 
-# Puts $HOLD on all resources. Server-side apply adds to the list of finalizers, and cannot overwrite what another
-# writes into it at the same time. What is made meanwhile is none of those that were to be held.
+# Adds $HOLD to all resources. Server-side apply adds to the list of finalizers, and cannot overwrite what others write
+# into it at the same time. Resources created meanwhile are not held, and are not reported.
 hold() {
     unheld=$(without "$HOLD")
     [ -n "$unheld" ] || return 0
     printf '%s\n' "$unheld" | manifests ", finalizers: [$HOLD]" |
         kube apply --server-side --field-manager=postgres-writer-hold -f - || true
     rest=$({ printf '%s\n\n' "$unheld"; without "$HOLD"; } | awk '!NF {now = 1} now && $0 in first; !now {first[$0]}')
-    [ -z "$rest" ] || complain "These are not held. What is being deleted cannot be: wait until it is gone, and try again." "$rest"
+    [ -z "$rest" ] || complain "These resources are not held. One that is being deleted cannot be: wait until it is gone, and try again." "$rest"
 }
 
-# Takes the finalizer $1 off the resources that stdin names as "INDEX NAMESPACE NAME". All of one index go in one call,
-# and each patch tests that the finalizer is still there, so that no other one is ever removed in its place.
+# Removes the finalizer $1 from the resources that stdin names as "INDEX NAMESPACE NAME". All of one index are patched in
+# one call, and each patch tests that the finalizer is still there, so that no other one is ever removed instead.
 take_off() {
     list=$(cat)
     for index in $(printf '%s\n' "$list" | cut -d ' ' -f 1 | sort -u); do
@@ -118,7 +118,7 @@ complain() {
 
 show_rest() {
     rest=$(carriers "$1" | cut -d ' ' -f 2-)
-    [ -z "$rest" ] || complain "These still carry $1:" "$rest"
+    [ -z "$rest" ] || complain "These resources still have the finalizer $1:" "$rest"
 }
 
 [ $# -ge 1 ] || usage

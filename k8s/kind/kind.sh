@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Shows PostgresWriter in a cluster of its own on this machine, and takes that cluster away again. It needs docker, kind,
-# kubectl and git, and touches no other cluster: every command names the context kind-postgres-writer.
+# Installs PostgresWriter in a kind cluster of its own on this machine, and deletes that cluster. It needs docker, kind,
+# kubectl, git and openssl, and touches no other cluster: every command names the context kind-postgres-writer.
 #
-#   kind.sh up       make the cluster, install everything, apply the sample and show its row; again: install again
-#   kind.sh check    edit and delete the sample, and see the row follow (CI runs it after up)
+#   kind.sh up       create the cluster, install everything, apply the sample and show its row; run again to reinstall
+#   kind.sh check    edit and delete the sample, and check that the row follows (CI runs it after up)
 #   kind.sh down     delete the cluster
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -23,7 +23,7 @@ kube() { kubectl --context "kind-$CLUSTER" "$@"; }
 
 psql() { kube -n database exec deploy/postgres -- psql -U postgres -v ON_ERROR_STOP=1 -At -c "$1"; }
 
-# The arguments after the name are those of kubectl create secret generic; one that is there stays.
+# Creates a Secret unless it exists. The arguments after the name are those of kubectl create secret generic.
 secret() {
     local namespace=$1 name=$2
     shift 2
@@ -33,12 +33,12 @@ secret() {
 need() {
     local program
     for program in "$@"; do
-        command -v "$program" >/dev/null || die "$program is not on PATH; make kind needs docker, kind, kubectl and git."
+        command -v "$program" >/dev/null || die "$program is not on PATH; make kind needs docker, kind, kubectl, git and openssl."
     done
 }
 
 create_cluster() {
-    say "The cluster"
+    say "Cluster"
     kind get clusters 2>/dev/null | grep -qx "$CLUSTER" || kind create cluster --name "$CLUSTER" --wait 120s
     docker build -t "$IMAGE" .
     kind load docker-image "$IMAGE" --name "$CLUSTER"
@@ -71,7 +71,7 @@ install_postgres_writer() {
     token=$(openssl rand -hex 32)
     secret postgres-writer postgres-writer-hook-tokens --from-literal=tokens="$token" --from-literal=token="$token"
     kube apply --server-side -k k8s/kind
-    # an image that was built again has the same name
+    # A rebuilt image has the same name.
     kube -n postgres-writer rollout restart deployment/postgres-writer
     kube -n postgres-writer rollout status deployment/postgres-writer --timeout=180s
 }
@@ -91,14 +91,14 @@ up() {
     install_database
     install_postgres_writer
     show_sample
-    say "It runs. Try: kubectl --context kind-$CLUSTER edit postgreswriter sample-student"
-    echo "make kind-down takes it away."
+    say "Ready. Try: kubectl --context kind-$CLUSTER edit postgreswriter sample-student"
+    echo "make kind-down deletes the cluster."
 }
 
 expect() {
     local found
     found=$(psql "$1")
-    [ "$found" = "$2" ] || die "$1 gives '$found', not '$2'"
+    [ "$found" = "$2" ] || die "$1 returned '$found', expected '$2'"
 }
 
 check() {
@@ -115,5 +115,5 @@ check() {
 case "${1:-}" in
 up | check) "$1" ;;
 down) kind delete cluster --name "$CLUSTER" ;;
-*) die "say one of: up, check, down" ;;
+*) die "usage: kind.sh up | check | down" ;;
 esac

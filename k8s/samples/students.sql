@@ -1,4 +1,5 @@
--- A table that PostgresWriters can be written to: these four columns, id unique. Other columns need a default.
+-- A table for PostgresWriters needs these four columns, with id as primary key. Other columns must be nullable or have a
+-- default.
 CREATE TABLE IF NOT EXISTS students (
     id      text PRIMARY KEY,
     name    text NOT NULL,

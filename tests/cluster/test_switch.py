@@ -125,7 +125,7 @@ def test_hold_fails_while_something_that_it_cannot_hold_is_being_deleted(install
     installation.delete("leaving")
     refused = shell(installation.cluster, "k8s/finalizers.sh hold", check=False)
     assert refused.returncode == 1
-    complaint = refused.stdout.partition("These are not held")[2]
+    complaint = refused.stdout.partition("These resources are not held")[2]
     assert "default/leaving" in complaint
     assert "staying" not in complaint
     assert installation.finalizers() == {"leaving": [COMPOSITE], "staying": [COMPOSITE, HOLD]}
