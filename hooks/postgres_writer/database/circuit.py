@@ -40,6 +40,7 @@ class Circuit:
         with self._lock:
             opened = not self._until
             self._until = now + self._seconds
+            # kept until an answer: a connect that fails says nothing of the statements that still hang
             self._hanging = self._hanging or hanging
             return opened
 
@@ -81,6 +82,7 @@ class TableCircuits:
         tripped = [self._troubles[table] for table in tables if self._is_open(table)]
         if any(now < trouble.until for trouble in tripped if trouble.until is not None):
             return False
+        # only when all tables agree: a move that is held back by one must not use up the trial of the other
         for trouble in tripped:
             trouble.until = now + self._seconds
         return True
@@ -97,6 +99,7 @@ class TableCircuits:
         if trouble.until is None and trouble.row == row:
             # the same row again proves nothing about the table
             return False
+        # a trial that timed out, too, holds its table back for another while
         tripped = trouble.until is None
         trouble.until = now + self._seconds
         return tripped

@@ -23,8 +23,11 @@ def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:
     found: list[dict[str, str]] = []
     failure = OSError("PSQL_HOST names no host.")
     for host in hosts:
+        # host beside hostaddr: sslmode=verify-full checks the certificate against the name, not the address
+        # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-HOSTADDR
         reached = {"host": host.name, "port": str(host.port)}
         try:
+            # an equal share of the time, so that a name which hangs leaves some for the others
             found += [{**reached, **address} for address in _addresses(host.name, seconds / len(hosts))]
         except OSError as exc:
             failure = exc
@@ -35,6 +38,7 @@ def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:
 
 def _addresses(host: str, seconds: float) -> list[dict[str, str]]:
     if host.startswith(("/", "@")):
+        # a Unix socket, in a folder or abstract: libpq finds it by the host alone
         return [{}]
     try:
         return [{"hostaddr": str(ipaddress.ip_address(host))}]

@@ -37,6 +37,7 @@ class Shares:
         if self.lent >= self._size:
             return False
         most = self._most(tables, now)
+        # get(), because a defaultdict would keep an entry for each table that was ever asked for
         return all(self._held.get(table, 0) < most for table in tables)
 
     def take(self, tables: Tables) -> None:
@@ -65,4 +66,5 @@ class Shares:
         """Give how many connections a table may hold for one more message to be admitted."""
         if self._other is None or now - self._other[1] > ALONE_SECONDS:
             return self._size
+        # at least one: with one or two connections a message could otherwise never be sent
         return max(1, self._size - (1 if len(tables) <= 1 else 2))

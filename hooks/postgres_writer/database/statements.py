@@ -29,6 +29,7 @@ class Statement:
     writes: bool = False
 
 
+# IS TRUE: a row with a NULL must compare as different; a NULL here would look like a row that was not found
 SAME = SQL('(name::text COLLATE "C" = {name} AND age = {age} AND country::text COLLATE "C" = {country}) IS TRUE')
 """Byte-wise, so that a collation or a citext column which takes two spellings for one hides no difference."""
 
@@ -64,6 +65,7 @@ _HIDES = SQL(
 # as views have none: where nothing was deleted, the index of those is asked in vain.
 _MAY_HIDE = SQL("row_security_active({regclass}::regclass) OR pg_relation_filenode({regclass}::regclass) IS NULL")
 
+# clock_timestamp() throughout: now() stays at the moment the message began, however long a lock was waited for
 _REMOVE = SQL(
     "WITH gone AS (DELETE FROM {table} WHERE {own} AND clock_timestamp() < to_timestamp({until}) RETURNING 1) "
     # one snapshot for the whole statement: the second EXISTS still sees the row that the first part deletes, so a row
@@ -71,11 +73,13 @@ _REMOVE = SQL(
     "SELECT EXISTS (SELECT 1 FROM gone), EXISTS (SELECT 1 FROM {table} WHERE {own}), {hidden}, "
     "clock_timestamp() < to_timestamp({until})"
 )
+# for a move: a row that policies hide would be left behind as a second one, so the whole message fails
 _NEVER_UNSEEN = SQL(
     "CASE WHEN ({may_hide}) AND NOT EXISTS (SELECT 1 FROM {table} WHERE {own}) "
     "AND clock_timestamp() < to_timestamp({until}) "
     "THEN ('postgres-writer:unseen ' || clock_timestamp()::text)::boolean END"
 )
+# such a table cannot hold a row of ours, and its foreign server or rules must not hold up the deletion
 _UNFIT = SQL(
     "SELECT ('postgres-writer:unfit ' || clock_timestamp()::text)::integer FROM pg_catalog.pg_class c "
     "WHERE c.oid = {regclass}::regclass AND (c.relkind = 'f' OR NOT {takes_rows})"
@@ -89,6 +93,7 @@ _PRESENT = SQL(
 _PROBE = SQL(
     "WITH put AS (INSERT INTO {table} (id, name, age, country) VALUES ({id}, {name}, {age}, {country}) "
     "ON CONFLICT (id) DO NOTHING RETURNING id) "
+    # an insert that a trigger swallows reads as taken: it proves nothing, and doubt must keep the finalizer
     "SELECT ('postgres-writer:' || CASE WHEN EXISTS (SELECT 1 FROM put WHERE id::text COLLATE \"C\" = {id}) "
     "THEN 'free ' ELSE 'taken ' END || clock_timestamp()::text)::integer"
 )
@@ -156,6 +161,8 @@ _TYPES = {
 _SURVEY = SQL(
     "SELECT c.oid IS NOT NULL,"
     " coalesce(g.used AND g.reads AND g.writes, false),"
+    # a DELETE reads the id in its condition, for which it needs SELECT besides
+    # https://www.postgresql.org/docs/current/sql-delete.html
     " coalesce(g.used AND g.finds AND has_table_privilege(c.oid, 'DELETE'), false),"
     " c.oid IS NULL OR {takes_rows},"
     # ON CONFLICT fails on a deferrable constraint, also beside another one
@@ -176,6 +183,7 @@ _SURVEY = SQL(
     "  AND n.nspname = ANY (string_to_array(replace(replace(replace("
     "   current_setting('search_path'), '\"', ''), ' ', ''), '$user', current_user), ','))"
     "  LIMIT 1))"
+    # by the catalogue: to_regclass fails on a schema that the role may not use
     " ELSE (SELECT q.oid FROM pg_catalog.pg_class q JOIN pg_catalog.pg_namespace n ON n.oid = q.relnamespace"
     "  WHERE q.relname = w.name AND n.nspname = w.schema LIMIT 1) END"
     # Column by column, since a grant may be given by column; of a table with other columns the grant as a whole.

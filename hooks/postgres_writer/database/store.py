@@ -81,6 +81,7 @@ class Store:
     def _session(
         self, call: Call, statement: statements.Statement, parameters: Parameters
     ) -> AbstractContextManager[Session]:
+        # a survey is about no id, so a time-out of it counts against no table
         return self._pool.lend(statement, parameters.get("id", ""), call.start_by(self._statement_timeout))
 
     def _ask(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
@@ -100,6 +101,7 @@ class Store:
         try:
             operation = self._move(plan, call) if plan.vacate else self._put(plan, call)
         except TRANSIENT as exc:
+            # it may have been committed all the same, so every table stays listed
             return Outcome((*plan.vacate, table), error=exc)
         except Refused as exc:
             return self._explain(plan, call, exc)
@@ -122,6 +124,7 @@ class Store:
     def _move(self, plan: Write, call: Call) -> Operation:
         statement, parameters = statements.move(plan.spec.table, plan.vacate), _values(plan.id, plan.spec)
         with self._session(call, statement, parameters) as session:
+            # a second time when the clock was off: confirm_late() closed the connection, and a new one measures it
             for last in (False, True):
                 try:
                     session.execute(call, statement, parameters)
@@ -194,6 +197,7 @@ class Store:
                 # another transaction may have begun meanwhile, which may write any of them
                 return Outcome(plan.may_hold, operation, exc)
             except DeleteFailed as exc:
+                # the other tables are tried all the same; the first reason is reported
                 error = error or exc
         return Outcome(tuple(left), operation, error)
 
@@ -208,6 +212,7 @@ class Store:
                 # Either another session deleted it at the same moment, or something swallows the delete.
                 deleted, seen, hides, in_time = self._execute_by_deadline(call, statement, parameters)
         except Refused as exc:
+            # the guard says that the row cannot be in it: nothing to delete, and nothing to explain
             return exc.guard != "unfit" and self._explain_delete(plan, table, call, exc)
         if seen and not deleted:
             raise (
@@ -215,6 +220,7 @@ class Store:
             )
         if hides and not seen:
             presence = self._ask_index(plan.id, plan.spec, table, call)
+            # doubt holds up the deletion only where the row may have been written
             if presence is Presence.PRESENT or (listed and presence is Presence.UNKNOWN):
                 raise refusals.explain_hidden(table)
         return bool(deleted)
@@ -227,6 +233,7 @@ class Store:
         presence = self._presence(plan.id, table, call)
         if presence in NOT_HELD:
             return False
+        # else a mistyped table, on which nothing is granted, would block the deletion permanently
         if table not in plan.listed and (access.undeletable or presence is Presence.UNSEEN):
             return False
         raise refusals.explain_delete(table, refused, access)
@@ -253,6 +260,7 @@ class Store:
         if access.key is Key.USABLE and not access.policies:
             return None
         refused = self._probe(row, spec, spec.table, call)
+        # our own row, and it is seen: the write will find and update it
         if refused.guard == "taken" and self._presence(row, spec.table, call) is Presence.PRESENT:
             return None
         return refused if refusals.policies_refuse(access, refused) or refusals.lacks_key(access, refused) else None
@@ -266,6 +274,7 @@ class Store:
                 if self._is_barred(plan.id, plan.table, access, Refused(""), call):
                     table = ()
         except TRANSIENT:
+            # not proven to be without the row, so none is dropped
             others = plan.others
         return Outcome((*others, *table), error=plan.verdict)
 

@@ -51,6 +51,7 @@ class Watched(Generic[T]):
         # one caller checks the files; the others do not wait for it and use the value that is there
         if now >= self._next_check and self._lock.acquire(blocking=False):
             try:
+                # before the look: even a load that fails unexpectedly is tried once a second, not by every request
                 self._next_check = now + CHECK_SECONDS
                 self._refresh()
             finally:
@@ -168,6 +169,8 @@ def _version(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     # the time of the last change of status shows a mode or an owner that was corrected
+    # Kubernetes updates a mounted Secret by swapping a symbolic link: another file, with another inode
+    # https://pkg.go.dev/k8s.io/kubernetes/pkg/volume/util#AtomicWriter
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size
 
 

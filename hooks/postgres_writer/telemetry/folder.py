@@ -55,6 +55,7 @@ def remove_abandoned(place: Path) -> None:
         with contextlib.suppress(OSError), lock.open("r+") as owner:
             if time.time() - lock.stat().st_mtime < _YOUNG_SECONDS:
                 continue
+            # a lock instead of a pid in a file: the kernel frees it however the server ends, and pids are used again
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(lock.parent, ignore_errors=True)
 
