@@ -161,6 +161,23 @@ def test_other_paths_are_not_found(site: Site, path: str) -> None:
     check_problem(curl(f"{site.server.url}/{path}", data=b"{}"), 404)
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        ("X-Forwarded-Proto: https", "X-Forwarded-Ssl: off"),
+        ("Script-Name: /elsewhere",),
+        ("SCRIPT_NAME: /elsewhere",),
+        ("PATH_INFO: /elsewhere",),
+        ("Host: elsewhere.example:99",),
+    ],
+    ids=lambda headers: headers[0],
+)
+def test_no_header_leads_a_request_elsewhere(site: Site, headers: tuple[str, ...]) -> None:
+    """A call from the server's own machine, too, is no proxy's: gunicorn believes those by default."""
+    options = [option for header in headers for option in ("--header", header)]
+    assert site.post(*BEARER, *options).status == 200
+
+
 @pytest.mark.parametrize("hook", ["sync", "finalize"])
 @pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
 def test_other_methods_are_not_allowed(site: Site, hook: str, method: str) -> None:

@@ -79,6 +79,10 @@ def settings(config: Config) -> dict[str, Any]:
         "limit_request_line": 2048,
         "limit_request_fields": 50,
         "limit_request_field_size": 8190,
+        # no caller may set anything by a header, so gunicorn need not look up at each request whether it is a proxy
+        "forwarded_allow_ips": "*",
+        "forwarder_headers": "",
+        "secure_scheme_headers": {},
         "pre_fork": before_fork,
         "post_fork": after_fork,
         "child_exit": after_exit,
