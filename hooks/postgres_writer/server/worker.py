@@ -81,7 +81,11 @@ class OnePieceResponse(wsgi.Response):
             super().write(arg)
         finally:
             self.sock = sock
-        sock.sendall(b"".join(pieces))
+        whole = b"".join(pieces)
+        # unlike sendall() it does not ask the kernel first how much the socket buffers
+        sent = sock.send(whole)
+        if sent < len(whole):
+            sock.sendall(whole[sent:])
 
 
 # the only way to choose it: a worker is not asked which it wants
