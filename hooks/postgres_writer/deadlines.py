@@ -62,14 +62,14 @@ class Call:
     """The request on whose behalf the database is asked.
 
     ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone,
-    ``lock`` is the key of the advisory lock that every message for it takes first (None: none).
+    ``lock`` is the row's id whose advisory lock every message for it takes first (None: none).
     """
 
     arrival: float
     hung_up: Callable[[], bool]
-    lock: int | None = None
+    lock: str | None = None
 
-    def under(self, lock: int | None) -> Call:
+    def under(self, lock: str | None) -> Call:
         """Give the same request under another lock."""
         return Call(self.arrival, self.hung_up, lock)
 

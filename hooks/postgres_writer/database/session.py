@@ -197,7 +197,9 @@ class Session:
             _expect_waiting(call, start_by)
             self._connect(start_by)
         text = self._message(call, statement)
-        given = {"until": start_by + self._offset, "key": call.lock, **parameters}
+        given = {"until": start_by + self._offset, **parameters}
+        if call.lock is not None:
+            given["key"] = statements.lock_key(call.lock)
         _expect_waiting(call, start_by)
         began = time.perf_counter()
         try:

@@ -63,7 +63,7 @@ class Store:
         if isinstance(plan, Skip):
             return Outcome(plan.tables, error=plan.verdict)
         # every message from here on takes the lock of the id first, except where it is taken out again (see _put)
-        call = call.under(statements.lock_key(plan.id))
+        call = call.under(plan.id)
         match plan:
             case Write():
                 return self._write(plan, call)

@@ -160,6 +160,6 @@ def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
     asked = Statement(
         SQL("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')").format()
     )
-    for lock in (None, 1):
+    for lock in (None, "default/a"):
         assert session.execute(replace(fresh_call(), lock=lock), asked, {}) == ("read committed", expected)
     session.close()
