@@ -13,9 +13,10 @@ import math
 import threading
 import time
 from random import getrandbits
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
+from flask.sessions import NullSession, SessionInterface
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import (
     BadRequest,
@@ -25,6 +26,7 @@ from werkzeug.exceptions import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from werkzeug.routing import MapAdapter
 
 from postgres_writer.config.settings import Config
 from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
@@ -40,8 +42,9 @@ from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-    from werkzeug.datastructures import Headers
+    from collections.abc import Iterable
+
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +61,7 @@ _DETAILS = {
 
 def create_app(config: Config, store: Store) -> Flask:
     """Make the WSGI application. Raises ConfigError when the files of tokens or policy are unusable."""
-    app = Flask("postgres_writer", static_folder=None)
+    app = HookApp("postgres_writer", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     metrics.declare()
     server = HookServer(config, store)
@@ -73,12 +76,45 @@ def create_app(config: Config, store: Store) -> Flask:
     return app
 
 
-class HookResponse(Response):
-    """An answer whose headers are complete when it is made."""
+class NoSession(SessionInterface):
+    """One session for all requests, always empty: no caller has a cookie."""
 
-    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
-        """Give the headers as they are; werkzeug would copy them, and look for what only other answers need."""
-        return self.headers
+    _session = NullSession()
+
+    def open_session(self, app: Flask, request: Request) -> NullSession:
+        """Give the empty session, which Flask would otherwise make for each request."""
+        return self._session
+
+    def save_session(self, app: Flask, session: object, response: Response) -> None:
+        """Flask does not call this for a NullSession."""
+
+
+class HookApp(Flask):
+    """Flask without the work per request that only sessions, virtual hosts and functions around the views need."""
+
+    session_interface = NoSession()
+
+    def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
+        """Match by path and method; what the header Host and the scheme say makes no difference to any route."""
+        if request is None:
+            return super().create_url_adapter(request)
+        return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method)
+
+    def full_dispatch_request(self) -> Response:
+        """Call the view. There is nothing to call before and after it, and every view gives a Response."""
+        try:
+            return cast("Response", self.dispatch_request())
+        except Exception as exc:
+            return self.make_response(self.handle_user_exception(exc))
+
+
+class HookResponse(Response):
+    """The answer to a hook request: one piece whose headers are complete when it is made."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Give headers and body as they are; werkzeug would copy both, and look for what only other answers need."""
+        start_response(self.status, list(self.headers))
+        return cast("list[bytes]", self.response)
 
 
 class HookServer:
@@ -112,7 +148,7 @@ class HookServer:
             slot = self._retries.take(time.monotonic()) if retry_of(outcome) is Retry.TRANSIENT else None
             body = build_response(hook_request, outcome, time.time(), self._period, slot)
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id)
-            return _json_response(body, 200, "application/json", request_id)
+            return HookResponse(_encoded(body), headers=[("X-Request-Id", request_id)], content_type="application/json")
 
         return answer
 
@@ -230,9 +266,8 @@ def _summarize(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, s
     return status, reason.value, message
 
 
-def _json_response(body: dict[str, Any], status: int, content_type: str, request_id: str | None) -> Response:
-    headers = [("X-Request-Id", request_id)] if request_id else []
-    return HookResponse(_ENCODER.encode(body).encode(), status, headers, content_type=content_type)
+def _encoded(body: dict[str, Any]) -> bytes:
+    return _ENCODER.encode(body).encode()
 
 
 def _problem(error: HTTPException) -> Response:
@@ -240,7 +275,9 @@ def _problem(error: HTTPException) -> Response:
     status = error.code or 500
     detail = _DETAILS.get(status) or (error.description if isinstance(error, BadRequest) else None)
     problem = {"type": "about:blank", "title": error.name, "status": status, **({"detail": detail} if detail else {})}
-    response = _json_response(problem, status, "application/problem+json", g.get("request_id"))
+    response = Response(_encoded(problem), status, content_type="application/problem+json")
+    if (request_id := g.get("request_id")) is not None:
+        response.headers["X-Request-Id"] = request_id
     if status == 401:  # noqa: PLR2004
         response.headers["WWW-Authenticate"] = "Bearer"
     for header, value in error.get_headers():
@@ -250,7 +287,7 @@ def _problem(error: HTTPException) -> Response:
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
         logger.warning(
             "The request was refused.",
-            extra=fields(hook=request.endpoint, status=status, request_id=g.get("request_id")),
+            extra=fields(hook=request.endpoint, status=status, request_id=request_id),
         )
     return response
 
