@@ -75,6 +75,7 @@ class ResourceError(PostgresWriterError):
     reason: Reason
     retry: Retry
 
+    # outcomes are compared as values, and exceptions would compare by identity
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.args == getattr(other, "args", None)
 

@@ -21,6 +21,8 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 """
+# seconds to connect, and to wait for more of an answer
+# https://requests.readthedocs.io/en/latest/user/advanced/#timeouts
 _TIMEOUT = (5, 60)
 _TRIES = 5
 _GONE = requests.codes.gone

@@ -21,7 +21,10 @@ from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.errors import ConfigError, InvalidRequest
 
+# etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
+# https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
 _LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)
+# beyond these numbers one list takes fewer requests than many single reads
 _FEW_NAMESPACES = 20
 _FEW_IDS = 50
 _BATCH = 1000
@@ -103,6 +106,7 @@ class Audit:
         """Ask Metacontroller for a sync of everything that a sync fixes; gives how many resources that are."""
         wanted = (finding.id for finding in self.spool.findings() if finding.repairable)
         number = 0
+        # a resource may have several findings, and one sync fixes them all
         while batch := list(dict.fromkeys(itertools.islice(wanted, _BATCH))):
             self.source.request_sync(batch, now())
             number += len(batch)
@@ -203,10 +207,12 @@ class Audit:
     def _recheck(self, before: Tables, unreadable: dict[int, str], unconfirmed: int) -> None:
         """Read resources and rows of the unconfirmed ids again: what was in progress is done by now."""
         self._note(lambda page: self._unconfirmed_resources(unconfirmed, page))
+        # a resource may name another table by now
         new, their_relations = self._reader.resolve(self.spool.tables() - before.relations.keys())
         found = Tables({**before.relations, **new.relations}, {}, {*before.ambiguous, *new.ambiguous})
         self.relations = list(dict.fromkeys([*self.relations, *their_relations]))
         rows = self._reader.again(self.relations, unreadable, self.spool.unconfirmed())
+        # the second look must not be counted again
         counted = self.rows, self.matched
         self.spool.add_findings(self._judged(self.spool.resources(), rows, self._known(found, unreadable)))
         self.rows, self.matched = counted
@@ -229,6 +235,7 @@ class Audit:
         groups = itertools.groupby(rows, key=lambda row: row.id)
         resource, group = next(resources, None), next(groups, None)
         while resource is not None or group is not None:
+            # ids are ASCII, so SQLite, COLLATE "C" and Python sort them alike
             about = min(found for found in (resource and resource.id, group and group[0]) if found)
             # the group is read to its end before it is judged: by then every relation that fails is known to
             mine = list(group[1]) if group is not None and group[0] == about else []

@@ -30,6 +30,7 @@ def connect(config: DatabaseConfig) -> extensions.connection:
     reached = {
         "host": names,
         "port": ",".join(str(host.port) for host in config.hosts),
+        # libpq takes whole seconds
         "connect_timeout": str(math.ceil(config.connect_timeout)),
         **config.connect_arguments(),
     }
@@ -48,6 +49,8 @@ def connect(config: DatabaseConfig) -> extensions.connection:
 def transaction(connection: extensions.connection, mode: str) -> Iterator[extensions.cursor]:
     """Run a transaction. Raises AuditError with the SQLSTATE when PostgreSQL ends it."""
     try:
+        # leaving the connection's block ends the transaction and keeps the connection
+        # https://www.psycopg.org/docs/usage.html#with-statement
         with connection, connection.cursor() as cursor:
             cursor.execute(f"SET TRANSACTION {mode}")
             yield cursor

@@ -162,6 +162,7 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
         detail = "the controller's selector does not match it; its row is the user's own"
         yield Finding(Kind.UNMANAGED, resource.id, resource.table or "", detail)
+    # while a resource is being deleted its row may be there or gone: both are right
     elif not resource.deleting:
         yield from _judge_managed(resource, rows, tables)
 
@@ -224,6 +225,7 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
     elif shown_by & listed:
         detail, repairable = "in status.tables: the next sync removes it", not resource.paused
     elif own is None:
+        # never prunable: it may be all there is of this resource in the database
         detail = "the only row found, in neither spec.table nor status.tables: is the audit's search_path the server's?"
     else:
         unsure = tables.uncertainty(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
@@ -265,4 +267,5 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
             shown.append(row)
         elif row.place not in stored or row.relation.oid == row.place[0]:
             stored[row.place] = row
+    # a row that only a view shows, of a table that was not read, is a finding, too
     return list(stored.values()) or shown

@@ -28,6 +28,7 @@ T = TypeVar("T")
 API_PATH = "/apis/demo.yash.com/v1"
 PLURAL = "postgreswriters"
 _CHUNK_BYTES = 1 << 16
+# names have up to 253 characters: so many fit on a command line of Linux and macOS
 _NAMES_PER_CALL = 200
 _PATIENCE = "--request-timeout=30s"
 """A single resource is read while its row is locked."""
@@ -85,6 +86,7 @@ def decoded(body: bytes) -> Any:
 
 def ahead(pages: Iterator[T]) -> Iterator[T]:
     """Yield what ``pages`` yields, while a thread is already reading the next one."""
+    # one page ahead: more would only take memory
     waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(1)
 
     def read() -> None:
@@ -181,6 +183,7 @@ class Kubectl:
         if done.returncode == 0:
             return done.stdout
         said = " ".join(done.stderr.decode(errors="replace").split()) or f"exit code {done.returncode}"
+        # kubectl passes on the text of the API server, but not its status 410
         if "--raw" in arguments and "continue parameter is too old" in said:
             raise ListExpired(f"kubectl failed: {said}.")
         raise AuditError(f"kubectl failed: {said.rstrip('.')}.")

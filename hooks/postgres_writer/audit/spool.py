@@ -14,6 +14,9 @@ from postgres_writer.audit.errors import AuditError
 from postgres_writer.audit.model import Finding, Resource
 from postgres_writer.core.audit_result import Kind
 
+# no journal and no sync: the file ends with the process, so a crash has nothing to protect; 16 MB of cache
+# WITHOUT ROWID: stored in the order of the id, in which it is read
+# https://www.sqlite.org/pragma.html https://www.sqlite.org/withoutrowid.html
 _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
@@ -38,7 +41,7 @@ class Spool:
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Close and remove the file."""
         self._db.close()
 
     def clear_resources(self) -> None:
@@ -88,6 +91,7 @@ class Spool:
                 f.table,
                 json.dumps(f.place),
                 f.detail,
+                # JSON knows no Decimal, which is what a numeric column gives
                 json.dumps(f.differences, default=str),
                 json.dumps(f.values, default=str),
                 f.repairable,

@@ -189,6 +189,7 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
             f"No PostgresWriter of namespace {arguments.namespace} has its row in this database (cluster: "
             f"{audit.source.describe()}). If cluster and database are the right ones, name the rows by their ids."
         )
+    # with --yes no one is shown the cluster before the rows are deleted
     if arguments.yes and not arguments.context and not audit.matched:
         raise AuditError(
             f"No PostgresWriter here has its row in this database (cluster: {audit.source.describe()}). If both are "

@@ -61,6 +61,7 @@ def as_json(finding: Finding, *, show_values: bool) -> dict[str, object]:
 
 def write_json(spool: Spool, counts: dict[str, object], out: TextIO, *, show_values: bool) -> None:
     """Write one JSON object: the findings, and the summary behind them."""
+    # piece by piece: a million findings are never in memory together
     out.write('{"findings": [')
     separator = "\n"
     for finding in spool.findings():
@@ -82,9 +83,9 @@ def write_table(spool: Spool, counts: dict[str, object], out: TextIO, *, show_va
 
 
 def write_manifests(made: Iterable[tuple[str, dict[str, Any] | str]], out: TextIO, errors: TextIO) -> int:
-    """Write a List that `kubectl apply -f -` takes, and why a row has no place in it; gives 1 when there is such a row.
+    """Write a List that `kubectl apply -f -` takes, and report the rows that fit into none; gives 1 when there is one.
 
-    As JSON: YAML has several opinions about which words are not texts.
+    In JSON, because YAML reads some plain words (no, on, null) as other values than strings.
     """
     out.write('{"apiVersion": "v1", "kind": "List", "items": [')
     separator, skipped = "\n", 0

@@ -156,6 +156,7 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
 
 def _flattened(documents: list[Any]) -> Iterator[Any]:
     for document in documents:
+        # `kubectl get -o yaml` prints several objects as one List
         if isinstance(document, dict) and document.get("kind") == "List":
             yield from document.get("items") or []
         else:
@@ -185,6 +186,7 @@ def finalizing(request: dict[str, Any]) -> dict[str, Any]:
     resource = the_object(request)
     metadata = resource.get("metadata") or {}
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    # an object that is being deleted already keeps its own time and finalizers
     deleted = {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0, "finalizers": [finalizer], **metadata}
     return {**request, key: {**resource, "metadata": deleted}, "finalizing": True}
 

@@ -58,6 +58,7 @@ def _run() -> int:
         with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder), screen.say) as world:
             screen.say(f"Using a temporary hook server at {world.url} and a temporary PostgreSQL.\n")
             for number, (title, step) in enumerate(STEPS, start=1):
+                # before the step, whose first line then shows that the row is gone
                 if step is repair:
                     lose(world)
                 screen.play(number, title, step, world)
@@ -263,6 +264,7 @@ def served(folder: Path, say: Callable[[str], None]) -> Iterator[World]:
     Raises StepFailed when it does not come up.
     """
     port = _free_port()
+    # what the shell sets for another server or database must not reach the demo's
     foreign = ("PSQL_", "HOOK_", "PG", "LOG_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environ |= {"HOOK_PORT": str(port), "HOOK_WORKERS": "2", "LOG_FORMAT": "text", "TMPDIR": str(folder)}

@@ -1,4 +1,4 @@
-"""The demo's own look at the database: what the hook server did is read past it, not asked of it."""
+"""The demo's own connection to the database: it reads the rows itself instead of asking the hook server."""
 
 from __future__ import annotations
 

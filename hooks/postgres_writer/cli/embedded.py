@@ -30,7 +30,7 @@ _STUDENTS = """
 def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
     """Run PostgreSQL in the folder, with a table students; yields the PSQL_* variables that reach it.
 
-    A signal to stop that arrives while it starts is obeyed when it can be stopped cleanly again.
+    A signal to stop that arrives while it starts takes effect once it can be stopped cleanly.
     Raises ConfigError when the package is missing, the folder is unusable, or another server uses it.
     """
     folder = data_folder.expanduser().resolve()

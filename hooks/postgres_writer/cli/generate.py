@@ -18,6 +18,8 @@ def _print_reference() -> int:
 
 def _print_completion(shell: str) -> int:
     program = click.get_current_context().find_root().command
+    # the variable that click derives from the name of the program
+    # https://click.palletsprojects.com/en/stable/shell-completion/
     completion = _SHELLS[shell](program, {}, PROGRAM, f"_{PROGRAM}_COMPLETE".replace("-", "_").upper())
     click.echo(completion.source())
     return 0

@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and sys.argv[1:2] == ["serve"]:
         patch()
     try:
+        # in standalone mode click would end the process itself, and drop the code that the command returns
         code = int(program.main(argv, prog_name=PROGRAM, standalone_mode=False) or 0)
+        # here, where a closed pipe can be handled; the flush at exit would print an error
         sys.stdout.flush()
     except click.ClickException as exc:
         exc.show()

@@ -63,6 +63,7 @@ def read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for declared in fields(cls):
         read = [one.read(environ) for one in declared.metadata.get("settings", ())]
+        # None leaves the field's own default, which a default_factory computes
         if read and read[0] is not None:
             join = declared.metadata.get("join")
             values[declared.name] = join(*read) if join else read[0]

@@ -64,6 +64,7 @@ class AuditResult:
 
 def _number(given: Mapping[str, object], name: str) -> float:
     value = given.get(name)
+    # JSON gives true as a bool, which is an int; Python's also reads Infinity and NaN
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         raise ValueError(f"{name} is not a number")
     return value

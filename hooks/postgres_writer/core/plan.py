@@ -37,7 +37,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Nothing is written; spec.table, refused until now, is listed if the row can be written to it by now."""
+    """Nothing is written; spec.table, which was refused before, is listed if the row can now be written to it."""
 
     id: str
     spec: Spec
@@ -111,10 +111,12 @@ class Outcome:
 def make_plan(request: HookRequest, permits: Permits) -> Plan:
     """Decide what must be true of which tables; ``permits`` is the table policy."""
     table = request.table
+    # a glob of the policy may match what cannot be a table: only what passes both is ever listed or written
     permitted = table if table is not None and is_table(table) and permits(request.namespace, table) else None
     if request.finalizing:
         return _plan_finalize(request, permitted)
     if request.paused:
+        # listed while paused, too: a write whose answer was lost may have put the row there
         return Skip(_may_hold(request, permitted))
     if request.spec is None:
         return _plan_refused(request, permitted, InvalidSpec(request.problem))
@@ -153,9 +155,12 @@ def _is_ready(request: HookRequest) -> bool:
 
 
 def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
+    # Metacontroller finalizes what its selector no longer matches, too: that resource lives on, and so does its row
+    # https://metacontroller.github.io/metacontroller/api/decoratorcontroller.html#finalize-hook
     if not request.deleting or request.retain:
         return Skip(_may_hold(request, permitted))
     listed = request.status.tables
+    # of listed tables the policy is not asked again: a delete reaches only the id of this resource
     tables = _united(listed, permitted)
     return Remove(request.id, tables, listed, request.spec, _may_hold(request, permitted)) if tables else Skip(())
 
@@ -165,6 +170,7 @@ def _plan_refused(request: HookRequest, permitted: str | None, verdict: Resource
     table = permitted if permitted in _may_hold(request, permitted) else None
     others = tuple(other for other in listed if other != table)
     new = table is not None and table not in listed
+    # otherwise the database is spared: nothing can be dropped from the list
     if new or others:
         return Inspect(request.id, table, new, others, verdict)
     return Skip(listed, verdict)

@@ -9,6 +9,7 @@ from fnmatch import translate
 import yaml
 from marshmallow import Schema, ValidationError, fields, validate
 
+# as fnmatch reads a set: a ] right after the [ or [! is one of its characters
 _SET = re.compile(r"\[!?]?[^]]*]")
 
 
@@ -57,4 +58,5 @@ def _pattern(glob: str) -> str:
     The dots of the glob itself use up all of a name that has as many, so none is left for a wildcard.
     """
     dots = _SET.sub("", glob).count(".")
+    # a lookahead, because translate() gives wildcards that match a dot and they cannot be told to leave it out
     return rf"(?=[^.]*{r'[.][^.]*' * dots}\Z){translate(glob)}"

@@ -17,7 +17,9 @@ MISSING_CODES = {"42P01", "3F000"}
 """undefined_table, invalid_schema_name: of the table itself, or of one that a trigger names."""
 _CANNOT_HOLD_CODES = {"42703", "42883", "22P02", "42809"}
 """Asked for an id, the table has no such column, one of another type, or is not a table: it cannot hold the row."""
+# insufficient_privilege: a missing grant and a row that a policy refuses share it
 _DENIED_CODE = "42501"
+# invalid_column_reference: no unique index fits ON CONFLICT (id)
 _NO_KEY_CODE = "42P10"
 
 
@@ -138,6 +140,7 @@ def lacks_key(access: Access, refused: Refused) -> bool:
 
 def policies_refuse(access: Access, refused: Refused) -> bool:
     """Say whether the write was refused by policies, which no grant of the survey shows."""
+    # taken: the unique index has the id, and policies may hide its row
     return access.found and access.policies and (refused.code == _DENIED_CODE or refused.guard == "taken")
 
 
@@ -150,7 +153,7 @@ def may_hide(access: Access, refused: Refused) -> bool:
 
 
 def not_found(table: str) -> TableNotFound:
-    """Say that the table has to be made."""
+    """Give the error for a table that does not exist."""
     return TableNotFound(
         f"Table {table} does not exist; create it or correct spec.table (case-sensitive). "
         "The row will be written once the table exists."
@@ -184,6 +187,7 @@ def _explain_move(table: str, refused: Refused, vacate: Mapping[str, Access]) ->
             return AccessDenied(
                 f"The row cannot be moved out of table {old}: the PostgresWriter role needs SELECT and DELETE on it."
             )
+        # nothing else hides a row: policies, or the condition of a view, whose key is unknown
         if refused.guard == "unseen" and (access.policies or access.key is Key.UNKNOWN):
             return RowRejected(
                 f"The row cannot be moved out of table {old}: {_HIDDEN}. Show the role its rows, or give it BYPASSRLS."
@@ -218,7 +222,7 @@ def explain_delete(table: str, refused: Refused, access: Access | None = None) -
 
 
 def explain_hidden(table: str) -> DeleteFailed:
-    """Say that a row which is not seen may be there, and name the ways out."""
+    """Give the error for a row that may exist though it is not visible; name the ways out."""
     return DeleteFailed(
         f"The row could not be deleted from table {table}: {_HIDDEN}. Show the role its rows by a policy, give it "
         f"BYPASSRLS, or {_RETAIN}"

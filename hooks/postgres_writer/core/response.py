@@ -71,10 +71,12 @@ def resync_after(request: HookRequest, retry: Retry, now: float, period: float, 
         return RECORDED_SECONDS
     if retry is Retry.TRANSIENT and slot is not None:
         return round(slot, 3)
+    # not hash(), which differs from replica to replica and after a restart
     digest = blake2b((request.uid or request.id).encode(), digest_size=6).digest()
     share = int.from_bytes(digest, "big") / 2**48
     if retry is Retry.USER_ACTION:
         return round(USER_ACTION_SECONDS * (0.5 + share), 3)
+    # by Unix time, not from the start of the process: the slot is the same in every replica
     wait = (share * period - now) % period
     if retry is Retry.TRANSIENT:
         return round(max(wait, min(RETRY_SECONDS, period)), 3)
@@ -103,6 +105,7 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
 
 def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any]:
     tables, observed_table = _recorded(request, outcome.tables)
+    # the composite controller sets observedGeneration itself, the decorator controller does not
     status: dict[str, Any] = {"observedGeneration": request.generation, "id": request.id}
     if observed_table is not None:
         status["observedTable"] = observed_table

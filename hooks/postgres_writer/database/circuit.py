@@ -20,8 +20,8 @@ class Circuit:
     def admits(self, now: float, connected: bool) -> bool:
         """Say whether a caller may ask the database now.
 
-        A caller with a live connection is held back only when the server hangs. When the time is over one caller is
-        let through to try, the others wait for another while.
+        A caller with a live connection is held back only when the server hangs. When the time is over, one caller is
+        let through to try; the others are held back for the same time again.
         """
         # without the lock, for which every statement would queue: an outdated value costs one call, not correctness
         if not self._until or (connected and not self._hanging):
@@ -76,7 +76,7 @@ class TableCircuits:
         self._troubles: dict[str, _Trouble] = {}
 
     def admits(self, tables: frozenset[str], now: float) -> bool:
-        """Say whether a message that names these tables may be sent: for each that tripped, one now and then."""
+        """Say whether a message that names these tables may be sent; of a tripped table, one at a time as a trial."""
         if not self._troubles:
             return True
         tripped = [self._troubles[table] for table in tables if self._is_open(table)]

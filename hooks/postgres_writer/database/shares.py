@@ -47,7 +47,7 @@ class Shares:
             self._held[table] += 1
 
     def give_back(self, tables: Tables) -> None:
-        """Get a connection back."""
+        """Note that a message of these tables has returned its connection."""
         self.lent -= 1
         for table in tables:
             self._held[table] -= 1

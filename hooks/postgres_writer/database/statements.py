@@ -17,10 +17,11 @@ from postgres_writer.deadlines import LOCK_SHARE
 
 @dataclass(frozen=True, eq=False)
 class Statement:
-    """One message for the server. ``parameters`` in their order, when it is worth keeping it prepared.
+    """One message for the server.
 
-    ``tables`` are those that it names, ``writes`` says whether it puts rows there or deletes them. The same statement
-    for the same table is the same object, so that a session can remember what it made of it.
+    ``parameters`` are the names of its parameters, in order, if it is to be prepared; otherwise empty. ``tables`` are
+    those that it names, ``writes`` says whether it inserts, updates or deletes rows. A statement to be prepared is the
+    same object each time for the same table, so that a session finds what it prepared.
     """
 
     text: Composed
@@ -262,7 +263,7 @@ def remove(table: str) -> Statement:
 
 
 def remove_unlisted(table: str) -> Statement:
-    """Do the same for a table that may never have held the row; the guard spares foreign tables and the like."""
+    """Do the same for a table that may never have held the row; a guard excludes what cannot take rows of ours."""
     text = SQL("; ").join([_typed(_UNFIT, table), _typed(_REMOVE, table)])
     return Statement(text, tables=frozenset({table}), writes=True)
 
@@ -286,7 +287,7 @@ def equal(table: str) -> Statement:
 
 
 def survey(table: str) -> Statement:
-    """Ask what there is to know of a table: gives the fields of Access."""
+    """Ask whether a table exists and what the role can do with it: gives the fields of Access."""
     return Statement(_SURVEY.format(takes_rows=_TAKES_ROWS), tables=frozenset({table}))
 
 

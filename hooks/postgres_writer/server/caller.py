@@ -31,6 +31,7 @@ def call_from_socket(connection: Any) -> Call:
     """Give the arrival and the hang-up test of the request on a connection (a socket, or None outside a server)."""
     if not isinstance(connection, socket.socket):
         return Call(time.monotonic(), _never)
+    # the last data received is of this request: Go's client sends the next one only after the answer
     arrival = time.monotonic() - _seconds_since_data(connection)
     return Call(arrival, partial(_hung_up, connection))
 
@@ -44,6 +45,7 @@ def bytes_received(connection: socket.socket) -> int:
 def bytes_taken(connection: socket.socket) -> int:
     """Give how many of the bytes that have arrived on a connection were read from it."""
     try:
+        # FIONREAD: what has arrived and was not read yet; https://man7.org/linux/man-pages/man7/tcp.7.html
         waiting = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_INT.size))
     except (OSError, ValueError):
         return bytes_received(connection)
@@ -66,6 +68,7 @@ def _hung_up(connection: socket.socket) -> bool:
     # unlike poll() it keeps the interpreter's lock, for which a busy worker would queue again
     info = _tcp_info(connection, 1)
     if info:
+        # a caller that has only closed its sending side counts, too: Go closes a connection to abandon the call
         return info[0] != _ESTABLISHED
     descriptor = connection.fileno()
     if descriptor < 0:

@@ -1,4 +1,4 @@
-"""The retry slots of one worker: soft state, as the circuit is. Lost, it costs some retries that come together."""
+"""The retry slots of one worker: soft state, as the circuit is. If it is lost, some retries come at the same time."""
 
 from __future__ import annotations
 

@@ -61,10 +61,10 @@ def remove_abandoned(place: Path) -> None:
 
 
 class WorkerSlots:
-    """Which worker writes to which files: one that replaces another goes on in its files.
+    """Which worker writes to which files: one that replaces another continues in its files.
 
-    So the sums of a worker that has ended stay, and workers that end again and again fill no memory with files. No two
-    living workers share a slot, whatever their order: a slot is free when its worker has been reaped.
+    This keeps the totals of a worker that has ended, and workers that end again and again do not fill the memory with
+    files. No two living workers share a slot, whatever their order: a slot is free once its worker has been reaped.
     """
 
     def __init__(self, folder: Path) -> None:

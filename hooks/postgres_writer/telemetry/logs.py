@@ -93,6 +93,7 @@ def describe_exception(error: BaseException) -> str:
         frames = "".join(traceback.format_tb(seen.__traceback__)).rstrip()
         message = f": {seen.strerror}" if isinstance(seen, OSError) and seen.strerror else ""
         parts.append(f"{type(seen).__qualname__}{message}\n{frames}")
+        # the chain as Python prints it: `raise ... from None` ends it
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return "\ncaused by ".join(parts)
 

@@ -37,6 +37,7 @@ if VARIABLE in os.environ:
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
+# up to the time-out of the webhook: a slower answer reaches no one
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 HOOK_REQUESTS = Counter(
@@ -71,6 +72,8 @@ CUT_OFF = Counter(
 CONNECTIONS_OPEN = Gauge(
     "postgres_writer_database_connections",
     "Connections to PostgreSQL that are open now.",
+    # without the workers that have ended: their connections ended with them
+    # https://prometheus.github.io/client_python/multiprocess/
     multiprocess_mode="livesum",
 )
 CONNECTIONS_OPENED = Counter(
