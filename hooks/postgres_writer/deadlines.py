@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+# https://metacontroller.github.io/metacontroller/api/hook.html
 WEBHOOK_SECONDS = 10.0
 """After this Metacontroller gives up on a call (its default; metacontroller/*.yaml say the same)."""
 WRITE_BY_SECONDS = 8.5
@@ -33,6 +34,8 @@ DATABASE_SECONDS = 8.0
 """What connect and statement time-out may add up to; the rest is for reading the request and writing the answer."""
 CLIENT_GRACE_SECONDS = 0.5
 """How much longer than the server's statement_timeout the client waits, so that the server's error comes first."""
+# below 1: at the same length statement_timeout would always end the wait first
+# https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
 LOCK_SHARE = 0.75
 """lock_timeout as a share of statement_timeout, to distinguish waiting for a lock from a slow statement."""
 CIRCUIT_SECONDS = 2.0
@@ -51,6 +54,7 @@ CONNECTION_LIFE_SECONDS = 3600.0
 or a name once led to, must not be kept permanently."""
 CONNECTION_SECONDS = 15.0
 """Longest life of one request on a connection from its first byte on: no one waits for a later answer."""
+# IdleConnTimeout of its default transport: https://pkg.go.dev/net/http#DefaultTransport
 KEEPALIVE_SECONDS = 120
 """Go's HTTP client drops idle connections after 90 s: ours must live longer, or a request races the close."""
 GRACEFUL_SECONDS = 15

@@ -133,6 +133,7 @@ class Audit:
             known |= {name: relation.label for name, relation in again.relations.items()}
             unsure = {*self._found.ambiguous, *again.ambiguous}
             fitting = [name for name, its in known.items() if its == label and name not in unsure]
+            # the shortest has no schema, if one without is certain
             self._spellings[label] = min(fitting, key=len, default=label)
         return self._spellings[label]
 

@@ -159,6 +159,7 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
     if resource is None:
         for row in _distinct(rows):
             yield _no_resource(row, tables)
+    # released: no sync comes for it any more, so its row may hold anything
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
         detail = "the controller's selector does not match it; its row is the user's own"
         yield Finding(Kind.UNMANAGED, resource.id, resource.table or "", detail)
@@ -198,10 +199,12 @@ def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Itera
     # a parent also shows the rows of what inherits from it: its own comes first
     own = min(at_home, key=lambda row: row.place[0] != row.relation.oid, default=None)
     if own is None:
+        # of a table that could not be read nothing is known, so nothing is called missing from it
         if home is None or home.oid not in tables.unreadable:
             repairable = resource.values is not None and not resource.paused
             why = _why_missing(resource, home)
             yield Finding(Kind.MISSING, resource.id, resource.table or "", why, repairable=repairable)
+    # an invalid spec asks for no values from which the row could differ
     elif resource.values is not None and resource.values != own.values:
         differences = differences_of(resource.values, own.values)
         detail = "paused" if resource.paused else ""

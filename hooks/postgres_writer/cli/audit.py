@@ -119,6 +119,7 @@ def _dry_run(arguments: SimpleNamespace) -> int:
     """
     with _opened(arguments.filename) as file:
         text = file.read().decode(errors="replace")
+    # printed by a cluster or not: no hook is called here, so a uid does no harm
     found = list(requests_of(text, force=True, namespace=arguments.namespace or "default"))
     requests = [load_request(request) for request in found]
     policy = load_policy(Path(arguments.policy)) if arguments.policy else ALLOW_ALL

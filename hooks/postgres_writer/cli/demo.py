@@ -53,6 +53,7 @@ def _run() -> int:
     # https://no-color.org and https://force-color.org
     wanted = bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
     screen = Screen(colours=wanted and not os.environ.get("NO_COLOR"))
+    # like Ctrl-C, so that server, database and folder are removed then, too
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder), screen.say) as world:
@@ -318,6 +319,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 def _free_port() -> int:
     with socket.socket() as probe:
+        # another process may take the port meanwhile: the server then says so, and the demo shows it
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port

@@ -173,6 +173,7 @@ def explain_write(
         )
     if not access.is_target:
         return RowRejected(f"{table} is not writable: it must be a table or an updatable view.")
+    # not written yet, so it is treated like a table without a grant: it must not hold up the deletion
     if not listed and policies_refuse(access, refused):
         return AccessDenied(
             f"The row cannot be written to table {table}: its row-level security does not allow the PostgresWriter "

@@ -40,6 +40,7 @@ def build_response(
         # A changed status would cost an API write on an object that is about to vanish.
         "status": request.raw_status if echo else _status(request, outcome, now),
         "children" if request.controller == "composite" else "attachments": [],
+        # in every answer, instead of resyncPeriodSeconds, which would enqueue all resources at the same time
         "resyncAfterSeconds": resync_after(request, retry_of(outcome), now, period, slot),
         "finalized": finalized,
     }
