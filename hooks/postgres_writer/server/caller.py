@@ -43,13 +43,17 @@ def bytes_received(connection: socket.socket) -> int:
 
 
 def bytes_taken(connection: socket.socket) -> int:
-    """Give how many of the bytes that have arrived on a connection were read from it."""
+    """Give how many of the bytes that have arrived on a connection were read from it.
+
+    Fewer if some arrive meanwhile, never more: those would be overlooked as the beginning of the next request.
+    """
+    received = bytes_received(connection)
     try:
         # FIONREAD: what has arrived and was not read yet; https://man7.org/linux/man-pages/man7/tcp.7.html
         waiting = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_INT.size))
     except (OSError, ValueError):
-        return bytes_received(connection)
-    return bytes_received(connection) - int(_INT.unpack(waiting)[0])
+        return received
+    return received - int(_INT.unpack(waiting)[0])
 
 
 def _never() -> bool:
