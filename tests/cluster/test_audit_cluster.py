@@ -103,9 +103,7 @@ def test_a_delete_that_is_swallowed_is_not_called_done(setting: Setting) -> None
 
 def test_a_second_row_that_no_status_lists_can_be_pruned_and_the_first_cannot(setting: Setting) -> None:
     setting.database.create_table("old")
-    setting.apply("double")
-    setting.row("double")
-    setting.row("double", table="old")
+    setting.double()
     about = f"{setting.namespace}/double"
     assert setting.findings("--table", "old") == [("duplicate", "double")]
     assert setting.audit("--prune", about, "--yes").returncode == 2, "without --table old nobody knows of it"
@@ -117,9 +115,7 @@ def test_a_second_row_that_no_status_lists_can_be_pruned_and_the_first_cannot(se
 
 def test_a_second_row_is_kept_once_its_resource_names_that_table(setting: Setting) -> None:
     setting.database.create_table("old")
-    setting.apply("double")
-    setting.row("double")
-    setting.row("double", table="old")
+    setting.double()
     asked = Asked(setting, "--table", "old", "--prune")
     setting.kubectl("patch", PGW, "double", "--type=merge", '--patch={"spec":{"table":"old"}}')
     code, said = asked.answer("y")

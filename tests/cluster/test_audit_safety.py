@@ -67,9 +67,7 @@ def test_the_stray_row_of_a_parent_goes_without_the_child_s_row(setting: Setting
 
 def test_a_duplicate_is_kept_once_it_is_the_only_row(setting: Setting) -> None:
     setting.database.create_table("old")
-    setting.apply("double")
-    setting.row("double")
-    setting.row("double", table="old")
+    setting.double()
     asked = Asked(setting, "--table", "old", "--prune")
     setting.database.query("DELETE FROM students")
     code, said = asked.answer("y")
@@ -135,17 +133,20 @@ def test_a_database_or_cluster_in_which_nothing_fits_is_not_emptied(setting: Set
     assert setting.rows() == ["orphan-1", "orphan-2"]
 
 
+def check_both_stay(setting: Setting) -> None:
+    """Check that a second row of a resource is not deleted: with it the first one would go."""
+    setting.double()
+    done = prune(setting, "--table", "old")
+    assert (done.returncode, "0 of 1 rows deleted." in done.stdout) == (1, True), done.stdout
+    assert setting.rows() == setting.rows("old") == ["double"]
+
+
 def test_a_rule_that_deletes_the_live_row_instead_is_rolled_back(setting: Setting) -> None:
     setting.database.create_table("old")
     setting.database.query(
         "CREATE RULE sly AS ON DELETE TO old DO INSTEAD DELETE FROM students WHERE students.id = OLD.id"
     )
-    setting.apply("double")
-    setting.row("double")
-    setting.row("double", table="old")
-    done = prune(setting, "--table", "old")
-    assert (done.returncode, "0 of 1 rows deleted." in done.stdout) == (1, True), done.stdout
-    assert setting.rows() == setting.rows("old") == ["double"]
+    check_both_stay(setting)
 
 
 def test_a_trigger_that_would_take_the_live_row_along_is_rolled_back(setting: Setting) -> None:
@@ -155,12 +156,7 @@ def test_a_trigger_that_would_take_the_live_row_along_is_rolled_back(setting: Se
         " $$ BEGIN DELETE FROM students WHERE id = OLD.id; RETURN OLD; END $$"
     )
     setting.database.query("CREATE TRIGGER follow AFTER DELETE ON old FOR EACH ROW EXECUTE FUNCTION follow()")
-    setting.apply("double")
-    setting.row("double")
-    setting.row("double", table="old")
-    done = prune(setting, "--table", "old")
-    assert (done.returncode, "0 of 1 rows deleted." in done.stdout) == (1, True), done.stdout
-    assert setting.rows() == setting.rows("old") == ["double"]
+    check_both_stay(setting)
 
 
 def test_a_row_with_a_write_in_flight_is_kept(setting: Setting) -> None:

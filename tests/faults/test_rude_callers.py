@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +22,7 @@ from support.certificates import make_certificate
 from support.postgres import Database
 from support.scrape import scrape
 from support.server import ServerProcess, running_server, serving
+from support.waiting import wait_until
 
 TOKEN = "the-right-token"
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
@@ -174,12 +175,13 @@ def read_all(client: socket.socket) -> None:
 def test_what_callers_leave_undone_is_cut_off_and_counted(shared_database: Database, tmp_path: Path) -> None:
     """All kinds at once, on servers with and without TLS, because each of them waits for the same 15 s."""
     made = make_certificate(tmp_path)
-    files = {"HOOK_TLS_CERT_FILE": str(made.certificate), "HOOK_TLS_KEY_FILE": str(made.key)}
+    secure = {**shared_database.environ, **made.environ}
     kinds = ("half a head", "half a body", "half a chunk", "nothing")
-    with running_server(shared_database) as plain, ExitStack() as stack:
-        encrypted = ServerProcess({**shared_database.environ, **files}, scheme="https", verify=str(made.certificate))
-        stack.callback(encrypted.stop)
-        encrypted.start()
+    with (
+        running_server(shared_database) as plain,
+        serving(ServerProcess(secure, scheme="https", verify=str(made.certificate))) as encrypted,
+        ExitStack() as stack,
+    ):
         open_ones = {kind: stack.enter_context(connect(plain.port, STAYING[kind][1])) for kind in kinds}
         open_ones["half a head after an answer"] = later = stack.enter_context(connect(plain.port, KEPT))
         assert later.recv(1000).startswith(b"HTTP/1.1 200")
@@ -194,8 +196,8 @@ def test_what_callers_leave_undone_is_cut_off_and_counted(shared_database: Datab
         open_ones["half a head, TLS"] = shaken
         for kind, client in open_ones.items():
             assert ends_within(client, 25), f"{kind} is still open"
-        wait_until(lambda: cut_off(plain) == len(kinds) + 2, plain)
-        wait_until(lambda: cut_off(encrypted) == 3, encrypted)
+        wait_until(lambda: cut_off(plain) == len(kinds) + 2, lambda: f"{cut_off(plain)} cut off: {plain.logs}")
+        wait_until(lambda: cut_off(encrypted) == 3, lambda: f"{cut_off(encrypted)} cut off: {encrypted.logs}")
         assert ends_within(reading_nothing, 10), "a caller that never read still gets answers"
 
 
@@ -214,13 +216,6 @@ def ends_within(client: socket.socket, seconds: float) -> bool:
 
 def cut_off(server: ServerProcess) -> float:
     return scrape(server).total("postgres_writer_connections_cut_off_total")
-
-
-def wait_until(condition: Callable[[], bool], server: ServerProcess) -> None:
-    deadline = time.monotonic() + 25
-    while not condition():
-        assert time.monotonic() < deadline, (cut_off(server), server.logs)
-        time.sleep(0.1)
 
 
 def test_large_bodies_are_read_one_at_a_time(shared_database: Database) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from postgres_writer.cli.commands import COMMANDS
+from support.programs import require_program
 from support.server import PROGRAM
 
 # Tab inserts the only match, and a key of its own all of several; the line is echoed then in place of being run.
@@ -104,8 +104,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=SHELLS)
 def terminal(request: pytest.FixtureRequest, folder: Path) -> Iterator[Terminal]:
     """Start the shell in the folder."""
-    if shutil.which(request.param) is None:
-        pytest.skip(f"{request.param} is not installed")
+    require_program(request.param, request.param)
     terminal = Terminal(request.param, folder)
     yield terminal
     terminal.close()

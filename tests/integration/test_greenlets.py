@@ -16,6 +16,7 @@ from support import server as support_server
 from support.callers import Answer, ask, body
 from support.postgres import Database
 from support.server import ServerProcess, running_server
+from support.waiting import wait_until
 
 INSPECTOR = '''
 import _thread, functools, gc, json, os, signal, sys, types
@@ -78,10 +79,7 @@ def inspected(server: ServerProcess, result: Path) -> dict[str, list[str]]:
     """Let the worker look for what it should not have."""
     [worker] = server.workers()
     os.kill(worker, signal.SIGRTMIN)
-    deadline = time.monotonic() + 60
-    while not result.exists():
-        assert time.monotonic() < deadline, server.logs
-        time.sleep(0.05)
+    wait_until(result.exists, lambda: server.logs)
     found: dict[str, list[str]] = json.loads(result.read_text())
     return found
 

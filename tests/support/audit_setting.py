@@ -56,6 +56,12 @@ class Setting:
         for name in names:
             self.database.query(f"INSERT INTO {table} VALUES (%s, 'alex', 23, 'canada')", f"{self.namespace}/{name}")
 
+    def double(self) -> None:
+        """Make a resource with its row, and a second row of it in the table old."""
+        self.apply("double")
+        self.row("double")
+        self.row("double", table="old")
+
     def rows(self, table: str = "students") -> list[str]:
         return [about.partition("/")[2] for about, *_ in self.database.rows(table)]
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import configparser
-import os
 import re
-import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -19,6 +17,7 @@ from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import SETTINGS, Config, DatabaseConfig
 from postgres_writer.database.store import Store
 from postgres_writer.server.app import create_app
+from support.programs import require_program
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
@@ -116,12 +115,7 @@ def test_the_script_of_the_guide_is_executable() -> None:
 
 
 def test_shellcheck_finds_nothing_in_the_scripts() -> None:
-    checker = shutil.which("shellcheck")
-    if checker is None:
-        message = "shellcheck is not here: install Debian's package shellcheck."
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+    checker = require_program("shellcheck", "shellcheck")
     scripts = [ROOT / ".ci" / "run", *K8S.rglob("*.sh")]
     assert len(scripts) >= 3
     done = subprocess.run([checker, *map(str, scripts)], capture_output=True, text=True, check=False)

@@ -141,15 +141,22 @@ def test_the_owner_of_a_table_meets_forced_policies(secured: Limited) -> None:
     assert secured.database.rows() == [ROW]
 
 
-def test_policies_of_a_partition_do_not_apply_to_its_table(limited: Limited) -> None:
+def write_to_parts(limited: Limited, secured: str) -> Subject:
+    """Make a partitioned table, secure it, and let a resource have its row there."""
     limited.run(
         "CREATE TABLE parts (LIKE students INCLUDING ALL) PARTITION BY HASH (id);"
-        "CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 1, REMAINDER 0);"
-        "ALTER TABLE parts_0 ENABLE ROW LEVEL SECURITY; ALTER TABLE parts_0 FORCE ROW LEVEL SECURITY"
+        "CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 1, REMAINDER 0);" + secured
     )
     limited.grant(EVERY, "parts")
     subject = limited.subject
     assert subject.edit(table="parts").sync() is Operation.INSERTED
+    return subject
+
+
+def test_policies_of_a_partition_do_not_apply_to_its_table(limited: Limited) -> None:
+    subject = write_to_parts(
+        limited, "ALTER TABLE parts_0 ENABLE ROW LEVEL SECURITY; ALTER TABLE parts_0 FORCE ROW LEVEL SECURITY"
+    )
     listed = subject.status
     assert subject.finalize()
     subject.status = listed
@@ -158,14 +165,9 @@ def test_policies_of_a_partition_do_not_apply_to_its_table(limited: Limited) -> 
 
 
 def test_policies_of_a_partitioned_table_hide_its_rows(limited: Limited) -> None:
-    limited.run(
-        "CREATE TABLE parts (LIKE students INCLUDING ALL) PARTITION BY HASH (id);"
-        "CREATE TABLE parts_0 PARTITION OF parts FOR VALUES WITH (MODULUS 1, REMAINDER 0);"
-        "ALTER TABLE parts ENABLE ROW LEVEL SECURITY; CREATE POLICY shown ON parts USING (true)"
+    subject = write_to_parts(
+        limited, "ALTER TABLE parts ENABLE ROW LEVEL SECURITY; CREATE POLICY shown ON parts USING (true)"
     )
-    limited.grant(EVERY, "parts")
-    subject = limited.subject
-    assert subject.edit(table="parts").sync() is Operation.INSERTED
     limited.run("ALTER POLICY shown ON parts USING (false) WITH CHECK (true)")
     assert not subject.finalize()
     assert limited.database.rows("parts") == [ROW]

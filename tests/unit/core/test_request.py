@@ -58,7 +58,10 @@ NO_REQUEST: list[tuple[str, Any, str]] = [
     ("a list", [], "JSON object"),
     ("a text", "parent", "JSON object"),
     ("null", None, "JSON object"),
+    ("true", True, "JSON object"),
+    ("a number", 7, "JSON object"),
     ("nothing in it", {}, "either 'parent'"),
+    ("neither parent nor object", {"controller": {}, "children": {}}, "either 'parent'"),
     ("parent and object", {"parent": resource(), "object": resource()}, "either 'parent'"),
     ("parent and object are null", {"parent": None, "object": None}, "either 'parent'"),
     ("parent is a list", {"parent": []}, "resource in the body"),
@@ -67,6 +70,7 @@ NO_REQUEST: list[tuple[str, Any, str]] = [
     ("no metadata", {"parent": {"spec": spec_with()}}, "must have metadata"),
     ("metadata is null", {"parent": {"metadata": None}}, "must have metadata"),
     ("metadata is a list", {"parent": {"metadata": []}}, "must have metadata"),
+    ("metadata is a text", {"parent": {"metadata": "x"}}, "must have metadata"),
     *(
         (f"{field}: {what}", {"parent": _with(field, value)}, f"metadata.{field}")
         for field in ("namespace", "name")
@@ -75,6 +79,7 @@ NO_REQUEST: list[tuple[str, Any, str]] = [
             ("null", None),
             ("empty", ""),
             ("a number", 7),
+            ("a list", ["x"]),
             ("a NUL", "a\0b"),
             ("a lone surrogate", "a\ud800"),
         )
