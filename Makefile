@@ -1,12 +1,12 @@
 # Every target creates .venv if it is missing and needs only Python 3.10 or newer (with venv) and make.
-# `make test TESTS=tests/unit/test_plan.py` runs a part of the tests.
+# `make test TESTS=tests/unit/core/test_plan.py` runs one file of the tests.
 
 SHELL := /bin/bash
 PYTHON ?= python3
 KUBECTL ?= kubectl
 CONTROLLER ?= composite
 BIN := .venv/bin
-# the Python of the Dockerfile; --upgrade, because the lock is made to be renewed
+# the Python of the Dockerfile; --upgrade, because `make lock` is run to get newer versions
 LOCK := --quiet --upgrade --python-version 3.13 --generate-hashes
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' hooks/postgres_writer/__init__.py)
 CRD := postgreswriters.demo.yash.com
@@ -17,14 +17,14 @@ CRD := postgreswriters.demo.yash.com
 .PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Try it
 
 demo: .venv/.installed ## Walk through a row's life cycle on a temporary server and database
 	@$(BIN)/postgres-writer demo
 
-run: .venv/.installed ## Serve the hooks on port 8080, on the database of PSQL_HOST or an embedded one
+run: .venv/.installed ## Serve the hooks on port 8080, with the database of PSQL_HOST or an embedded one
 	@export LOG_FORMAT=$${LOG_FORMAT:-text}; \
 	if [ -n "$${PSQL_HOST:-}" ]; then exec $(BIN)/postgres-writer serve; \
 	else exec $(BIN)/postgres-writer serve --embedded; fi
@@ -34,37 +34,37 @@ run: .venv/.installed ## Serve the hooks on port 8080, on the database of PSQL_H
 test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of them)
 	$(BIN)/pytest $(or $(TESTS),-n 2 --dist loadfile tests/unit tests/integration)
 
-test-faults: .venv/.dev ## Run the slow tests with stopped, killed and hanging parts
+test-faults: .venv/.dev ## Run the slow tests, in which parts are stopped, killed or made to hang
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
 
-coverage: .venv/.dev ## Run the tests of the server and the audit, and require 95 % of the branches
+coverage: .venv/.dev ## Run the tests of the server and the audit, and require 95 % branch coverage
 	$(BIN)/pytest --cov=postgres_writer tests/unit tests/integration tests/faults tests/cluster/test_audit_*.py
 
-test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (builds one at the first run)
+test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (the first run builds it)
 	$(BIN)/pytest $(or $(TESTS),tests/cluster)
 
-e2e: .venv/.dev ## Run the tests with a real Metacontroller (METACONTROLLER names it, or it is on PATH)
+e2e: .venv/.dev ## Run the tests with a real Metacontroller (on PATH, or named by METACONTROLLER)
 	$(BIN)/pytest -m "not soak" $(or $(TESTS),tests/e2e)
 
-soak: .venv/.dev ## Mix faults and users at random for SECONDS (600); SEED repeats a run
+soak: .venv/.dev ## Run random faults and edits for SECONDS (600); SEED repeats a run
 	SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak $(or $(TESTS),tests/e2e)
 
-bench: .venv/.dev ## Measure speed and cost beside a bare Flask endpoint (needs wrk and pgbouncer; SECONDS=9 per case)
+bench: .venv/.dev ## Measure speed and cost, compared with a bare Flask endpoint (needs wrk and pgbouncer; SECONDS=9 per case)
 	@PLOT=$${PLOT:-docs/resync.svg} PYTHONPATH=tests $(BIN)/python -m bench
 
-test-bench: .venv/.dev ## Run the short form of the benchmark, with bounds that hold on a busy machine
+test-bench: .venv/.dev ## Run a short form of the benchmark, with bounds that hold on a busy machine
 	$(BIN)/pytest $(or $(TESTS),tests/bench)
 
-bench-cluster: .venv/.dev ## Race a naive hook through a real Metacontroller: rates and CPU per object (ROUNDS=3)
+bench-cluster: .venv/.dev ## Compare with a minimal hook on a real Metacontroller: rates and CPU per object (ROUNDS=3)
 	PYTHONPATH=tests $(BIN)/python -m bench.race
 
-bench-audit: .venv/.dev ## Measure an audit of N=20000 resources and rows against a played API server: seconds, MB, CPU
+bench-audit: .venv/.dev ## Measure an audit of N=20000 resources and rows with a simulated API server: seconds, MB, CPU
 	@PYTHONPATH=tests $(BIN)/python -m bench.audit
 
 bench-scale: .venv/.dev ## Measure what OBJECTS=2000 resources cost: memory, a steady hour, a restart, outages, an audit
 	PYTHONPATH=tests $(BIN)/python -m bench.scale
 
-bench-crd: .venv/.dev ## Measure what an object costs the API server, beside 0.1.0's CRD (ROUNDS=41; needs the API server only)
+bench-crd: .venv/.dev ## Measure what an object costs the API server, compared with 0.1.0's CRD (ROUNDS=41; needs only the API server)
 	PYTHONPATH=tests $(BIN)/python -m bench.crd
 
 check: .venv/.dev ## Check style, types, import rules and lengths
@@ -91,12 +91,12 @@ picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
 image: ## Build the container image, with the version of the package
 	docker build -t postgres-writer:$(VERSION) --build-arg VERSION=$(VERSION) .
 
-lock: | .venv/bin/python ## Pin the container image's dependencies again, with hashes
+lock: | .venv/bin/python ## Update the pinned dependencies of the container image, with hashes
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) --python-platform linux -o requirements.lock setup.cfg
 	echo 'setuptools>=77' | UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) -o requirements-build.lock -
 
-# See it in a cluster of its own on this machine
+# Try it in a kind cluster on this machine
 
 kind: ## Create a kind cluster with everything in it, apply the sample and show its row (needs docker, kind, kubectl, git, openssl)
 	@k8s/kind/kind.sh up
@@ -111,7 +111,7 @@ install: ## Install the CRD and the controller (CONTROLLER=composite or decorato
 	$(KUBECTL) wait --for=condition=Established --timeout=60s crd/$(CRD)
 	$(KUBECTL) apply -f metacontroller/$(CONTROLLER).yaml
 
-# The resources go first, while the controller still runs: only it can release their finalizers.
+# The resources are deleted first, while the controller still runs: only it removes their finalizers.
 uninstall: ## Delete every PostgresWriter with its row, then the controller, then the CRD
 	@if $(KUBECTL) get crd $(CRD) >/dev/null 2>&1; then \
 		$(KUBECTL) delete $(CRD) --all --all-namespaces --wait --timeout=300s; fi

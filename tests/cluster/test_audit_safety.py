@@ -166,7 +166,7 @@ def test_a_row_with_a_write_in_flight_is_kept(setting: Setting) -> None:
         cursor.execute("BEGIN")
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(f"{setting.namespace}/orphan"),))
         done = prune(setting)
-    assert (done.returncode, "a write of it is under way" in done.stdout) == (1, True), done.stdout
+    assert (done.returncode, "a write of it is in progress" in done.stdout) == (1, True), done.stdout
     assert setting.rows() == ["bystander", "orphan"]
 
 

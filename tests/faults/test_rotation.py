@@ -102,7 +102,7 @@ def test_a_token_file_that_is_emptied_by_mistake_leaves_the_last_tokens_in_force
         load.wait_for(50)
         assert not load.failures, load.answers
         assert server.post("sync", payload(resource())).status_code == 401, "it does not open the door either"
-        assert "holds no token" in server.logs
+        assert "contains no token" in server.logs
 
 
 @pytest.fixture

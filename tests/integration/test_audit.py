@@ -85,7 +85,7 @@ def test_values_are_shown_only_on_demand(database: Database) -> None:
     assert silent.returncode == 1
     assert "default/a    " in silent.stdout
     assert "name, age, country" in silent.stdout
-    assert "retained" in silent.stdout
+    assert "kept on purpose" in silent.stdout
     for value in ("Zoë", "99", "Yara", "oman"):
         assert value not in silent.stdout
     shown = audit(database, "--show-values", resources=[made("a")])

@@ -146,7 +146,7 @@ class Audit:
     def source(self) -> Source:
         """The cluster. Raises AuditError when a list was given instead."""
         if self._source is None:
-            raise AuditError("A printed list cannot be read again: omit FILE.")
+            raise AuditError("This needs the cluster: omit FILE.")
         return self._source
 
     def _note(self, resources: Callable[[int], Iterator[Resource]]) -> None:
@@ -266,7 +266,7 @@ def chosen_findings(spool: Spool, ids: Iterable[str], namespace: str | None) -> 
         return prunable
     unknown = sorted(wanted - {finding.id for finding in prunable})
     if unknown:
-        raise AuditError(f"No row without a resource has the id {', '.join(unknown)}: see what the audit lists.")
+        raise AuditError(f"No row without a resource has the id {', '.join(unknown)}: run the audit to list them.")
     return [finding for finding in prunable if finding.id in wanted]
 
 

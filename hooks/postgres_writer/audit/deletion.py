@@ -55,7 +55,7 @@ def delete(
         return str(kept)
     except psycopg2.Error as error:
         if error.pgcode == _LOCK_NOT_AVAILABLE:
-            return "a write of it is under way, or its table is locked; try again"
+            return "a write of it is in progress, or its table is locked; try again"
         return f"PostgreSQL refuses it (SQLSTATE {error.pgcode})"
     return ""
 

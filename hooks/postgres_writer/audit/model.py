@@ -161,7 +161,7 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
             yield _no_resource(row, tables)
     # released: no sync comes for it any more, so its row may hold anything
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
-        detail = "the controller's selector does not match it; its row is the user's own"
+        detail = "the controller's selector does not match it; its row is not managed"
         yield Finding(Kind.UNMANAGED, resource.id, resource.table or "", detail)
     # while a resource is being deleted its row may be there or gone: both are right
     elif not resource.deleting:
@@ -229,7 +229,7 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
         detail, repairable = "in status.tables: the next sync removes it", not resource.paused
     elif own is None:
         # never prunable: it may be all there is of this resource in the database
-        detail = "the only row found, in neither spec.table nor status.tables: is the audit's search_path the server's?"
+        detail = "the only row found, in neither spec.table nor status.tables: is search_path that of the server?"
     else:
         unsure = tables.uncertainty(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
         detail = unsure or "in neither spec.table nor status.tables"

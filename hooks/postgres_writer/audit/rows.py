@@ -90,7 +90,7 @@ class Rows:
             cursor.execute(self._limits)
             for relation in relations:
                 if relation.id_type:
-                    unreadable[relation.oid] = f"its column id is of type {relation.id_type}, not a text"
+                    unreadable[relation.oid] = f"its column id is of type {relation.id_type}, not a text type"
                     continue
                 try:
                     with trying(cursor):

@@ -46,23 +46,23 @@ examples:
   PSQL_HOST=db.example.com PSQL_PASSWORD_FILE=password postgres-writer audit
       Compare the cluster of kubectl's current context with the database.
   kubectl get pgw -A -o json | postgres-writer audit - -o json
-      The same without calling kubectl; what changes meanwhile shows as findings.
+      The same without calling kubectl; changes made meanwhile are reported as findings.
   postgres-writer audit --context production --repair
-      Ask Metacontroller for a sync of what is missing or differs.
+      Request a sync of what is missing or differs.
   postgres-writer audit --prune default/old-student
   postgres-writer audit --prune --namespace team-a
-      Show the rows that belong to no resource and delete them when you agree.
+      Show the rows without a resource and, after confirmation, delete them.
   postgres-writer audit --all-tables --manifests | kubectl apply -f -
-      Give resources back to rows that lost theirs, once you have looked at what is printed.
+      Recreate lost resources from their rows; review what is printed before you apply it.
   postgres-writer audit -f manifests.yaml
       A dry run: which rows would be inserted or taken over, which tables are missing or not allowed.
 
-The database is that of the PSQL_* variables, as for `serve`; a role that may only read is enough without --prune.
-A row belongs to no resource when its id is shaped <namespace>/<name> and no such PostgresWriter exists. It may be a
-retained one (deletionPolicy Retain, or given up as Unmanaged) or your own: look before you prune.
+The database is that of the PSQL_* variables, as for `serve`; without --prune a role that may only read is enough.
+A row has no resource if its id has the form <namespace>/<name> and no such PostgresWriter exists. It may have been kept
+on purpose (deletionPolicy Retain, or Unmanaged) or be your own: check before you prune.
 
-exit codes: 0 nothing found (--prune: all shown rows are gone; --manifests: every row has one; -f: nothing is in the
-way), 1 findings, 2 not done
+exit codes: 0 no findings (--prune: all shown rows are deleted; --manifests: every row has one; -f: no problems),
+1 findings, 2 not done
 """
 
 

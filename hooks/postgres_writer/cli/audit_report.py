@@ -20,8 +20,8 @@ _MOST_LINES = 100
 """A log is read by people and paid for by the line; the numbers are in the summary and the metrics."""
 _HINTS = {
     Kind.NO_RESOURCE: (
-        "Rows without a resource may be retained ones (deletionPolicy Retain, or given up as Unmanaged) or your own: "
-        "look before you prune."
+        "Rows without a resource may have been kept on purpose (deletionPolicy Retain, or Unmanaged) or be your own: "
+        "check before you prune."
     ),
     Kind.MISSING: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
     Kind.DIFFERS: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
@@ -118,7 +118,7 @@ def write_log(spool: Spool, counts: dict[str, object], _out: TextIO, *, show_val
     total = sum(summary.values())
     for finding in itertools.islice(spool.findings(), _MOST_LINES):
         logger.warning(
-            "The audit found something.",
+            "The audit found a problem.",
             extra=fields(
                 finding=finding.kind.value,
                 id=finding.id,
@@ -127,7 +127,7 @@ def write_log(spool: Spool, counts: dict[str, object], _out: TextIO, *, show_val
             ),
         )
     if total > _MOST_LINES:
-        logger.warning("%d more findings are not logged; run the audit by hand to see them.", total - _MOST_LINES)
+        logger.warning("%d more findings are not logged; run the audit manually to see them.", total - _MOST_LINES)
     logger.log(logging.WARNING if total else logging.INFO, _summary_line(summary, counts))
 
 

@@ -142,14 +142,14 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
     except yaml.YAMLError as error:
         raise UsageError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
     if not documents:
-        raise UsageError("The input holds no manifest.")
+        raise UsageError("The input contains no manifest.")
     for document in _flattened(documents):
         request = _as_request(document, namespace)
         metadata = the_object(request).get("metadata") or {}
         if isinstance(metadata, dict) and metadata.get("uid") and not force:
             raise UsageError(
-                f"{metadata.get('namespace')}/{metadata.get('name')} has a uid, so it lives in a cluster, where only "
-                "Metacontroller may call the hooks: use kubectl, or --force if no controller serves it."
+                f"{metadata.get('namespace')}/{metadata.get('name')} has a uid, so it exists in a cluster, where only "
+                "Metacontroller may call the hooks: use kubectl, or --force if no controller manages it."
             )
         yield request
 
@@ -256,12 +256,12 @@ def _command(hook: str, goal: str, more: str = "") -> Command:
         callback=partial(_run, hook),
         params=[
             click.Argument(["file"], type=click.File(encoding="utf-8")),
-            click.Option(["--url"], default=DEFAULT_URL, show_default=True, help="Where the server listens."),
+            click.Option(["--url"], default=DEFAULT_URL, show_default=True, help="URL of the server."),
             click.Option(
                 ["--token-file"],
                 type=click.Path(path_type=Path),
                 metavar="FILE",
-                help="File with the bearer token; of several, the first is sent.",
+                help="File with the bearer token; the first one in it is sent.",
             ),
             click.Option(["--ca-file"], type=click.Path(), metavar="FILE", help="CA bundle that verifies the server."),
             click.Option(
@@ -271,7 +271,7 @@ def _command(hook: str, goal: str, more: str = "") -> Command:
                 show_default=True,
                 help="What to print.",
             ),
-            click.Option(["--force"], is_flag=True, help="Send objects that live in a cluster too."),
+            click.Option(["--force"], is_flag=True, help="Also send objects that exist in a cluster."),
         ],
         help=f"Call the {hook} hook with the manifests of FILE, in YAML or JSON, or with a whole hook request; - is "
         f"standard input. For development: in a cluster only Metacontroller calls the hooks.\n\n"
@@ -282,4 +282,4 @@ def _command(hook: str, goal: str, more: str = "") -> Command:
 
 
 sync = _command("sync", "Ready")
-finalize = _command("finalize", "finalized", " The deletionTimestamp is added here; the row is deleted.")
+finalize = _command("finalize", "finalized", " The command adds a deletionTimestamp, so the row is deleted.")

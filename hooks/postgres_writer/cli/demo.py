@@ -66,7 +66,7 @@ def _run() -> int:
     except PostgresWriterError as error:
         sys.stderr.write(f"postgres-writer: {error}\n")
         return 1
-    screen.say(screen.good(f"All {len(STEPS)} steps held."))
+    screen.say(screen.good(f"All {len(STEPS)} steps succeeded."))
     return 0
 
 
@@ -136,7 +136,7 @@ def create(world: World) -> str:
     """Apply the sample for the first time."""
     world.call("sync")
     expect_state(world, "students: (alex, 23, canada)", "RowSynced")
-    return "The row is there."
+    return "The row was inserted."
 
 
 def repeat(world: World) -> str:
@@ -158,7 +158,7 @@ def update(world: World) -> str:
 
 
 def lose(world: World) -> None:
-    """Delete the row behind the resource's back."""
+    """Delete the row directly in PostgreSQL."""
     world.database.delete("students", ROW_ID)
 
 
@@ -167,7 +167,7 @@ def repair(world: World) -> str:
     expect(world.rows() == "no row", "the row is still there after a DELETE")
     world.call("sync")
     expect_state(world, "students: (alex, 24, canada)", "RowSynced")
-    return "The row was gone, and the next sync brought it back."
+    return "The next sync restored the missing row."
 
 
 def move(world: World) -> str:
@@ -175,7 +175,7 @@ def move(world: World) -> str:
     world.edit(table="alumni")
     world.call("sync")
     expect_state(world, "alumni: (alex, 24, canada)", "RowSynced")
-    return "One transaction took it from the old table and put it into the new one."
+    return "One transaction deleted the row from the old table and inserted it into the new one."
 
 
 def miss(world: World) -> str:
@@ -193,7 +193,7 @@ def inject(world: World) -> str:
     world.call("sync")
     expect_state(world, "alumni: (alex, 24, canada)", "InvalidSpec")
     expect(world.database.exists("students"), "the table students is gone")
-    return "Nothing was executed. The CRD refuses such a name before; the server does not rely on it."
+    return "No SQL was injected. The CRD already refuses such a name, but the server does not rely on that."
 
 
 def delete(world: World) -> str:
@@ -201,7 +201,7 @@ def delete(world: World) -> str:
     world.call("finalize")
     expect(world.finalized is True, f"finalized is {world.finalized}: {world.condition_text()}")
     expect(world.rows() == "no row", f"the tables hold {world.rows()!r}")
-    return "The row was deleted first, then the finalizer was removed, and with it the resource."
+    return "The row was deleted first, then the finalizer was removed, and the resource was gone."
 
 
 def delete_again(world: World) -> str:
@@ -209,7 +209,7 @@ def delete_again(world: World) -> str:
     world.call("finalize")
     expect(world.finalized is True, f"finalized is {world.finalized}")
     expect(world.rows() == "no row", f"the tables hold {world.rows()!r}")
-    return "Finalizing twice does no harm: still finalized: true."
+    return "Finalizing twice does no harm; the answer is still finalized: true."
 
 
 Step = Callable[[World], str]
@@ -217,10 +217,10 @@ STEPS: tuple[tuple[str, Step], ...] = (
     ("Apply sample-student (alex, 23, canada)", create),
     ("Apply it again, unchanged", repeat),
     ("Change the age to 24", update),
-    ("DELETE the row behind its back", repair),
+    ("DELETE the row directly in PostgreSQL", repair),
     ("Move it to the table alumni", move),
-    ("Name a table that does not exist", miss),
-    ('Name the table students"; DROP TABLE students; --', inject),
+    ("Set spec.table to a table that does not exist", miss),
+    ('Set spec.table to students"; DROP TABLE students; --', inject),
     ("Delete the resource", delete),
     ("Finalize once more", delete_again),
 )
@@ -330,5 +330,5 @@ demo = Command(
     callback=_run,
     help="Start a hook server with an embedded PostgreSQL and walk through the life cycle of one row. It needs no "
     "cluster; everything is removed at the end.",
-    epilog="example:\n  postgres-writer demo\n\nexit codes: 0 every step held, 1 one did not, 130 interrupted",
+    epilog="example:\n  postgres-writer demo\n\nexit codes: 0 all steps succeeded, 1 a step failed, 130 interrupted",
 )

@@ -105,13 +105,13 @@ class DatabaseConfig:
     # From a tenth of a second on: libpq's and PostgreSQL's own timers count in milliseconds, where 0 means no limit.
     connect_timeout: float = setting(
         "PSQL_CONNECT_TIMEOUT",
-        "Seconds to wait for a connection, all hosts and the lookup of their names together.",
+        "Seconds to wait for a connection, for all hosts and the lookup of their names together.",
         parsers.seconds(0.1, DATABASE_SECONDS),
         3.0,
     )
     statement_timeout: float = setting(
         "PSQL_STATEMENT_TIMEOUT",
-        "Seconds that a statement may take, its lock waits included. Together with PSQL_CONNECT_TIMEOUT at most "
+        "Seconds that a statement may take, including lock waits. Together with PSQL_CONNECT_TIMEOUT at most "
         f"{DATABASE_SECONDS:g}, because Metacontroller gives up after 10.",
         parsers.seconds(0.1, DATABASE_SECONDS),
         4.0,
@@ -119,7 +119,7 @@ class DatabaseConfig:
     idle_timeout: float = setting(
         "PSQL_IDLE_TIMEOUT",
         "Seconds after which a connection that is not used is closed. Keep it below the time after which a load "
-        "balancer, firewall or NAT between drops idle connections.",
+        "balancer, firewall or NAT in between drops idle connections.",
         parsers.seconds(0.1, 3600),
         # such devices drop after 350 s (AWS), 240 s (Azure), and the hastier ones after 60 s
         30.0,
@@ -137,15 +137,15 @@ class DatabaseConfig:
     )
     keepalives_count: int = setting(
         "PSQL_KEEPALIVES_COUNT",
-        "Unanswered TCP keepalives after which a connection is dead.",
+        "Unanswered TCP keepalives after which a connection counts as dead.",
         parsers.integer(1, 100),
         3,
     )
     # Below the default statement timeout: the statement is then repeated on a new connection in the same request.
     tcp_user_timeout: float = setting(
         "PSQL_TCP_USER_TIMEOUT",
-        "Seconds without a TCP acknowledgement after which a connection is dead and the statement is repeated on a "
-        "new one. A slow PostgreSQL acknowledges; only a lost one does not.",
+        "Seconds without a TCP acknowledgement after which a connection counts as dead and the statement is repeated "
+        "on a new one. A slow PostgreSQL still acknowledges; only an unreachable one does not.",
         parsers.seconds(0.1, 60),
         2.0,
     )
@@ -297,7 +297,7 @@ class Config:
     )
     metrics_token_required: bool = setting(
         "HOOK_METRICS_TOKEN_REQUIRED",
-        "Whether /metrics needs a bearer token too.",
+        "Whether /metrics requires a bearer token too.",
         parsers.boolean,
         default=False,
     )

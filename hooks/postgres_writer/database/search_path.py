@@ -26,6 +26,6 @@ class SearchPath:
             logger.info("Tables without a schema are looked for in these schemas", extra=fields(schemas=schemas))
         elif before != schemas:
             logger.warning(
-                "The search path has changed: a table without a schema in its name may be another one now",
+                "The search path has changed: a table name without a schema may now mean another table",
                 extra=fields(schemas=schemas, before=before),
             )

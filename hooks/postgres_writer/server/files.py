@@ -99,7 +99,7 @@ def load_tokens(path: Path, name: str = "HOOK_TOKENS_FILE") -> tuple[bytes, ...]
         raise ConfigError(f"{name} cannot be read: {path} ({getattr(exc, 'strerror', 'not UTF-8')}).") from exc
     tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
     if not tokens:
-        raise ConfigError(f"{name} holds no token: put one on a line of its own in {path}.")
+        raise ConfigError(f"{name} contains no token: put one on a line of its own in {path}.")
     return tokens
 
 
@@ -148,7 +148,7 @@ def load_policy(path: Path) -> TablePolicy:
         raise ConfigError(f"HOOK_TABLE_POLICY_FILE: {path} cannot be read ({exc.strerror}).") from exc
     except ValueError as exc:
         raise ConfigError(
-            f"HOOK_TABLE_POLICY_FILE: {path} must hold rules, each with namespaces and tables as lists of globs."
+            f"HOOK_TABLE_POLICY_FILE: {path} must contain rules, each with namespaces and tables as lists of globs."
         ) from exc
 
 

@@ -84,7 +84,7 @@ CONNECTIONS_FAILED = Counter(
 )
 CONNECTIONS_REPLACED = Counter(
     "postgres_writer_database_connections_replaced_total",
-    "Connections that had died while idle and were replaced, with the statement repeated.",
+    "Connections that were dropped while idle and were replaced, with the statement repeated.",
 )
 CONNECTION_WAITS = Counter(
     "postgres_writer_database_connection_waits_total",

@@ -10,7 +10,7 @@ from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.subject import Subject
 
-CHANGED = "The search path has changed: a table without a schema in its name may be another one now"
+CHANGED = "The search path has changed: a table name without a schema may now mean another table"
 
 
 def logged(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
