@@ -1,0 +1,85 @@
+"""Shards as docs/install.md describes them: one Metacontroller and one controller for each value of a label."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from support.api_client import resource
+from support.stack import Stack, Variant, gone
+from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.metacontroller import Metacontroller
+
+pytestmark = pytest.mark.timeout(180)
+NAMESPACE = "default"
+LABEL = "demo.yash.com/shard"
+SHARDS = ("a", "b")
+
+
+@pytest.fixture(params=["composite", "decorator"])
+def shards(stack: Stack, request: pytest.FixtureRequest) -> Iterator[dict[str, Metacontroller]]:
+    """Run a Metacontroller per shard in place of the one for all; the hook servers are the same for both."""
+    kind: str = request.param
+    stack.metacontroller.stop()
+    stack.install(Variant(kind))
+    stack.remove_controller(kind)
+    running = {
+        shard: stack.new_metacontroller(f"shard-{shard}", f"--target-label-selector=shard={shard}") for shard in SHARDS
+    }
+    for shard, metacontroller in running.items():
+        stack.apply(sharded(stack.controller(stack.address), kind, shard))
+        metacontroller.start()
+    yield running
+    stack.api.kubectl("delete", "postgreswriters", "--all", f"--namespace={NAMESPACE}", "--timeout=60s")
+    stack.api.kubectl(
+        "delete", f"{kind}controllers.metacontroller.k8s.io", *(f"postgres-writer-{shard}" for shard in SHARDS)
+    )
+    for metacontroller in running.values():
+        metacontroller.stop()
+    stack.metacontroller.start()
+    stack.apply(stack.controller(stack.address))  # for uninstall() to take away
+    stack.uninstall()
+
+
+def sharded(controller: dict[str, Any], kind: str, shard: str) -> dict[str, Any]:
+    """Give a controller the name, the label and the selector of a shard."""
+    controller["metadata"] |= {"name": f"postgres-writer-{shard}", "labels": {"shard": shard}}
+    spec = controller["spec"]
+    rule = spec["parentResource"] if kind == "composite" else spec["resources"][0]
+    rule["labelSelector"] = {"matchLabels": {LABEL: shard}}
+    return controller
+
+
+def of_shard(shard: str, name: str) -> dict[str, Any]:
+    """Return a resource with the label of a shard."""
+    found = resource(NAMESPACE, name)
+    found["metadata"]["labels"] = {LABEL: shard}
+    return found
+
+
+def test_each_shard_serves_its_own_resources_while_the_other_is_down(
+    stack: Stack, shards: dict[str, Metacontroller]
+) -> None:
+    for shard in SHARDS:
+        stack.client.create(of_shard(shard, f"first-{shard}"))
+        stack.wait_ready(NAMESPACE, f"first-{shard}", "True/RowSynced@1")
+        [finalizer] = (stack.client.get(NAMESPACE, f"first-{shard}") or {})["metadata"]["finalizers"]
+        assert finalizer.endswith(f"controller-postgres-writer-{shard}")
+
+    shards["b"].stop()
+    stack.client.create(of_shard("b", "second-b"))
+    stack.client.create(of_shard("a", "second-a"))
+    stack.wait_ready(NAMESPACE, "second-a", "True/RowSynced@1")
+    assert stack.row("students", NAMESPACE, "second-b") is None
+
+    shards["b"].start()
+    stack.wait_ready(NAMESPACE, "second-b", "True/RowSynced@1")
+    for name in ("first-a", "first-b"):
+        stack.api.kubectl("delete", "postgreswriter", name, f"--namespace={NAMESPACE}", "--timeout=30s")
+        assert gone(stack.client, NAMESPACE, name)
+    wait_until(lambda: len(stack.database.rows()) == 2, "the rows of the resources that are left")
