@@ -34,7 +34,7 @@ from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, retry_of, verdict
 from postgres_writer.database.store import Store
-from postgres_writer.errors import InvalidRequest, Retry
+from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
 from postgres_writer.server.retries import RetrySlots
@@ -145,12 +145,18 @@ class HookServer:
             hook_request = load_request(self._decoded_body(environ), finalizing=hook == "finalize")
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
-            slot = self._retries.take(time.monotonic()) if retry_of(outcome) is Retry.TRANSIENT else None
-            body = build_response(hook_request, outcome, time.time(), self._period, slot)
+            body = build_response(hook_request, outcome, time.time(), self._period, self._slot(hook_request, outcome))
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id)
             return HookResponse(_encoded(body), headers=[("X-Request-Id", request_id)], content_type="application/json")
 
         return answer
+
+    def _slot(self, hook_request: HookRequest, outcome: Outcome) -> float | None:
+        """Take the retry slot of a transient failure; the seconds until it comes."""
+        if retry_of(outcome) is not Retry.TRANSIENT:
+            return None
+        busy = isinstance(outcome.error, DatabaseBusy)
+        return self._retries.take(time.monotonic(), hook_request.table or "" if busy else "")
 
     def metrics(self) -> Response:
         """Answer a scrape for all workers."""

@@ -1,0 +1,53 @@
+"""The retry slots: bounded in rate and in memory, and one busy table's apart from all others'."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
+from postgres_writer.server import retries
+from postgres_writer.server.retries import RetrySlots
+
+PERIOD = 300.0
+
+
+def test_the_queue_of_a_locked_table_holds_up_no_other() -> None:
+    slots = RetrySlots(PERIOD)
+    waits = [slots.take(0.0, "locked") for _ in range(20_000)]
+    assert waits[-1] is None
+    assert slots.take(0.0, "healthy") == RETRY_SECONDS
+    assert slots.take(0.0) == RETRY_SECONDS
+
+
+def test_what_waits_for_postgresql_has_one_queue_whatever_the_table() -> None:
+    slots = RetrySlots(PERIOD)
+    waits = [slots.take(0.0) for _ in range(101)]
+    assert waits[-1] == pytest.approx(RETRY_SECONDS + 100 / RETRIES_PER_SECOND)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["a", "b", ""])), max_size=50))
+def test_no_two_slots_of_a_queue_are_closer_than_the_rate(calls: list[tuple[float, str]]) -> None:
+    slots, now, taken = RetrySlots(PERIOD), 1000.0, dict[str, list[float]]()
+    for pause, table in calls:
+        now += pause
+        wait = slots.take(now, table)
+        assert wait is not None
+        assert wait >= RETRY_SECONDS - 1e-6
+        taken.setdefault(table, []).append(now + wait)
+    for moments in taken.values():
+        gaps = [later - earlier for earlier, later in pairwise(moments)]
+        assert all(gap >= 1 / RETRIES_PER_SECOND - 1e-6 for gap in gaps)
+
+
+def test_the_number_of_queues_is_bounded() -> None:
+    slots = RetrySlots(PERIOD)
+    for number in range(10 * retries._MOST_QUEUES):
+        assert slots.take(0.0, f"table_{number}") == RETRY_SECONDS
+    assert len(slots._last) <= retries._MOST_QUEUES
+    # the past ones make room
+    assert slots.take(RETRY_SECONDS + 1, "late") == RETRY_SECONDS
+    assert slots.take(RETRY_SECONDS + 1, "late") == pytest.approx(RETRY_SECONDS + 1 / RETRIES_PER_SECOND)
