@@ -26,12 +26,16 @@ def text(_name: str, value: str) -> str:
     return value
 
 
+_DIGITS = 20
+"""More than any setting needs."""
+
+
 def integer(lowest: int, highest: int) -> Callable[[str, str], int]:
     """Return a parser of whole numbers between lowest and highest."""
 
     def parse(name: str, value: str) -> int:
-        # isdecimal keeps out the signs, underscores and blanks that int() lets through
-        if not (value.isascii() and value.isdecimal() and lowest <= int(value[:20]) <= highest):
+        # isdecimal keeps out the signs, underscores and blanks that int() lets through; int() refuses 5,000 digits
+        if not (value.isascii() and value.isdecimal() and len(value) <= _DIGITS and lowest <= int(value) <= highest):
             raise ConfigError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}.")
         return int(value)
 

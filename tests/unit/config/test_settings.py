@@ -108,6 +108,8 @@ UNUSABLE = {
     "an empty host in the list": ({"PSQL_HOST": "a,,b"}, "PSQL_HOST", "empty"),
     "a port that is no number": ({"PSQL_PORT": "abc"}, "PSQL_PORT", "'abc'"),
     "port zero": ({"PSQL_PORT": "0"}, "PSQL_PORT", "1 to 65535"),
+    "a port behind many zeros": ({"PSQL_PORT": "0" * 19 + "199999"}, "PSQL_PORT", "1 to 65535"),
+    "a port of thousands of digits": ({"PSQL_PORT": "0" * 5000 + "1"}, "PSQL_PORT", "1 to 65535"),
     "a port too high": ({"HOOK_PORT": "65536"}, "HOOK_PORT", "1 to 65535"),
     "a port with an underscore": ({"HOOK_PORT": "8_080"}, "HOOK_PORT", "'8_080'"),
     "one bad port of several": ({"PSQL_HOST": "a,b", "PSQL_PORT": "5432,x"}, "PSQL_PORT", "'x'"),
