@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from postgres_writer.audit.errors import AuditError
@@ -51,10 +52,8 @@ class Spool:
     def add_resources(self, resources: Iterable[Resource]) -> None:
         """Note resources. Raises AuditError when the disk is full."""
         rows = (_record(resource) for resource in resources)
-        try:
+        with _writing():
             self._db.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-        except sqlite3.OperationalError as error:
-            raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error
 
     def resources(self) -> Iterator[Resource]:
         """Yield the resources in the byte order of their ids."""
@@ -83,7 +82,7 @@ class Spool:
         return listed
 
     def add_findings(self, findings: Iterable[Finding]) -> None:
-        """Note findings."""
+        """Note findings. Raises AuditError when the disk is full."""
         rows = (
             (
                 _KINDS.index(Kind(f.kind)),
@@ -99,13 +98,18 @@ class Spool:
             )
             for f in findings
         )
-        self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        with _writing():
+            self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def mark_unconfirmed(self) -> int:
-        """Set the findings about single ids aside, to be looked at again; gives how many ids these are."""
-        self._db.execute("INSERT OR IGNORE INTO unconfirmed SELECT id FROM finding WHERE id <> ''")
-        self._db.execute("CREATE TEMP TABLE first AS SELECT DISTINCT kind, id, tbl FROM finding WHERE id <> ''")
-        self._db.execute("DELETE FROM finding WHERE id <> ''")
+        """Set the findings about single ids aside, to be looked at again; gives how many ids these are.
+
+        Raises AuditError when the disk is full.
+        """
+        with _writing():
+            self._db.execute("INSERT OR IGNORE INTO unconfirmed SELECT id FROM finding WHERE id <> ''")
+            self._db.execute("CREATE TEMP TABLE first AS SELECT DISTINCT kind, id, tbl FROM finding WHERE id <> ''")
+            self._db.execute("DELETE FROM finding WHERE id <> ''")
         return int(self._db.execute("SELECT count(*) FROM unconfirmed").fetchone()[0])
 
     def keep_confirmed(self) -> None:
@@ -141,6 +145,15 @@ class Spool:
         row = self._db.execute("SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding")
         longest_id, longest_table = row.fetchone()
         return longest_id, longest_table
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Say in a sentence that the disk is full."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error
 
 
 def _record(r: Resource) -> tuple[Any, ...]:

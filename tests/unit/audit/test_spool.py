@@ -1,0 +1,56 @@
+"""A full disk ends an audit with a sentence, whatever it was just noting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from postgres_writer.audit.errors import AuditError
+from postgres_writer.audit.model import Finding, Resource
+from postgres_writer.audit.spool import Spool
+from postgres_writer.core.audit_result import Kind
+
+COUNT = 2_000
+Step = Callable[[Spool], object]
+
+
+@pytest.fixture
+def spool() -> Iterator[Spool]:
+    opened = Spool()
+    yield opened
+    opened.close()
+
+
+def fill_with_resources(spool: Spool) -> None:
+    names = (f"default/{number:0100}" for number in range(COUNT))
+    spool.add_resources(Resource(name, "students", None, (), "", False, False) for name in names)
+
+
+def fill_with_findings(spool: Spool) -> None:
+    spool.add_findings(Finding(Kind.NO_RESOURCE, f"default/{number:0100}", "students") for number in range(COUNT))
+
+
+def confirm(spool: Spool) -> None:
+    spool.mark_unconfirmed()
+    fill_with_findings(spool)
+    spool.keep_confirmed()
+
+
+@pytest.mark.parametrize(
+    ("before", "step"),
+    [(None, fill_with_resources), (None, fill_with_findings), (fill_with_findings, Spool.mark_unconfirmed)],
+)
+def test_a_full_disk_is_told_in_a_sentence(spool: Spool, before: Step | None, step: Step) -> None:
+    if before is not None:
+        before(spool)
+    [(pages,)] = spool._db.execute("PRAGMA page_count")
+    spool._db.execute(f"PRAGMA max_page_count = {pages + 1}")
+    with pytest.raises(AuditError, match="set TMPDIR to a folder with more space"):
+        step(spool)
+
+
+def test_findings_are_confirmed_by_a_second_look(spool: Spool) -> None:
+    fill_with_findings(spool)
+    confirm(spool)
+    assert sum(spool.summary().values()) == COUNT
