@@ -27,8 +27,11 @@ TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){_PART}(?:\.{_PART})?"
 So is ``pg_...`` without a schema, because PostgreSQL looks into pg_catalog before anything else.
 """
 
+# the patterns of metav1.Condition: the API server accepted nothing else, and would refuse it if it were echoed
+# https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition
 _TIMESTAMP = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ")
 _REASON = re.compile(r"[A-Za-z](?:[A-Za-z0-9_,:]{0,1022}[A-Za-z0-9_])?")
+# how Metacontroller names its finalizers; the name of the controller follows
 _FINALIZER = {
     "composite": "metacontroller.io/compositecontroller-",
     "decorator": "metacontroller.io/decoratorcontroller-",
@@ -204,7 +207,9 @@ def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
         deleting=deleting,
         last_finalizer=_is_last_finalizer(controller, metadata.get("finalizers"), payload.get("controller")),
         paused=isinstance(annotations, dict) and annotations.get(PAUSED_ANNOTATION) == "true",
+        # from the wire and not from the valid spec: an invalid one must not turn Retain into Delete
         retain=wire_spec.get("deletionPolicy") == "Retain",
+        # also where it is no table name: the rule on spec.table compares it with observedTable as it is
         table=table if isinstance(table, str) and is_text(table) else None,
         spec=spec,
         problem=problem,
@@ -237,6 +242,7 @@ def _is_last_finalizer(controller: Controller, finalizers: object, definition: o
 
     https://metacontroller.github.io/metacontroller/api/compositecontroller.html#finalize-hook
     """
+    # without a list nothing is known to keep the resource
     if not isinstance(finalizers, list):
         return True
     metadata = definition.get("metadata") if isinstance(definition, dict) else None
@@ -262,6 +268,7 @@ def _load_spec(spec: object) -> tuple[Spec | None, str]:
 
 def _whole(value: object) -> int | None:
     """Give the value when it is an int64 that is not negative, as the API server's counters are."""
+    # type() and not isinstance(): true is an int to Python
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
@@ -278,6 +285,7 @@ def _load_status(status: object) -> PriorStatus:
         if isinstance(condition, dict) and isinstance(condition.get("type"), str)
     }
     return PriorStatus(
+        # what cannot be the name of a table never held the row
         tables=tuple(dict.fromkeys(table for table in named if is_table(table))),
         observed_table=observed if isinstance(observed, str) else None,
         ready=_load_condition(by_type.get("Ready")),

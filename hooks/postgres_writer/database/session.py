@@ -52,8 +52,11 @@ _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {
 _LOCKED_CODE, _CANCELED_CODE = "55P03", "57014"
 _BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE}
 _READ_ONLY_CODE = "25006"
+# invalid_text_representation: the cast that a guard lets fail
 _GUARD_CODE = "22P02"
+# a pooler handed out another server connection, where the name is unknown, or another client has taken it
 _LOST_PREPARED_CODES = {"26000", "42P05"}
+# in_failed_sql_transaction: a transaction was left open, and nothing but its end works on this connection
 _FAILED_TRANSACTION_CODE = "25P02"
 _DENIED_CODE = "42501"
 _EXHAUSTED_CLASS = "53"
@@ -169,6 +172,7 @@ class Session:
         The server ends it because its client is gone. False when there is no connection to end.
         """
         try:
+            # through a copy of the descriptor: the other thread may close its own now, and its number be reused
             with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
                 self._interrupted = True
                 end.shutdown(socket.SHUT_RDWR)
@@ -197,6 +201,7 @@ class Session:
             _expect_waiting(call, start_by)
             self._connect(start_by)
         text = self._message(call, statement)
+        # by the server's clock, which may be minutes off from ours
         given = {"until": start_by + self._offset, **parameters}
         if call.lock is not None:
             given["key"] = statements.lock_key(call.lock)
@@ -267,6 +272,7 @@ class Session:
             raise DatabaseUnavailable(UNAVAILABLE) from exc
         tries = [{**host, **({"password": word} if word else {})} for host in hosts for word in passwords]
         for number, host in enumerate(tries):
+            # an equal part of what is left, so that a host which hangs leaves time for the next one
             share = (until - time.monotonic()) / (len(tries) - number)
             try:
                 self._open({**arguments, **host}, time.monotonic() + share)
@@ -285,6 +291,7 @@ class Session:
         try:
             _wait(connection, until)
             cursor = connection.cursor()
+            # settings and questions in one message: a new connection costs one round trip after its start, not three
             cursor.execute(f"{self._greeting}; {statements.HELLO}" if self._greeting else statements.HELLO)
             _wait(connection, until)
             # measured against the end of the round trip: the deadline may come early by that much, never late

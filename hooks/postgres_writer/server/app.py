@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# a no-op is no news: at a line per sync, ten thousand resources would fill the log with nothing
 _CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
 _LARGE_BYTES = 1024 * 1024
 """Bodies of this size or more are read and decoded one at a time in a worker."""
@@ -141,6 +142,7 @@ class HookServer:
             environ = request.environ
             call = call_from_socket(environ.get("gunicorn.socket"))
             request_id = g.request_id = f"{getrandbits(64):016x}"
+            # before the body is read: a caller without a token cannot make the server read and decode megabytes
             self._authorize()
             hook_request = load_request(self._decoded_body(environ), finalizing=hook == "finalize")
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
@@ -212,6 +214,7 @@ def _decoded(data: bytes) -> object:
         raise BadRequest("The body is not JSON.") from exc
 
 
+# Python reads NaN and Infinity, which are not JSON: echoed in a status they would break Metacontroller's decoder
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
@@ -241,6 +244,7 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
     if drift:
         metrics.DRIFT.inc()
     ready = hook_request.status.ready
+    # warned of once, not at every retry: the failure is in the resource's condition already
     failed = outcome.error is not None and (ready is None or ready.reason != reason)
     level = logging.WARNING if failed else logging.INFO if operation in _CHANGES else logging.DEBUG
     if not logger.isEnabledFor(level):
@@ -286,6 +290,7 @@ def _problem(error: HTTPException) -> Response:
         response.headers["X-Request-Id"] = request_id
     if status == 401:  # noqa: PLR2004
         response.headers["WWW-Authenticate"] = "Bearer"
+    # a 405 must say which methods are allowed; https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6
     for header, value in error.get_headers():
         if header == "Allow":
             response.headers[header] = value

@@ -73,9 +73,11 @@ def settings(config: Config) -> dict[str, Any]:
         "preload_app": True,
         # the workers' heartbeat files: the root file system may be read-only, and a slow disk would stop them
         "worker_tmp_dir": shared_memory_folder(),
+        # it would take commands to the master over a Unix socket, and nothing here gives any
         "control_socket_disable": True,
         "accesslog": None,
         "logger_class": RootLogger,
+        # the routes are short and Metacontroller sends few headers: whatever is longer comes from another caller
         "limit_request_line": 2048,
         "limit_request_fields": 50,
         "limit_request_field_size": 8190,
@@ -121,6 +123,7 @@ def worker_connections() -> int:
     wanted = CONNECTIONS + SPARE_FILES
     files = max(soft, wanted if hard == resource.RLIM_INFINITY else min(wanted, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
+    # where the hard limit is low, at least half of the files are for callers
     return min(CONNECTIONS, max(files - SPARE_FILES, files // 2))
 
 
