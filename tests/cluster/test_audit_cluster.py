@@ -41,7 +41,7 @@ def test_repair_asks_for_a_sync_of_what_is_missing_or_differs_and_of_nothing_els
     first = setting.kubectl("get", PGW, "missing", "-o", "jsonpath={.metadata.annotations}")
     time.sleep(1.1)
     setting.audit("--repair")
-    assert setting.kubectl("get", PGW, "missing", "-o", "jsonpath={.metadata.annotations}") != first, "asked anew"
+    assert setting.kubectl("get", PGW, "missing", "-o", "jsonpath={.metadata.annotations}") != first, "requested again"
 
 
 def test_prune_shows_the_rows_asks_and_deletes_only_those(setting: Setting) -> None:
@@ -106,7 +106,7 @@ def test_a_second_row_that_no_status_lists_can_be_pruned_and_the_first_cannot(se
     setting.double()
     about = f"{setting.namespace}/double"
     assert setting.findings("--table", "old") == [("duplicate", "double")]
-    assert setting.audit("--prune", about, "--yes").returncode == 2, "without --table old nobody knows of it"
+    assert setting.audit("--prune", about, "--yes").returncode == 2, "without --table old it is recorded nowhere"
     done = setting.audit("--table", "old", "--prune", about, "--yes")
     assert done.returncode == 0, done.stdout + done.stderr
     assert setting.rows() == ["double"]

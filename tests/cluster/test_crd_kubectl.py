@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def resources(cluster: ApiServer, namespace: str) -> dict[str, Resource]:
-    """Create one that is ready, one that is not, and one that nobody has looked at."""
+    """Create one that is ready, one that is not, and one that was never synced."""
     found = {name: Resource(cluster, namespace, name) for name in ("ready", "broken", "unseen")}
     for resource in found.values():
         resource.create(spec_with(country="côte d'ivoire"))
@@ -72,7 +72,7 @@ def test_all_includes_it(resources: dict[str, Resource]) -> None:
 
 def test_wait_for_ready_ends_when_it_is_ready(resources: dict[str, Resource]) -> None:
     resources["ready"].kubectl("wait", "--for=condition=Ready", "--timeout=10s", "pgw/ready")
-    for name in ("broken", "unseen"):  # nobody takes silence for success
+    for name in ("broken", "unseen"):  # no tool takes silence for success
         refused = resources[name].kubectl("wait", "--for=condition=Ready", "--timeout=1s", f"pgw/{name}", check=False)
         assert refused.returncode != 0
         assert "timed out waiting for the condition" in refused.stderr

@@ -18,7 +18,7 @@ SAYS_WHAT_TO_DO = "cannot be changed until status.observedTable equals the curre
 
 @pytest.fixture
 def sample(cluster: ApiServer, namespace: str) -> Resource:
-    """Create the sample, in table students, which nobody has observed yet."""
+    """Create the sample, in table students, which is not in status yet."""
     resource = Resource(cluster, namespace)
     resource.create()
     return resource

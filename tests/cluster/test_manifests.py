@@ -29,7 +29,7 @@ from support.metacontroller import TUNED_FLAGS
 if TYPE_CHECKING:
     from support.apiserver import ApiServer
 
-# auth is part of the default install; metacontroller-flags goes over Metacontroller's manifests
+# auth is part of the default install; metacontroller-flags is for Metacontroller's manifests
 COMPONENTS = sorted(
     path.parent.name
     for path in (K8S / "components").glob("*/kustomization.yaml")
@@ -54,7 +54,7 @@ def versions(server: ApiServer, folder: Path) -> dict[str, str]:
 
 
 def settled_versions(server: ApiServer, folder: Path) -> dict[str, str]:
-    """Wait until nobody else writes (the Deployment's controller tells its status) and return the versions."""
+    """Wait until no one else writes (the Deployment's controller writes its status) and return the versions."""
     before, after = {"": ""}, versions(server, folder)
     while before != after:
         time.sleep(1)

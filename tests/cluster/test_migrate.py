@@ -118,14 +118,14 @@ def test_the_documented_steps_keep_every_row_and_leave_nothing_of_the_original(
         create(original, name, spec_of(table))
     create(original, "empty", None)
     rows = original.database.query("SELECT id, xmin::text FROM students WHERE id != 'default/going' ORDER BY id")
-    stop, list_tables, mend, ready, hand_over, remove = guide("Migrate from the original operator")
+    stop, list_tables, correct, ready, hand_over, remove = guide("Migrate from the original operator")
 
     shell(original.cluster, stop)
     listed = [line.split() for line in shell(original.cluster, list_tables).stdout.splitlines()]
     assert sorted(listed) == [["default", "capital", "Students"], ["default", "empty", "<none>"]]
-    shell(original.cluster, mend, NAMESPACE="default", NAME="capital")
+    shell(original.cluster, correct, NAMESPACE="default", NAME="capital")
     assert shell(original.cluster, list_tables).stdout.split() == ["default", "empty", "<none>"]
-    original.delete("going", "empty")  # nobody finalizes them now
+    original.delete("going", "empty")  # no controller finalizes them now
 
     install(original.cluster)
     with original.served(tmp_path):

@@ -59,7 +59,7 @@ def test_there_and_back_no_row_is_lost_and_the_two_never_work_together(
         switch(installation, steps(back=True), K8S, lambda: installation.delete("created-meanwhile"))
         wait_until(lambda: installation.finalizers() == {"one": [COMPOSITE], "two": [COMPOSITE]}, "the way back")
         assert installation.ids() == ["one", "two"]
-        # xmin is the transaction that last wrote a row: nobody touched these two
+        # xmin is the transaction that last wrote a row: no one wrote these two
         assert installation.database.query("SELECT id, xmin::text FROM students") == rows
 
         installation.delete("one", "two")
@@ -80,7 +80,7 @@ def test_nothing_is_handed_over_that_the_new_controller_does_not_keep(
     installation.delete("deleted")
     shell(installation.cluster, apply_new, OVERLAY=str(overlay(tmp_path / "decorator", ["decorator"])))
     once = hand_over.replace("until ", "").split("\ndo ")[0]
-    refused = shell(installation.cluster, once, check=False)  # nobody has looked at the resources yet
+    refused = shell(installation.cluster, once, check=False)  # no controller manages the resources yet
     assert refused.returncode == 1
     assert "default/kept" in refused.stdout
     assert "default/deleted" in refused.stdout

@@ -1,4 +1,4 @@
-"""The CRD goes over the original operator's: stored objects stay as they are, can be mended, and can be deleted."""
+"""The CRD replaces the original operator's: stored objects stay as they are, can be corrected, and can be deleted."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ STORED: dict[str, Any] = {
 }
 """Objects as the original CRD let them in, by name."""
 UNREADABLE_TABLES = ("three-parts", "system-table")
-COPIES = ("kept", "adopted", "mended", "deleted", "leaving")
+COPIES = ("kept", "adopted", "corrected", "deleted", "leaving")
 """Each object is stored once for each thing that is done to it; the leaving ones were deleted before the upgrade."""
 
 
@@ -130,8 +130,8 @@ def test_every_stored_object_can_be_taken_over(upgrade: Upgrade, name: str) -> N
 
 
 @pytest.mark.parametrize("name", STORED)
-def test_every_stored_object_can_be_mended(upgrade: Upgrade, name: str) -> None:
-    resource = upgrade.resource("mended", name)
+def test_every_stored_object_can_be_corrected(upgrade: Upgrade, name: str) -> None:
+    resource = upgrade.resource("corrected", name)
     if name in UNREADABLE_TABLES:  # frozen like any other table until the hook server has seen it
         refused = resource.patch_spec(**spec_with(), check=False)
         assert "cannot be changed until status.observedTable equals the current value" in refused.stderr
@@ -143,7 +143,7 @@ def test_every_stored_object_can_be_mended(upgrade: Upgrade, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in STORED if name not in ("no-spec", "empty-spec", "no-table")])
-def test_one_field_can_be_mended_without_the_others(upgrade: Upgrade, name: str) -> None:
+def test_one_field_can_be_corrected_without_the_others(upgrade: Upgrade, name: str) -> None:
     resource = upgrade.resource("kept", name)
     resource.patch_spec(deletionPolicy="Retain")
     assert resource.get()["spec"] == {**STORED[name], "deletionPolicy": "Retain"}
@@ -163,7 +163,7 @@ def test_no_new_fault_comes_in_beside_an_old_one(upgrade: Upgrade) -> None:
 
 
 def test_a_spec_once_given_stays(upgrade: Upgrade) -> None:
-    resource = upgrade.resource("mended", "good")
+    resource = upgrade.resource("corrected", "good")
     done = resource.patch({"spec": None}, check=False)
     assert done.returncode != 0
     assert "spec is required" in done.stderr

@@ -1,4 +1,4 @@
-"""The CRD goes over 0.1.0's and back: stored objects, their statuses and their managedFields stay usable."""
+"""The CRD replaces 0.1.0's and is rolled back: stored objects, their statuses and their managedFields stay usable."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def namespace(installed: Stack) -> Iterator[str]:
 
 
 def _keep_logs(folder: Path) -> None:
-    """Copy the logs to where E2E_LOGS says, for whoever has to find out why a run failed."""
+    """Copy the logs to where E2E_LOGS says, for anyone who has to find out why a run failed."""
     kept = os.environ.get("E2E_LOGS")
     for log in folder.rglob("*.log") if kept else ():
         (Path(kept or "") / log.name).write_bytes(log.read_bytes())

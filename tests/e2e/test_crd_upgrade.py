@@ -65,6 +65,6 @@ def test_metacontroller_goes_on_under_the_new_crd(released: Stack) -> None:
     for name, ready in {"new": 1, "unseen": 1, "edited": 2, "moved": 2}.items():
         released.wait_ready(NAMESPACE, name, f"True/RowSynced@{ready}", timeout=40)
     released.world.converge(20)
-    # what nobody touched was not written: the new CRD costs nothing but what is edited
+    # what no one edited was not written: the new CRD causes no writes of its own
     assert version(released, "kept") == before
     assert released.metacontroller.crashes == 0

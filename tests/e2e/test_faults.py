@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from support.e2e_report import Report
 
 # Webhook calls that failed are repeated with a backoff that doubles; what waits for a person (a missing table) is
-# repeated within 90 s; a row that others spoil is put right within one and a half resync periods.
+# repeated within 90 s; a row that others change is restored within one and a half resync periods.
 BOUND = 120.0
 # While no hook server answers at all, every edit counts as one more failure of its object and doubles its backoff,
 # up to Metacontroller's limit of 1000 s.

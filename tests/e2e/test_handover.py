@@ -151,13 +151,13 @@ def freeze(stack: Stack, leader: Metacontroller) -> None:
         time.sleep(2)
     finally:
         leader.resume()
-        stack.recorder.mark("the leader goes on")
+        stack.recorder.mark("the leader resumes")
     wait_until(lambda: leader.crashes > ends, "the old leader ends, for it has lost its lease", 30)
     stack.recorder.mark("the old leader has ended")
 
 
 def beside_rows(stack: Stack) -> list[str]:
-    """Return every problem but rows that stand where they should not."""
+    """Return every problem except rows that are where they should not be."""
     return [str(problem) for problem in stack.world.problems() if problem.kind not in ("orphan", "wrong table")]
 
 

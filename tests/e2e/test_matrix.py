@@ -75,7 +75,7 @@ class TestRow:
             installed.database.query(statement, key)
             touch(installed, namespace, "drifted")
             wait_until(
-                lambda: installed.row("students", namespace, "drifted") == row(namespace, "drifted"), "row put right"
+                lambda: installed.row("students", namespace, "drifted") == row(namespace, "drifted"), "row restored"
             )
 
     def test_delete_takes_the_row_along(self, installed: Stack, namespace: str) -> None:

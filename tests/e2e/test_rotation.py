@@ -1,4 +1,4 @@
-"""Rotation with the real Metacontroller, which looks at token and CA only when the spec of its controller changes."""
+"""Rotation with the real Metacontroller, which reads token and CA only when the spec of its controller changes."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def control(stack: Stack, authorities: str) -> None:
 
 
 def syncs(step: str, stack: Stack, change: Any) -> None:
-    """Make a change, give the server the time in which it looks at its files, and see that a new resource is synced."""
+    """Make a change, wait until the server has checked its files, and see that a new resource is synced."""
     change()
     time.sleep(2 * CHECK_SECONDS + 0.5)
     name = "-".join(step.replace(",", "").lower().split())

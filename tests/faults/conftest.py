@@ -19,6 +19,6 @@ def instance() -> Iterator[PostgresInstance]:
 
 @pytest.fixture(scope="module")
 def site(instance: PostgresInstance) -> Iterator[Site]:
-    """Run one server for all faults: after each it goes on without a restart."""
+    """Run one server for all faults: after each it keeps running without a restart."""
     with running_site(instance, instance.port) as site:
         yield site

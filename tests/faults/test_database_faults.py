@@ -1,4 +1,4 @@
-"""Whatever is wrong with PostgreSQL: the answer comes in time and is honest, and afterwards all goes on by itself."""
+"""Whatever is wrong with PostgreSQL: the answer comes in time and is true, and afterwards everything recovers."""
 
 import contextlib
 import time

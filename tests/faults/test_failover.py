@@ -1,4 +1,4 @@
-"""Two real servers with streaming replication: the primary goes, the standby takes over."""
+"""Two real servers with streaming replication: the primary is stopped, the standby is promoted."""
 
 from __future__ import annotations
 

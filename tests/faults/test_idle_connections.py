@@ -1,4 +1,4 @@
-"""Connections that a balancer or NAT between drops without a word: nobody but the metrics notices."""
+"""Connections that a load balancer or NAT in between drops silently: only the metrics show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One table's trouble is that table's: a locked table, or row, beside others that nobody holds up."""
+"""A locked table, or row, affects only itself: other tables are not delayed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from support.site import Site, running_site
 BUSY, EXPIRED, SYNCED = "False DatabaseBusy", "False RequestExpired", "True RowSynced"
 CALLERS = 31
 LOCK_SECONDS = 4.0 * LOCK_SHARE
-"""What a statement waits for a lock at most. Whoever is held up by another's waits as long; the others far shorter."""
+"""How long a statement waits for a lock, at most. One that another's lock delays waits as long; the others far less."""
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_locked_table_holds_up_no_other_and_no_probe(site: Site) -> None:
     assert worst["sync"] < LOCK_SECONDS, "a write of another table waited for the lock"
     assert worst["/readyz"] < LOCK_SECONDS
     assert worst["/healthz"] < LOCK_SECONDS
-    # most failed fast, so nobody waits long; and the end of the lock is noticed
+    # most failed fast, so no one waits long; and the end of the lock is noticed
     quick = [answer for answer in pressed.answers if answer.seconds < LOCK_SECONDS / 2]
     assert len(quick) > len(pressed.answers) / 2
     assert opened(site) > before

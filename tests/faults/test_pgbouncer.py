@@ -1,4 +1,4 @@
-"""Through a real PgBouncer: both ways of pooling, and the setting that goes with each."""
+"""Through a real PgBouncer: both pool modes, and the setting for each."""
 
 from __future__ import annotations
 

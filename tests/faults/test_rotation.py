@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SEEN = CHECK_SECONDS + 0.5
-"""After this a changed file is in force."""
+"""After this time a changed file is in use."""
 
 
 def replace(path: Path, text: str) -> None:
@@ -52,7 +52,7 @@ def test_the_password_of_the_database(site: Site, tmp_path: Path) -> None:
             database.query("ALTER ROLE hook PASSWORD 'rotated'")
             old = set(connections(database)) - before
             assert old
-            # now every connection is opened anew, and only the new password is good
+            # now every connection is a new one, and only the new password is valid
             for pid in old:
                 database.query("SELECT pg_terminate_backend(%s)", pid)
             load.wait_for(200)

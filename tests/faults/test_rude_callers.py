@@ -1,4 +1,4 @@
-"""Callers without a token that are rude in every way known: nobody else notices, and what they hold ends."""
+"""Clients without a token that misbehave in every known way: no one else notices, and their connections are closed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def encrypted(shared_database: Database, tokens: str, tmp_path_factory: pytest.T
 
 
 def connect(port: int, sent: bytes) -> socket.socket:
-    """Open a connection that reads nothing, with little room for what it does not read, and send what fits."""
+    """Open a connection that reads nothing, with a small receive buffer, and send what fits."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.settimeout(5)
@@ -251,7 +251,7 @@ def test_an_open_connection_without_a_request_does_not_delay_the_stop(shared_dat
             assert client.recv(100).startswith(b"HTTP/1.1 200")
         began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 8, "it waited for requests that nobody sends"
+        assert time.monotonic() - began < 8, "it waited for requests that no one sends"
 
 
 def test_more_connections_than_descriptors_end_no_worker(

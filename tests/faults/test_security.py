@@ -1,4 +1,4 @@
-"""What somebody who reaches the port, or may write a resource, or owns a table, cannot do."""
+"""What anyone who can reach the port, write a resource or own a table still cannot do."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_request_of_doubtful_length_is_refused_and_nothing_behind_it_is_read(
 def test_a_body_longer_than_its_length_is_a_request_of_its_own_and_not_part_of_the_first(
     guarded: ServerProcess,
 ) -> None:
-    """Ordinary pipelining: the second one has no token and is judged by itself."""
+    """Ordinary pipelining: the second one has no token and is judged separately."""
     sent = json.dumps(payload(resource())).encode()
     first = HEAD + b"Authorization: Bearer " + TOKEN.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(sent) + sent
     answered = statuses(exchange(guarded.port, first + SMUGGLED))

@@ -57,7 +57,7 @@ class Replicas:
             return self.subject.finalize()
 
     def settle(self) -> None:
-        """Sync until the resource is Ready, as Metacontroller goes on doing."""
+        """Sync until the resource is Ready, as Metacontroller keeps doing."""
         wait_until(lambda: self.sync() == SYNCED, "the resource is Ready again")
 
     def vanish(self) -> None:

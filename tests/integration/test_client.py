@@ -98,7 +98,7 @@ class TestSync:
 
 
 class TestFinalize:
-    """The deletion is added, the row goes."""
+    """The deletionTimestamp is added, and the row is deleted."""
 
     def test_the_row_goes_and_may_go_twice(self, server: ServerProcess, database: Database) -> None:
         run("sync", "-", "--url", server.url, given=ALEX)

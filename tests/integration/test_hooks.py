@@ -234,7 +234,7 @@ def test_tokens_are_rotated_without_a_restart(site: Site) -> None:
     assert statuses("third-token") == statuses(TOKENS[0]) == [200] * 4
     assert statuses(TOKENS[1]) == [401] * 4
     site.change(site.tokens, "# nothing left\n", "Could not reload the list of tokens")
-    assert statuses(TOKENS[0]) == [200] * 4, "an unusable file must leave the last one in force"
+    assert statuses(TOKENS[0]) == [200] * 4, "an unusable file must leave the previous one in use"
     site.change(site.tokens, "\n".join(TOKENS), "Reloaded the list of tokens.")
     assert statuses(TOKENS[1]) == [200] * 4
 
@@ -251,6 +251,6 @@ def test_the_table_policy_changes_without_a_restart(site: Site) -> None:
     site.change(site.policy, RULES.replace('"team_*"', "students"), "Reloaded the table policy.")
     assert (reasons(), reasons("students")) == (refused, allowed)
     site.change(site.policy, "rules: broken", "Could not reload the table policy")
-    assert reasons("students") == allowed, "an unusable file must leave the last one in force"
+    assert reasons("students") == allowed, "an unusable file must leave the previous one in use"
     site.change(site.policy, RULES, "Reloaded the table policy.")
     assert reasons() == allowed

@@ -1,8 +1,8 @@
 """Exactly one row, whatever users, the delivery and the database do: random histories on a real PostgreSQL.
 
 The users and the controller are those of support.cluster_model; what runs is load_request, make_plan, Store.apply
-and build_response. In every state a resource's row may stand only in status.tables united with spec.table, and
-nowhere once the finalizer is released; what a status calls Ready must be true; when everything is mended and
+and build_response. In every state a resource's row may be only in status.tables united with spec.table, and
+nowhere once the finalizer is released; what a status calls Ready must be true; when everything is repaired and
 delivered, rows and resources are the same. A call may hang in its commit, answered as a failure or not, and what it
 wrote lands or is undone at any later moment: between two calls, between two statements of one, in a restart.
 Two tests take parts of the protocol out, and must see a row orphaned or a false Ready: so the check is checked itself.
@@ -116,7 +116,7 @@ def walk(machine: Protocol, chance: random.Random) -> None:
             lambda: machine.break_or_mend(chance.choice(TABLES), chance.choice(FAULTS)),
             lambda: machine.tamper(chance.choice(TABLES), name(), chance.choice((None, HIDDEN))),
             lambda: machine.lose_database(chance.randint(1, 3)),
-            machine.mend_all,
+            machine.repair_all,
             lambda: machine.delete(name()),
         ]
     for _ in range(20):

@@ -155,13 +155,13 @@ class TestStop:
 
 @pytest.fixture(scope="module")
 def bare_server() -> Iterator[ServerProcess]:
-    """Run a server whose database nobody needs."""
+    """Run a server whose database no test needs."""
     with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
         yield server
 
 
 class TestBadClients:
-    """A client that sends what is no HTTP costs nobody else anything."""
+    """A client that sends something other than HTTP affects no one else."""
 
     @pytest.mark.parametrize(
         "sent",
@@ -217,7 +217,7 @@ class TestTls:
         kept = tls_server.post("sync", SYNC)
         make_certificate(tmp_path, common_name="second")
         wait_until(lambda: served_certificate(tls_server) != before, "the new certificate is served")
-        # the connection made with the old certificate goes on
+        # the connection made with the old certificate stays open
         assert kept.status_code == tls_server.post("sync", SYNC).status_code == 200
 
 

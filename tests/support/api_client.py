@@ -205,7 +205,7 @@ class Recorder:
 
     `vanished` are resources that went although they had a finalizer, without ever being marked for deletion: the API
     server decides on what it read before the finalizer came, and removes the object without looking again
-    (k8s.io/apiserver, pkg/registry/generic/registry/store.go, Delete). Nobody is told to finalize them.
+    (k8s.io/apiserver, pkg/registry/generic/registry/store.go, Delete). No controller is asked to finalize them.
     """
 
     client: ApiClient

@@ -1,4 +1,4 @@
-"""Real tables that a test breaks and mends while a role without privileges of its own works on them."""
+"""Real tables that a test breaks and repairs while a role without privileges of its own works on them."""
 
 import contextlib
 import secrets
@@ -15,7 +15,7 @@ TABLES = ("a", "b", "c", "other.d")
 SPELLINGS = (*TABLES, "public.a")
 """What spec.table may say: two of them are one table."""
 BYSTANDER = ("default/bystander", "somebody", 1, "nowhere")
-"""A row of somebody else, in every table; nobody may touch it."""
+"""Another's row, in every table; it must never be changed."""
 FAULTS = ("dropped", "denied", "undeletable", "swallows writes", "swallows deletes", "hides rows")
 HIDDEN = "mallory"
 """The name in a row that the writer does not see where a table hides rows."""
@@ -69,16 +69,16 @@ class BreakableTables:
     faults: dict[str, set[str]] = field(default_factory=lambda: {table: {"dropped"} for table in TABLES})
 
     def reset(self) -> None:
-        """Make all tables anew, sound and with the bystander only."""
+        """Recreate all tables, intact and with only the bystander."""
         for table in TABLES:
             self._run("DROP TABLE IF EXISTS {table}", table)
             self._make(table)
 
     def clear(self) -> None:
-        """Mend all tables and leave the bystander only."""
+        """Repair all tables and leave only the bystander."""
         for table in TABLES:
             for fault in list(self.faults[table]):
-                self.mend(table, fault)
+                self.repair(table, fault)
             self._run("DELETE FROM {table} WHERE id <> %s", table, BYSTANDER[0])
 
     def exists(self, table: str) -> bool:
@@ -92,7 +92,7 @@ class BreakableTables:
         if fault == "dropped":
             self.faults[table] = {fault}
 
-    def mend(self, table: str, fault: str) -> None:
+    def repair(self, table: str, fault: str) -> None:
         """Undo a fault; a dropped table comes back empty but for the bystander."""
         if fault == "dropped":
             self._make(table)
@@ -114,7 +114,7 @@ class BreakableTables:
             for table, *row in cursor.fetchall():
                 found[table][row[0]] = tuple(row)
         for table in there:
-            assert found[table].pop(BYSTANDER[0], None) == BYSTANDER, f"somebody else's row in {table} was touched"
+            assert found[table].pop(BYSTANDER[0], None) == BYSTANDER, f"the bystander's row in {table} was changed"
         return found
 
     def tamper(self, table: str, row: str, name: str | None) -> None:

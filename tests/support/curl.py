@@ -1,4 +1,4 @@
-"""The real curl as a client: what goes over the wire is exactly the bytes that a test gives."""
+"""The real curl as a client: exactly the bytes that a test gives are sent."""
 
 from __future__ import annotations
 

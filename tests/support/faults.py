@@ -38,7 +38,7 @@ def kill_postgres(stack: Stack) -> None:
 
 
 def hang_postgres(stack: Stack) -> None:
-    """Let PostgreSQL stand still for 12 s: connections are accepted, nothing is answered."""
+    """Stop PostgreSQL for 12 s: connections are accepted, nothing is answered."""
     stack.postgres.freeze()
     try:
         time.sleep(12)
@@ -76,7 +76,7 @@ def stop_hooks(stack: Stack) -> None:
 
 
 def roll_hooks(stack: Stack) -> None:
-    """Take one hook server after the other out of service, end it and start it anew, as a rollout does."""
+    """Take one hook server after the other out of service, end it and start a new one, as a rollout does."""
     ports = [server.port for server in stack.hooks]
     for server in stack.hooks:
         stack.balancer.backends = [port for port in ports if port != server.port] or ports
@@ -130,7 +130,7 @@ def spoil_rows(stack: Stack) -> None:
 
 
 def exhaust_connections(stack: Stack) -> None:
-    """Cut the hooks' connections and hold every one that the database allows for 10 s, as somebody else."""
+    """Cut the hooks' connections and hold every one that the database allows for 10 s, as another client."""
     stack.database.query("DROP ROLE IF EXISTS greedy")
     stack.database.query("CREATE ROLE greedy LOGIN PASSWORD 'greedy'")
     dsn = psycopg2.extensions.make_dsn(**{**stack.database.connect, "user": "greedy", "password": "greedy"})
@@ -149,7 +149,7 @@ def exhaust_connections(stack: Stack) -> None:
 
 
 def lock_table(stack: Stack) -> None:
-    """Hold a lock on a table for 12 s, as somebody else."""
+    """Hold a lock on a table for 12 s, as another client."""
     with _locked(stack, "students"):
         time.sleep(12)
 

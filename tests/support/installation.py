@@ -1,4 +1,4 @@
-"""An install as docs/install.md makes it, with a real hook server, a real database and Metacontroller played."""
+"""An install as docs/install.md makes it, with a real hook server, a real database and a simulated Metacontroller."""
 
 from __future__ import annotations
 

@@ -24,12 +24,12 @@ from postgres_writer.database.statements import Statement
 from postgres_writer.database.store import Store
 
 UNLOCKED = Statement(SQL("SELECT %(key)s::bigint").format(), ("key",))
-"""What stands for the lock where nobody takes it."""
+"""The lock's value where no one takes it."""
 
 
 @dataclass(frozen=True)
 class InFlight:
-    """A transaction whose commit was sent, and has not come back."""
+    """A transaction whose commit was sent and not yet answered."""
 
     connection: Any
 

@@ -44,7 +44,7 @@ def crd_manifests() -> list[dict[str, Any]]:
     """Return the CRDs of Metacontroller's own kinds.
 
     METACONTROLLER_CRDS names a folder with the ones of its release; without it, open schemas do, for only the API
-    server reads them: Metacontroller decodes its objects by itself.
+    server reads them: Metacontroller decodes its objects itself.
     """
     folder = os.environ.get("METACONTROLLER_CRDS")
     if folder:

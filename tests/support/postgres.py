@@ -47,7 +47,7 @@ def scrubbed_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody listens on now."""
+    """Return a TCP port of the loopback interface that is not in use now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -136,7 +136,7 @@ class Database:
             self.drop_sibling(database)
 
     def drop_sibling(self, database: "Database") -> None:
-        """Drop another database of the same server, whoever is still connected to it."""
+        """Drop another database of the same server, no matter who is still connected to it."""
         self.query(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))
 
     def create_table(self, table: str) -> None:

@@ -51,7 +51,7 @@ Planner = Callable[[HookRequest, Permits], Plan]
 
 
 class OrphanedRow(AssertionError):
-    """A row stands where nobody would ever look for it again."""
+    """A row is in a table that is recorded nowhere."""
 
 
 class FalseReady(AssertionError):
@@ -246,7 +246,7 @@ class Protocol(RuleBasedStateMachine):
                     allowed = allowed | _listed(current) | {resolved(current["spec"]["table"])}
             lost = _holders(name, rows) - allowed
             if lost:
-                raise OrphanedRow(f"{name} has a row in {sorted(lost)}, nobody looks but in {sorted(allowed)}")
+                raise OrphanedRow(f"{name} has a row in {sorted(lost)}, only {sorted(allowed)} are recorded")
 
     @invariant()
     def ready_is_true(self) -> None:
@@ -278,7 +278,7 @@ class Protocol(RuleBasedStateMachine):
         assert {row for found in rows.values() for row in found} <= {f"{NAMESPACE}/{name}" for name in self.api.history}
 
     def _check_settled(self, name: str, rows: dict[str, dict[str, Row]]) -> None:
-        """Check that the row stands for the resource, and that nothing else stands for it."""
+        """Check that the row matches the resource, and that there is no other row for it."""
         current = self.api.objects.get(name)
         holders, left = _holders(name, rows), self.left.get(name, set())
         if current is None or "deletionTimestamp" in current["metadata"]:
@@ -297,11 +297,11 @@ class Protocol(RuleBasedStateMachine):
         self.outage, self.policed, self.flight.moment = 0, False, None
         for table in TABLES:
             for fault in list(self.tables.faults[table]):
-                self.tables.mend(table, fault)
+                self.tables.repair(table, fault)
         self._present_only()
 
     def _settle(self) -> None:
-        """Deliver everything until nothing changes any more; a state that never rests would write for ever."""
+        """Deliver everything until nothing changes any more; a state that never settles would be written endlessly."""
         for _ in range(ROUNDS):
             before = self._state()
             for name in self.api.history:
@@ -358,14 +358,14 @@ class ProtocolUnderFaults(Protocol):
         self.flight.end_all()
         self.tampered = True
         if fault in self.tables.faults[table]:
-            self.tables.mend(table, fault)
+            self.tables.repair(table, fault)
         elif self.tables.exists(table) and (fault not in NARROWING or self._calmed()):
             self.tables.break_(table, fault)
         if fault in NARROWING:
             self._present_only()
 
     @rule()
-    def mend_all(self) -> None:
+    def repair_all(self) -> None:
         self._mend()
 
     @rule(table=st.sampled_from(TABLES), name=names, value=st.sampled_from((None, HIDDEN)))

@@ -1,4 +1,4 @@
-"""A TCP proxy between two parts under test: it holds, cuts and passes what goes through it."""
+"""A TCP proxy between two parts under test: it delays, cuts or forwards what passes through."""
 
 import contextlib
 import ctypes

@@ -27,7 +27,7 @@ class Relay:
     seen: list[str] = field(default_factory=list)
 
     def take(self) -> list[str]:
-        """Return what was counted, and begin anew."""
+        """Return what was counted, and start again from zero."""
         found, self.seen = self.seen, []
         return found
 

@@ -31,7 +31,7 @@ class _Absent:
 
 
 ABSENT: Final = _Absent()
-"""Stands for a field that is not there at all, which is not the same as null."""
+"""A field that is absent, which is not the same as null."""
 
 
 @dataclass(frozen=True)

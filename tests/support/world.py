@@ -46,7 +46,7 @@ class NotConverged(AssertionError):
 class World:
     """The API server's resources beside the database's rows.
 
-    `tables` are those that may exist in the database: any other is one that somebody made behind our back.
+    `tables` are those that may exist in the database: any other was created by something else.
     `foreign` are rows (table, id) that are none of ours and must stay as they are.
     """
 

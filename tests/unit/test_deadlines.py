@@ -30,7 +30,7 @@ GO_IDLE_SECONDS = 90
 """When Go's HTTP client, which is Metacontroller's, drops an idle connection."""
 
 Manifest = dict[str, Any]
-# hundredths, because of the rounding of larger ones nobody can tell a sum of 8.0 from one of 8.000000000000002
+# hundredths, because rounding makes a sum of 8.0 indistinguishable from one of 8.000000000000002
 timeouts = st.integers(0, 900).map(lambda hundredths: hundredths / 100)
 
 

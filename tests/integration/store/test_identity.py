@@ -27,7 +27,7 @@ TYPES = {
 
 @pytest.fixture(params=TYPES)
 def caseless(request: pytest.FixtureRequest, contrib: Database) -> Iterator[tuple[Database, Subject]]:
-    """Make a table in which a row of somebody else has an id that is ours but for its case."""
+    """Make a table in which another's row has an id that differs from ours only in case."""
     made, kind = TYPES[request.param]
     contrib.query(
         f"{made}; ALTER TABLE students ALTER id TYPE {kind}, ALTER name TYPE {kind}, ALTER country TYPE {kind}"

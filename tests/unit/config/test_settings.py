@@ -179,7 +179,7 @@ def test_a_password_shows_in_no_text_of_the_configuration() -> None:
 
 
 class TestPasswordFile:
-    """The file is read anew for every connection."""
+    """The file is read again for every connection."""
 
     def test_a_rotated_password_is_used_without_a_restart(self, tmp_path: Path) -> None:
         file = tmp_path / "password"

@@ -231,7 +231,7 @@ def _wrong(state: State) -> str:
     if state.life == "gone":
         return "a row without its resource" if any(worlds) else ""
     if any(table not in state.tables | {state.spec[0]} for rows in worlds for table, _ in rows):
-        return "a row where nobody looks"
+        return "a row that is recorded nowhere"
     if state.ready and not state.drift and state.pending is None and state.rows != {state.spec}:
         return "Ready, and not true"
     return ""
@@ -274,7 +274,7 @@ def test_it_holds_in_every_state() -> None:
     [
         pytest.param(Parts(lock=False), "Ready, and not true", id="without the lock"),
         pytest.param(Parts(first=False), "a row without its resource", id="with the lock in the statement that looks"),
-        pytest.param(Parts(look=False), "a row where nobody looks", id="with looks without the lock"),
+        pytest.param(Parts(look=False), "a row that is recorded nowhere", id="with looks without the lock"),
         pytest.param(Parts(steady=False), "Ready, and not true", id="with claims without the lock"),
     ],
 )

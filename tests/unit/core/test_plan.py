@@ -333,7 +333,7 @@ def worst(plan: Plan) -> Outcome:
 def test_no_listed_table_is_forgotten_while_nothing_is_known(request: HookRequest) -> None:
     answer = build_response(request, worst(make_plan(request, permits)), NOW, 300)
     if answer["finalized"] and request.deleting:
-        return  # the resource goes
+        return  # the resource is released
     assert set(request.status.tables) <= set(answer["status"]["tables"])
 
 

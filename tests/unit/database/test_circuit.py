@@ -61,7 +61,7 @@ def test_the_first_answer_closes_it_for_all() -> None:
     circuit.failed(100.0, hanging=True)
     assert [circuit.succeeded(), circuit.succeeded()] == [True, False]
     assert circuit.admits(100.1, connected=False)
-    assert circuit.failed(100.2, hanging=False), "it opens anew"
+    assert circuit.failed(100.2, hanging=False), "it opens again"
     assert circuit.admits(100.3, connected=True), "and no longer takes the server for a hanging one"
 
 

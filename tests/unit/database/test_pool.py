@@ -1,4 +1,4 @@
-"""The pool: a bounded number of sessions, the last used one first, idle ones closed, nobody waits past his time."""
+"""The pool: a bounded number of sessions, the last used one first, idle ones closed, no wait past the deadline."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_an_idle_connection_is_not_trusted_when_the_closing_is_late() -> None:
         pass
     made[0].idle_since -= 2 * LONG
     with lend(pool, soon()):
-        assert not made[0].is_connected, "it connects anew"
+        assert not made[0].is_connected, "it connects again"
 
 
 def test_closing_closes_what_is_idle_and_the_pool_goes_on() -> None:

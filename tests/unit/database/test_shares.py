@@ -1,4 +1,4 @@
-"""Shares: for whatever comes and goes, no table takes the last connection from another, and one alone has all."""
+"""Shares: no table takes the last connection from another, and a single one may have all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The statements as values: names are quoted, values never stand in them, what is prepared says the same."""
+"""The statements as values: names are quoted, values are never in the text, and the prepared form is equivalent."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_move_deletes_first_and_in_the_order_given() -> None:
 
 
 def _texts(statement: statements.Statement) -> list[str]:
-    """Return for each leaf the text that stands before it."""
+    """Return for each leaf the text before it."""
     texts, before = [], ""
     for leaf in parts(statement.text):
         texts.append(before)

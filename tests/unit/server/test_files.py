@@ -17,7 +17,7 @@ from postgres_writer.server.files import CHECK_SECONDS, Watched, check_files, lo
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Give a function that lets the time between two looks at the files go by."""
+    """Return a function that advances the clock by the time between two checks of the files."""
     moment = [1000.0]
     monkeypatch.setattr("postgres_writer.server.files.time.monotonic", lambda: moment[0])
 
