@@ -99,10 +99,10 @@ lock: | .venv/bin/python ## Update the pinned dependencies of the container imag
 
 # Try it in a kind cluster on this machine
 
-kind: ## Create a kind cluster with everything in it, apply the sample and show its row (needs docker, kind, kubectl, git, openssl)
+kind: ## Create a kind cluster with everything installed, apply the sample and show its row (needs docker, kind, kubectl, git, openssl)
 	@k8s/kind/kind.sh up
 
-kind-down: ## Delete that cluster
+kind-down: ## Delete the kind cluster
 	@k8s/kind/kind.sh down
 
 # Install it on the cluster of the current kubectl context

@@ -1,13 +1,13 @@
 """The errors of the project: each with its CamelCase reason and whether a retry can help.
 
 PostgresWriterError
-├── ConfigError                 the environment or a file names something unusable; the start ends
+├── ConfigError                 a setting or a file is unusable; the server does not start
 ├── InvalidRequest              the body is not a hook request; answered as HTTP 400
 └── ResourceError               concerns one resource; answered as HTTP 200 with a condition
-    ├── InvalidSpec, TableNotAllowed                        refused before the database is asked
+    ├── InvalidSpec, TableNotAllowed                        refused before a statement is sent
     ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
-    ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   passes without anyone's help
-    └── TableRecorded                                       a step on the way, not a failure
+    ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   transient; retried automatically
+    └── TableRecorded                                       an intermediate step, not a failure
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reason(str, Enum):
     ROW_DELETED = "RowDeleted"
     """The row was deleted; the resource is waiting for another finalizer."""
     UNMANAGED = "Unmanaged"
-    """The controller's selector no longer matches; the row was left in place and is the user's."""
+    """The controller's selector no longer matches; the row was left in place and is no longer managed."""
     INVALID_SPEC = "InvalidSpec"
     """A field of the spec is missing or unusable; the message names it."""
     TABLE_NOT_ALLOWED = "TableNotAllowed"
@@ -41,7 +41,7 @@ class Reason(str, Enum):
     DATABASE_BUSY = "DatabaseBusy"
     """A lock, a deadlock or the statement timeout; the next try may succeed."""
     REQUEST_EXPIRED = "RequestExpired"
-    """The caller gave up, or the time for this request is over; nothing was written."""
+    """The caller disconnected, or the request timed out; nothing was written."""
     DELETE_FAILED = "DeleteFailed"
     """The row could not be deleted; the finalizer stays."""
     TABLE_RECORDED = "TableRecorded"
@@ -119,19 +119,19 @@ class DeleteFailed(ResourceError):
 
 
 class DatabaseUnavailable(ResourceError):
-    """No connection could be had, it broke, or the server does not answer or is read-only."""
+    """No connection could be opened, it broke, or the server does not answer or is read-only."""
 
     reason, retry = Reason.DATABASE_UNAVAILABLE, Retry.TRANSIENT
 
 
 class DatabaseBusy(ResourceError):
-    """A lock, a deadlock or the statement time-out."""
+    """A lock, a deadlock or the statement timeout."""
 
     reason, retry = Reason.DATABASE_BUSY, Retry.TRANSIENT
 
 
 class RequestExpired(ResourceError):
-    """The caller hung up or the request's time is over; nothing was written."""
+    """The caller disconnected or the request timed out; nothing was written."""
 
     reason, retry = Reason.REQUEST_EXPIRED, Retry.TRANSIENT
 

@@ -107,4 +107,4 @@ def test_a_data_folder_with_a_blank_is_refused(tmp_path: Path) -> None:
     server.start(wait=False)
     assert server.process is not None
     assert server.process.wait(60) == 2
-    assert "without blanks" in server.logs
+    assert "without spaces" in server.logs

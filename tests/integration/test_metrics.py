@@ -115,7 +115,7 @@ def test_an_unreachable_database_opens_the_circuit_and_its_return_closes_it() ->
             assert found.total("postgres_writer_database_connections_opened_total") == 2
             assert found.total("postgres_writer_database_connections_replaced_total") == 1
             assert server.logs.count('"PostgreSQL cannot be reached"') == 1
-            assert server.logs.count("PostgreSQL answers again") == 1
+            assert server.logs.count("PostgreSQL is reachable again") == 1
 
 
 def test_workers_that_die_leave_their_sums_and_no_files(database: Database) -> None:

@@ -46,16 +46,16 @@ examples:
   PSQL_HOST=db.example.com PSQL_PASSWORD_FILE=password postgres-writer audit
       Compare the cluster of kubectl's current context with the database.
   kubectl get pgw -A -o json | postgres-writer audit - -o json
-      The same without calling kubectl; changes made meanwhile are reported as findings.
+      The same, with the resources from standard input; changes made meanwhile are reported as findings.
   postgres-writer audit --context production --repair
       Request a sync of what is missing or differs.
   postgres-writer audit --prune default/old-student
   postgres-writer audit --prune --namespace team-a
       Show the rows without a resource and, after confirmation, delete them.
-  postgres-writer audit --all-tables --manifests | kubectl apply -f -
-      Recreate lost resources from their rows; review what is printed before you apply it.
+  postgres-writer audit --all-tables --manifests >resources.json
+      Recover lost resources from their rows: review the file, then kubectl apply -f it.
   postgres-writer audit -f manifests.yaml
-      A dry run: which rows would be inserted or taken over, which tables are missing or not allowed.
+      A dry run: which rows would be inserted or taken over, and which tables are missing or not allowed.
 
 The database is that of the PSQL_* variables, as for `serve`; without --prune a role that may only read is enough.
 A row has no resource if its id has the form <namespace>/<name> and no such PostgresWriter exists. It may have been kept
@@ -294,7 +294,7 @@ audit = Command(
             default=5,
             show_default=True,
             metavar="SECONDS",
-            help="Check findings again after this time and drop those that have passed.",
+            help="Check findings again after this time and drop those that have disappeared.",
         ),
         click.Option(
             ["--timeout"],
@@ -302,7 +302,7 @@ audit = Command(
             default=300,
             show_default=True,
             metavar="SECONDS",
-            help="Longest time to read a batch of one table; after that the table is reported as unreadable.",
+            help="Maximum time to read a batch of one table; after that the table is reported as unreadable.",
         ),
         click.Option(
             ["--service-account"],
@@ -315,7 +315,7 @@ audit = Command(
         click.Option(
             ["--result-config-map"],
             metavar="NAME",
-            help="In a pod: store the numbers of findings in this ConfigMap, from which the hook server's /metrics "
+            help="In a pod: store the number of findings in this ConfigMap, from which the hook server's /metrics "
             "shows them.",
         ),
         click.Option(["--repair"], is_flag=True, help="Request a sync of what is missing or differs."),

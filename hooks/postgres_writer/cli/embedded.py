@@ -35,7 +35,7 @@ def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
     """
     folder = data_folder.expanduser().resolve()
     if any(character.isspace() for character in str(folder)):
-        raise ConfigError(f"--data-dir must be a path without blanks: {folder}.")
+        raise ConfigError(f"--data-dir must be a path without spaces: {folder}.")
     with _exclusive(folder), _deferred_signals() as received:
         log.info("Starting an embedded PostgreSQL in %s", folder)
         server = _start(folder / _CLUSTER)

@@ -40,9 +40,9 @@ completion = Command(
     epilog="""\
 examples:
   source <(postgres-writer completion bash)
-      Complete in this bash; in ~/.bashrc, in every one. Needs bash 4.4 or newer.
+      Enable completion in this shell; in ~/.bashrc, in every one. Needs bash 4.4 or newer.
   postgres-writer completion zsh >"${fpath[1]}/_postgres-writer"
-      Complete in every zsh that calls compinit.
+      Enable completion in every zsh that calls compinit.
 
 exit codes: 0 printed, 2 wrong arguments
 """,

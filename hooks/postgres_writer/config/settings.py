@@ -72,7 +72,7 @@ class DatabaseConfig:
     password_file: Path | None = setting(
         "PSQL_PASSWORD_FILE",
         "File with the password, read again for every connection, so that a rotated password needs no restart. "
-        "During a rotation, put the old and the new one on a line each: both are tried.",
+        "During a rotation, put the old and the new one on separate lines: both are tried.",
         parsers.path,
     )
     sslmode: str | None = setting(
@@ -83,7 +83,7 @@ class DatabaseConfig:
     )
     sslrootcert: str | None = setting(
         "PSQL_SSLROOTCERT",
-        'File with the CA certificates that verify PostgreSQL\'s, or "system".',
+        'File with the CA certificates that verify PostgreSQL\'s certificate, or "system" for those of the system.',
         parsers.root_certificate,
     )
     sslcert: str | None = setting(
@@ -112,7 +112,7 @@ class DatabaseConfig:
     statement_timeout: float = setting(
         "PSQL_STATEMENT_TIMEOUT",
         "Seconds that a statement may take, including lock waits. Together with PSQL_CONNECT_TIMEOUT at most "
-        f"{DATABASE_SECONDS:g}, because Metacontroller gives up after 10.",
+        f"{DATABASE_SECONDS:g}, because Metacontroller gives up after 10 s.",
         parsers.seconds(0.1, DATABASE_SECONDS),
         4.0,
     )
@@ -254,7 +254,7 @@ class Config:
     )
     connections: int = setting(
         "HOOK_CONNECTIONS",
-        "Connections to PostgreSQL per worker, at most. If none is free, a request waits for one.",
+        "Maximum number of connections to PostgreSQL per worker. If none is free, a request waits for one.",
         parsers.integer(3, 256),
         DEFAULT_CONNECTIONS,
     )
@@ -291,8 +291,8 @@ class Config:
     )
     audit_result_file: Path | None = setting(
         "HOOK_AUDIT_RESULT_FILE",
-        "File in which the audit stores its latest result (the component audit mounts it); /metrics shows it. Read "
-        "again when it changes.",
+        "File with the latest result of the audit, mounted by the component audit; /metrics shows it. Read again when "
+        "it changes.",
         parsers.path,
     )
     metrics_token_required: bool = setting(

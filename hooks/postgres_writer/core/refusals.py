@@ -191,7 +191,8 @@ def _explain_move(table: str, refused: Refused, vacate: Mapping[str, Access]) ->
         # nothing else hides a row: policies, or the condition of a view, whose key is unknown
         if refused.guard == "unseen" and (access.policies or access.key is Key.UNKNOWN):
             return RowRejected(
-                f"The row cannot be moved out of table {old}: {_HIDDEN}. Show the role its rows, or give it BYPASSRLS."
+                f"The row cannot be moved out of table {old}: {_HIDDEN}. Add a policy that shows "
+                "the role its rows, or give it BYPASSRLS."
             )
     if refused.guard == "undeleted":
         return DeleteFailed(
@@ -225,8 +226,8 @@ def explain_delete(table: str, refused: Refused, access: Access | None = None) -
 def explain_hidden(table: str) -> DeleteFailed:
     """Give the error for a row that may exist though it is not visible; name the ways out."""
     return DeleteFailed(
-        f"The row could not be deleted from table {table}: {_HIDDEN}. Show the role its rows by a policy, give it "
-        f"BYPASSRLS, or {_RETAIN}"
+        f"The row could not be deleted from table {table}: {_HIDDEN}. Add a policy that shows the role its rows, "
+        f"give it BYPASSRLS, or {_RETAIN}"
     )
 
 

@@ -233,7 +233,7 @@ def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
 def _identity(metadata: dict[str, Any], field: str) -> str:
     value = metadata.get(field)
     if not isinstance(value, str) or not value or not is_text(value):
-        raise InvalidRequest(f"metadata.{field} must be a non-empty string: it is half of the row's id.")
+        raise InvalidRequest(f"metadata.{field} must be a non-empty string: it is part of the row's id.")
     return value
 
 

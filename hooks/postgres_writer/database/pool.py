@@ -218,7 +218,7 @@ class Pool:
             closed = self._circuits.succeeded(statement.tables)
         for table in closed:
             metrics.TABLE_CIRCUIT.labels("closed").inc()
-            logger.info("The table answers again", extra=fields(table=table))
+            logger.info("The table is no longer locked or slow", extra=fields(table=table))
 
     def _note_failure(self, statement: Statement, row: str, exc: Exception) -> None:
         if isinstance(exc, Refused):
@@ -237,4 +237,4 @@ class Pool:
                     waiter.refused = True
                     waiter.answered.set()
         metrics.TABLE_CIRCUIT.labels("opened").inc()
-        logger.warning("The table is locked or slow; its callers fail fast for a while", extra=fields(table=table))
+        logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=fields(table=table))

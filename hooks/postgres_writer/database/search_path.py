@@ -23,7 +23,7 @@ class SearchPath:
         """Take note of what a new connection found, in the order in which it looks."""
         before, self._schemas = self._schemas, schemas
         if before is None:
-            logger.info("Tables without a schema are looked for in these schemas", extra=fields(schemas=schemas))
+            logger.info("Table names without a schema are looked up in these schemas", extra=fields(schemas=schemas))
         elif before != schemas:
             logger.warning(
                 "The search path has changed: a table name without a schema may now mean another table",

@@ -44,8 +44,8 @@ IN_FLIGHT = (
 )
 EXPIRED = "The request timed out before anything was written; retrying automatically."
 FORBIDDEN = (
-    "The database role may not execute the function {} of PostgreSQL, without which no row is written or deleted; "
-    "grant it EXECUTE on the function. Retrying automatically."
+    "The database role is not allowed to execute PostgreSQL's function {}, without which no row can be written or "
+    "deleted; grant it EXECUTE on that function. Retrying automatically."
 )
 _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
@@ -309,7 +309,7 @@ class Session:
     def _succeed(self) -> None:
         if self._circuit.succeeded():
             metrics.CIRCUIT_OPEN.set(0)
-            logger.info("PostgreSQL answers again")
+            logger.info("PostgreSQL is reachable again")
 
     def _fail(self, hanging: bool, why: str) -> None:
         self.close()

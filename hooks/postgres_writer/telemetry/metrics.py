@@ -94,8 +94,8 @@ CONNECTION_WAITS = Counter(
 )
 TABLE_CIRCUIT = Counter(
     "postgres_writer_table_circuit_total",
-    "Locked or slow tables, by event: opened (the callers of a table begin to fail fast), refused (a call that failed "
-    "so), closed (a table answers again).",
+    "Locked or slow tables, by event: opened (requests for the table begin to fail fast), refused (a request that "
+    "failed fast), closed (a statement succeeded again).",
     ["event"],
 )
 CIRCUIT_OPEN = Gauge(

@@ -28,7 +28,7 @@ def test_another_search_path_is_noticed_by_the_next_connection(
     store = Store(database.config(prepared_statements=prepared))
     subject = Subject(store)
     subject.sync()
-    assert "Tables without a schema are looked for in these schemas" in logged(caplog, logging.INFO)
+    assert "Table names without a schema are looked up in these schemas" in logged(caplog, logging.INFO)
     store.close()
     subject.sync()
     assert logged(caplog, logging.WARNING) == [], "the same path is not worth a word"

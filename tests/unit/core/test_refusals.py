@@ -113,7 +113,7 @@ def test_a_denied_delete_names_both_ways_out() -> None:
 
 def test_a_hidden_row_names_the_three_ways_out() -> None:
     text = str(explain_hidden("t"))
-    assert all(way in text for way in ("by a policy", "BYPASSRLS", "deletionPolicy to Retain"))
+    assert all(way in text for way in ("a policy", "BYPASSRLS", "deletionPolicy to Retain"))
 
 
 @pytest.mark.parametrize(
