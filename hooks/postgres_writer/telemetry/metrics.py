@@ -98,6 +98,13 @@ TABLE_CIRCUIT = Counter(
     "failed fast), closed (a statement succeeded again).",
     ["event"],
 )
+BUILD_INFO = Gauge(
+    "postgres_writer_build_info",
+    "The version that is running; always 1.",
+    ["version", "python_version"],
+    # Info metrics are not possible in the multiprocess mode
+    multiprocess_mode="max",
+)
 CIRCUIT_OPEN = Gauge(
     "postgres_writer_database_circuit_open",
     "1 while calls fail fast because PostgreSQL could not be reached.",
@@ -105,23 +112,10 @@ CIRCUIT_OPEN = Gauge(
 )
 
 
-@cache
-def hook_requests(hook: str, controller: str, reason: str) -> Counter:
-    """Give one series of HOOK_REQUESTS; labels() would look for it under a lock at every request."""
-    return HOOK_REQUESTS.labels(hook, controller, reason)
-
-
-@cache
-def hook_seconds(hook: str) -> Histogram:
-    """Give one series of HOOK_SECONDS."""
-    return HOOK_SECONDS.labels(hook)
-
-
-@cache
-def rows(operation: str) -> Counter:
-    """Give one series of ROWS."""
-    return ROWS.labels(operation)
-
+# labels() would look for the series under a lock at every request
+hook_requests = cache(HOOK_REQUESTS.labels)
+hook_seconds = cache(HOOK_SECONDS.labels)
+rows = cache(ROWS.labels)
 
 _HOOKS = ("sync", "finalize")
 _CONTROLLERS = ("composite", "decorator")
@@ -130,19 +124,9 @@ PAUSED = "Paused"
 _REFUSALS = ("HTTP400", "HTTP401", "HTTP413", "HTTP415", "HTTP500")
 
 
-class _BuildInfo(Collector):
-    """The version as labels of a constant; the multiprocess mode knows no Info metrics."""
-
-    def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "postgres_writer_build_info", "The version that is running; always 1.", labels=["version", "python_version"]
-        )
-        family.add_metric([__version__, platform.python_version()], 1)
-        yield family
-
-
 def declare() -> None:
     """Let every series exist from the start, at 0: the first failure is then an increase and not a beginning."""
+    BUILD_INFO.labels(__version__, platform.python_version()).set(1)
     for hook in _HOOKS:
         HOOK_SECONDS.labels(hook)
         for reason in _REFUSALS:
@@ -185,30 +169,21 @@ class _LastAudit(Collector):
 
 def exposition(last_audit: AuditResult | None = None) -> bytes:
     """Give the scrape of all workers in the text format, with the last audit's result where there is to be one."""
-    folder = os.environ.get(VARIABLE)
     audit = CollectorRegistry()
     if last_audit is not None:
         audit.register(_LastAudit(last_audit))
-    return _own_exposition(folder) + generate_latest(audit)
-
-
-def _own_exposition(folder: str | None) -> bytes:
-    if folder is None:
-        return generate_latest(REGISTRY) + generate_latest(_with_build_info())
     try:
-        return _all_workers(folder)
+        own = generate_latest(_all_workers())
     except struct.error:
         # a worker was just making its file, which for a moment has no header
-        return _all_workers(folder)
+        own = generate_latest(_all_workers())
+    return own + generate_latest(audit)
 
 
-def _all_workers(folder: str) -> bytes:
-    registry = _with_build_info()
-    multiprocess.MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
-
-
-def _with_build_info() -> CollectorRegistry:
+def _all_workers() -> CollectorRegistry:
+    folder = os.environ.get(VARIABLE)
+    if folder is None:
+        return REGISTRY
     registry = CollectorRegistry()
-    registry.register(_BuildInfo())
+    multiprocess.MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return registry
