@@ -20,11 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import click
 import requests
 
+from postgres_writer.audit.connection import connect
 from postgres_writer.cli.client import HookClient, finalizing, ready_condition
 from postgres_writer.cli.commands import Command
-from postgres_writer.cli.demo_database import DemoDatabase
+from postgres_writer.cli.embedded import connection_variables
+from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.database.statements import identifier
 from postgres_writer.errors import PostgresWriterError
 
 START_SECONDS = 30.0
@@ -52,33 +56,66 @@ class StepFailed(PostgresWriterError):
 def _run() -> int:
     # https://no-color.org and https://force-color.org
     wanted = bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
-    screen = Screen(colours=wanted and not os.environ.get("NO_COLOR"))
+    click.get_current_context().color = wanted and not os.environ.get("NO_COLOR")
     # like Ctrl-C, so that server, database and folder are removed then, too
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder), screen.say) as world:
-            screen.say(f"Using a temporary hook server at {world.url} and a temporary PostgreSQL.\n")
+        with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder)) as world:
             for number, (title, step) in enumerate(STEPS, start=1):
                 # before the step, whose first line then shows that the row is gone
                 if step is repair:
                     lose(world)
-                screen.play(number, title, step, world)
+                play(number, title, step, world)
     except PostgresWriterError as error:
         sys.stderr.write(f"postgres-writer: {error}\n")
         return 1
-    screen.say(screen.good(f"All {len(STEPS)} steps succeeded."))
+    click.secho(f"All {len(STEPS)} steps succeeded.", fg="green")
     return 0
 
 
-def _interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+class DemoDatabase:
+    """The demo's own connection to the embedded PostgreSQL of a folder: it reads the rows itself."""
+
+    def __init__(self, data_folder: Path) -> None:
+        self._connection = connect(DatabaseConfig.from_env(connection_variables(data_folder)))
+        self._connection.autocommit = True
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def create_table(self, table: str) -> None:
+        """Create a table shaped like students."""
+        self._run("CREATE TABLE {} (id text PRIMARY KEY, name text, age int, country text)", table)
+
+    def rows(self, table: str, row_id: str) -> list[str]:
+        """Return the rows of a resource in words; at most one, if the server keeps its promise."""
+        found = self._run("SELECT name, age, country FROM {} WHERE id = %s", table, row_id)
+        return [f"({name}, {age}, {country})" for name, age, country in found]
+
+    def version(self, table: str, row_id: str) -> str:
+        """Return what PostgreSQL changes with every write of a row: the writing transaction and the place."""
+        [(xmin, ctid)] = self._run("SELECT xmin, ctid FROM {} WHERE id = %s", table, row_id)
+        return f"{xmin} {ctid}"
+
+    def delete(self, table: str, row_id: str) -> None:
+        """Delete a row behind the server's back."""
+        self._run("DELETE FROM {} WHERE id = %s", table, row_id)
+
+    def exists(self, table: str) -> bool:
+        """Say whether a table exists."""
+        return self._run("SELECT to_regclass(%s)", table, table) != [(None,)]
+
+    def _run(self, text: str, table: str, *parameters: str) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(text.format(identifier(table).as_string(cursor)), parameters or None)
+            return cursor.fetchall() if cursor.description else []
 
 
 @dataclass
 class World:
     """The server, its database, and the object as the API server would hold it."""
 
-    url: str
     client: HookClient
     database: DemoDatabase
     resource: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(SAMPLE))
@@ -191,8 +228,9 @@ def inject(world: World) -> str:
     """Name a table that tries to be SQL."""
     world.edit(table='students"; DROP TABLE students; --')
     world.call("sync")
-    expect_state(world, "alumni: (alex, 24, canada)", "InvalidSpec")
+    # first, because the rows of a table that is gone cannot be read
     expect(world.database.exists("students"), "the table students is gone")
+    expect_state(world, "alumni: (alex, 24, canada)", "InvalidSpec")
     return "No SQL was injected. The CRD already refuses such a name, but the server does not rely on that."
 
 
@@ -226,38 +264,21 @@ STEPS: tuple[tuple[str, Step], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Screen:
-    """Prints steps; with colours on a terminal."""
+def play(number: int, title: str, step: Step, world: World) -> None:
+    """Play a step and print the row and the condition before and after."""
+    click.secho(f"{number}. {title}", bold=True)
+    _print_state("before", world)
+    said = step(world)
+    _print_state("after", world)
+    click.echo(f"   {click.style('ok', fg='green')} {said}\n")
 
-    colours: bool
 
-    def play(self, number: int, title: str, step: Step, world: World) -> None:
-        """Play a step and print the row and the condition before and after."""
-        self.say(self._paint("1", f"{number}. {title}"))
-        self._state("before", world)
-        said = step(world)
-        self._state("after", world)
-        self.say(f"   {self.good('ok')} {said}\n")
-
-    def say(self, line: str) -> None:
-        """Print a line at once."""
-        sys.stdout.write(line + "\n")
-        sys.stdout.flush()
-
-    def good(self, text: str) -> str:
-        """Return the text in green."""
-        return self._paint("32", text)
-
-    def _state(self, when: str, world: World) -> None:
-        self.say(f"   {when:<6}  {world.rows()}\n           {self._paint('2', world.condition_text())}")
-
-    def _paint(self, code: str, text: str) -> str:
-        return f"\033[{code}m{text}\033[0m" if self.colours else text
+def _print_state(when: str, world: World) -> None:
+    click.echo(f"   {when:<6}  {world.rows()}\n           {click.style(world.condition_text(), dim=True)}")
 
 
 @contextlib.contextmanager
-def served(folder: Path, say: Callable[[str], None]) -> Iterator[World]:
+def served(folder: Path) -> Iterator[World]:
     """Run `postgres-writer serve --embedded` as a process of its own, and stop it at the end.
 
     Says that it starts, because a first start takes some seconds.
@@ -281,13 +302,14 @@ def served(folder: Path, say: Callable[[str], None]) -> Iterator[World]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
-        say("Starting a temporary hook server and PostgreSQL ...")
+        click.echo("Starting a temporary hook server and PostgreSQL ...")
         _wait_until_ready(url, process, log)
         database = DemoDatabase(folder / "data")
         with contextlib.closing(database):
             database.create_table("alumni")
             client = HookClient(url)
-            yield World(url, client, database)
+            click.echo(f"Using a temporary hook server at {url} and a temporary PostgreSQL.\n")
+            yield World(client, database)
             client.close()
     finally:
         _stop(process)
