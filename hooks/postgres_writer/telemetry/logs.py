@@ -29,6 +29,8 @@ FIELDS = (
     "sqlstate",
     "finding",
     "detail",
+    "schemas",
+    "before",
 )
 
 _ENCODER = json.JSONEncoder(default=str)
