@@ -53,7 +53,7 @@ HOOK_SECONDS = Histogram(
 )
 STATEMENT_SECONDS = Histogram(
     "postgres_writer_database_duration_seconds",
-    "Duration of one statement, its wait included, as measured by the hook server.",
+    "Duration of one statement, including waits for locks, as measured by the hook server.",
     buckets=_SECONDS,
 )
 ROWS = Counter(
@@ -67,7 +67,7 @@ DRIFT = Counter(
 )
 CUT_OFF = Counter(
     "postgres_writer_connections_cut_off_total",
-    "Connections of callers that were closed because a handshake, a request with its answer, or silence took too long.",
+    "Client connections that were closed because a handshake, a request with its answer, or silence took too long.",
 )
 CONNECTIONS_OPEN = Gauge(
     "postgres_writer_database_connections",
