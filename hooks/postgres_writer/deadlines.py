@@ -31,7 +31,7 @@ WEBHOOK_SECONDS = 10.0
 WRITE_BY_SECONDS = 8.5
 """All that is written for a request is written within this after its arrival."""
 DATABASE_SECONDS = 8.0
-"""What connect and statement time-out may add up to; the rest is for reading the request and writing the answer."""
+"""What connect and statement timeout may add up to; the rest is for reading the request and writing the answer."""
 CLIENT_GRACE_SECONDS = 0.5
 """How much longer than the server's statement_timeout the client waits, so that the server's error comes first."""
 # below 1: at the same length statement_timeout would always end the wait first

@@ -1,7 +1,7 @@
 """Where the audit reads rows: every table in the order of the id, through cursors on the server.
 
 All tables are read in one snapshot, so that a row which moves from one to the other is seen once. What goes wrong with
-one relation (a grant, a numeric id, a foreign server that is down, a time-out) is noted as that relation's.
+one relation (a grant, a numeric id, a foreign server that is down, a timeout) is noted as that relation's.
 """
 
 from __future__ import annotations

@@ -333,7 +333,7 @@ audit = Command(
             ["-f", "--filename"],
             type=click.Path(allow_dash=True),
             metavar="FILE",
-            help="Report the effect of applying these manifests, - for standard input.",
+            help="Report the effect of applying these manifests; - is standard input.",
         ),
         click.Option(
             ["--policy"],
@@ -346,8 +346,7 @@ audit = Command(
     ],
     help="Compare the PostgresWriters with the rows: rows that are missing, different, duplicated or without a "
     "resource, and resources that are Unmanaged. Changes nothing unless --repair or --prune is given.\n\n"
-    "The resources are read with kubectl, in a pod from the API with the token of its service account, or from FILE: "
-    "what `kubectl get pgw -A -o json` printed, - for standard "
-    "input.",
+    "The resources are read with kubectl, in a pod from the API server with the token of its service account, or from "
+    "FILE, the output of `kubectl get pgw -A -o json`; - is standard input.",
     epilog=EXAMPLES,
 )

@@ -83,7 +83,7 @@ class DatabaseConfig:
     )
     sslrootcert: str | None = setting(
         "PSQL_SSLROOTCERT",
-        'File with the CA certificates that verify PostgreSQL\'s certificate, or "system" for those of the system.',
+        "File with the CA certificates that verify PostgreSQL's certificate, or \"system\" for the system's own.",
         parsers.root_certificate,
     )
     sslcert: str | None = setting(

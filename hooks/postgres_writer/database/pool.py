@@ -44,7 +44,7 @@ class Pool:
 
     ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions,
     ``idle_seconds`` after its last use a connection is closed. Replaced rather than tried: a connection that a balancer
-    has dropped answers nothing, so a try would have to wait for a time-out, and a new one takes milliseconds.
+    has dropped answers nothing, so a try would have to wait for a timeout, and a new one takes milliseconds.
     """
 
     def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float) -> None:
@@ -225,7 +225,7 @@ class Pool:
             # the table answered, so it is neither locked nor slow
             self._note_success(statement)
         if not row or len(statement.tables) != 1 or not is_table_timeout(exc):
-            # the time-out of a move does not say which of its tables it is about
+            # the timeout of a move does not say which of its tables it is about
             return
         [table] = statement.tables
         with self._lock:

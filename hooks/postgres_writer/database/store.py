@@ -81,7 +81,7 @@ class Store:
     def _session(
         self, call: Call, statement: statements.Statement, parameters: Parameters
     ) -> AbstractContextManager[Session]:
-        # a survey is about no id, so a time-out of it counts against no table
+        # a survey is about no id, so a timeout of it counts against no table
         return self._pool.lend(statement, parameters.get("id", ""), call.start_by(self._statement_timeout))
 
     def _ask(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:

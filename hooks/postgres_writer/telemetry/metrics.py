@@ -37,7 +37,7 @@ if VARIABLE in os.environ:
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
-# up to the time-out of the webhook: a slower answer reaches no one
+# up to the timeout of the webhook: a slower answer reaches no one
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 HOOK_REQUESTS = Counter(
