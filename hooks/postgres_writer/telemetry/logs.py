@@ -51,10 +51,8 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "message": record.getMessage(),
             "logger": record.name,
-            **_known_fields(record),
+            **_details(record),
         }
-        if record.exc_info and record.exc_info[1] is not None:
-            line["exception"] = describe_exception(record.exc_info[1])
         return _ENCODER.encode(line)
 
 
@@ -63,10 +61,8 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its end."""
-        pairs = [f"{key}={_quoted(value)}" for key, value in _known_fields(record).items()]
-        if record.exc_info and record.exc_info[1] is not None:
-            pairs.append(f"exception={_quoted(describe_exception(record.exc_info[1]))}")
-        return " ".join([_time(record), f"{record.levelname:<7}", _printable(record.getMessage()), *pairs])
+        pairs = [f"{key}={_quoted(value)}" for key, value in _details(record).items()]
+        return " ".join([_time(record), f"{record.levelname:<7}", printable(record.getMessage()), *pairs])
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
@@ -105,9 +101,12 @@ def _time(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _known_fields(record: logging.LogRecord) -> dict[str, object]:
+def _details(record: logging.LogRecord) -> dict[str, object]:
     given = getattr(record, "fields", {})
-    return {key: given[key] for key in FIELDS if given.get(key) not in (None, "")}
+    details = {key: given[key] for key in FIELDS if given.get(key) not in (None, "")}
+    if record.exc_info and record.exc_info[1] is not None:
+        details["exception"] = describe_exception(record.exc_info[1])
+    return details
 
 
 def _quoted(value: object) -> str:
@@ -115,5 +114,6 @@ def _quoted(value: object) -> str:
     return json.dumps(text) if not text or any(c in ' "=' or not c.isprintable() for c in text) else text
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return the text on one line, whatever it holds."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
