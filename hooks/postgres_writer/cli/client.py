@@ -43,16 +43,12 @@ class UsageError(PostgresWriterError):
 
 @dataclass(frozen=True)
 class Answer:
-    """What the hook said about one object."""
+    """What the hook said about one object; ``condition`` is (status, reason, message) of Ready."""
 
-    namespace: str
-    name: str
-    table: str
-    done: bool
-    ready: str
-    reason: str
-    message: str
+    request: dict[str, Any]
+    condition: tuple[str, str, str]
     body: dict[str, Any]
+    done: bool
 
 
 class HookClient:
@@ -83,12 +79,13 @@ class HookClient:
         body = _json_object(response)
         if response.status_code != requests.codes.ok:
             detail = str(body.get("detail") or body.get("title") or response.reason)
-            return _answer(hook, request, {}, ("False", f"HTTP{response.status_code}", detail), body)
+            return Answer(request, ("False", f"HTTP{response.status_code}", detail), body, done=False)
         condition = ready_condition(body.get("status") or {})
         if body.get("finalized") is True and body.get("status") == the_object(request).get("status"):
             # the status was echoed, as for an object that is about to vanish: it speaks of the time before
             condition = ("", "Finalized", "The resource is released.")
-        return _answer(hook, request, body, condition, body)
+        done = body.get("finalized") is True if hook == "finalize" else condition[0] == "True"
+        return Answer(request, condition, body, done)
 
 
 def _json_object(response: requests.Response) -> dict[str, Any]:
@@ -97,23 +94,6 @@ def _json_object(response: requests.Response) -> dict[str, Any]:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
-
-
-def _answer(
-    hook: str, request: dict[str, Any], said: dict[str, Any], condition: tuple[str, str, str], body: dict[str, Any]
-) -> Answer:
-    resource = the_object(request)
-    metadata = resource.get("metadata") or {}
-    spec = resource.get("spec") or {}
-    done = said.get("finalized") is True if hook == "finalize" else condition[0] == "True"
-    return Answer(
-        str(metadata.get("namespace", "")),
-        str(metadata.get("name", "")),
-        str(spec.get("table", "")),
-        done,
-        *condition,
-        body,
-    )
 
 
 def ready_condition(status: dict[str, Any]) -> tuple[str, str, str]:
@@ -144,7 +124,7 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
     if not documents:
         raise UsageError("The input contains no manifest.")
     for document in _flattened(documents):
-        request = _as_request(document, namespace)
+        request = as_request(document, namespace)
         metadata = the_object(request).get("metadata") or {}
         if isinstance(metadata, dict) and metadata.get("uid") and not force:
             raise UsageError(
@@ -163,7 +143,8 @@ def _flattened(documents: list[Any]) -> Iterator[Any]:
             yield document
 
 
-def _as_request(document: Any, namespace: str) -> dict[str, Any]:
+def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
+    """Return the hook request for a manifest, or the document itself where it is one."""
     if not isinstance(document, dict):
         raise UsageError(f"A document is not an object but a {type(document).__name__}.")
     if "parent" in document or "object" in document:
@@ -202,11 +183,11 @@ def _run(hook: str, *, file: IO[str], output: str, force: bool, **server: Any) -
     requests_ = list(requests_of(_read(file), force=force))
     if hook == "finalize":
         requests_ = [finalizing(request) for request in requests_]
-    client = HookClient(server["url"], _token(server["token_file"]), server["ca_file"])
+    token_file = server["token_file"]
+    token = load_tokens(token_file, "--token-file")[0].decode() if token_file else None
+    client = HookClient(server["url"], token, server["ca_file"])
     try:
         answers = [client.call(hook, request) for request in requests_]
-    except UsageError:
-        raise
     except PostgresWriterError as error:
         sys.stderr.write(f"postgres-writer: {error}\n")
         return 1
@@ -216,17 +197,23 @@ def _run(hook: str, *, file: IO[str], output: str, force: bool, **server: Any) -
 
 def render(answers: list[Answer], output: str) -> str:
     """Return the answers as kubectl would print them."""
-    bodies: list[dict[str, Any]] = [answer.body for answer in answers]
+    bodies = [answer.body for answer in answers]
     if output == "json":
         return json.dumps(bodies[0] if len(bodies) == 1 else bodies, indent=2, ensure_ascii=False) + "\n"
     if output == "yaml":
         return yaml.safe_dump_all(bodies, sort_keys=False, allow_unicode=True)
     header = ("NAMESPACE", "NAME", "TABLE", "READY", "REASON", "MESSAGE")
-    rows = [header, *((a.namespace, a.name, a.table, a.ready, a.reason, a.message) for a in answers)]
-    return table(rows)
+    return _table([header, *map(_columns, answers)])
 
 
-def table(rows: Sequence[tuple[str, ...]]) -> str:
+def _columns(answer: Answer) -> tuple[str, ...]:
+    resource = the_object(answer.request)
+    metadata, spec = resource.get("metadata") or {}, resource.get("spec") or {}
+    about = (metadata.get("namespace", ""), metadata.get("name", ""), spec.get("table", ""))
+    return (*map(str, about), *answer.condition)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
     """Return rows in columns three blanks apart, like kubectl's; the last column is not padded."""
     printable = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*printable, strict=True)]
@@ -244,19 +231,13 @@ def _read(file: IO[str]) -> str:
         raise UsageError(f"The manifest cannot be read: {file.name} ({why}).") from error
 
 
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    return load_tokens(file, "--token-file")[0].decode()
-
-
 def _command(hook: str, goal: str, more: str = "") -> Command:
     return Command(
         hook,
         callback=partial(_run, hook),
         params=[
             click.Argument(["file"], type=click.File(encoding="utf-8")),
-            click.Option(["--url"], default=DEFAULT_URL, show_default=True, help="URL of the server."),
+            click.Option(["--url"], default=DEFAULT_URL, help="URL of the server."),
             click.Option(
                 ["--token-file"],
                 type=click.Path(path_type=Path),
@@ -268,7 +249,6 @@ def _command(hook: str, goal: str, more: str = "") -> Command:
                 ["-o", "--output"],
                 type=click.Choice(["table", "json", "yaml"]),
                 default="table",
-                show_default=True,
                 help="What to print.",
             ),
             click.Option(["--force"], is_flag=True, help="Also send objects that exist in a cluster."),
