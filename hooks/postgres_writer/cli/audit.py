@@ -22,18 +22,10 @@ from postgres_writer.audit.errors import AuditError
 from postgres_writer.audit.model import Finding, Forecast
 from postgres_writer.audit.resources import Kubectl, Source, is_id, is_namespace
 from postgres_writer.audit.spool import Spool
-from postgres_writer.cli.audit_report import (
-    write_forecast,
-    write_json,
-    write_log,
-    write_manifests,
-    write_rows,
-    write_table,
-)
+from postgres_writer.cli import audit_report
 from postgres_writer.cli.client import requests_of
 from postgres_writer.cli.commands import Command
-from postgres_writer.config import parsers
-from postgres_writer.config.settings import LOG_FORMATS, LOG_LEVELS, DatabaseConfig
+from postgres_writer.config.settings import SERVER_SETTINGS, DatabaseConfig
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import load_request
@@ -85,14 +77,14 @@ def run(arguments: SimpleNamespace) -> int:
     began = time.monotonic()
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
-        level = parsers.one_of(*LOG_LEVELS)("LOG_LEVEL", os.environ.get("LOG_LEVEL") or "INFO")
-        log_format = parsers.one_of(*LOG_FORMATS)("LOG_FORMAT", os.environ.get("LOG_FORMAT") or "json")
+        level, log_format = (one.read(os.environ) for one in SERVER_SETTINGS if one.name.startswith("LOG_"))
         logs.configure(level, log_format, sys.stdout)
     if arguments.filename:
         return _dry_run(arguments)
     with contextlib.ExitStack() as stack:
         source = None if file else _source(arguments, stack)
-        store = _cluster(source).store if arguments.result_config_map else None
+        if arguments.result_config_map and not isinstance(source, Cluster):
+            raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
         spool = stack.enter_context(closing(Spool()))
         connection = stack.enter_context(closing(connect(DatabaseConfig.from_env(os.environ))))
         listed = stack.enter_context(_opened(file)) if file else None
@@ -102,13 +94,13 @@ def run(arguments: SimpleNamespace) -> int:
         if arguments.prune:
             return _prune(audit, arguments)
         if arguments.manifests:
-            return write_manifests(audit.manifests(), sys.stdout, sys.stderr)
+            return audit_report.write_manifests(audit.manifests(), sys.stdout, sys.stderr)
         _report(audit, arguments)
         if arguments.repair:
             number = audit.repair()
             sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; check again soon.\n")
-        if store:
-            store(arguments.result_config_map, audit.result(time.time(), time.monotonic() - began))
+        if isinstance(source, Cluster) and arguments.result_config_map:
+            source.store(arguments.result_config_map, audit.result(time.time(), time.monotonic() - began))
         return int(bool(spool.summary()))
 
 
@@ -125,7 +117,7 @@ def _dry_run(arguments: SimpleNamespace) -> int:
     policy = load_policy(Path(arguments.policy)) if arguments.policy else ALLOW_ALL
     with closing(connect(DatabaseConfig.from_env(os.environ))) as connection:
         findings = list(forecast(requests, policy.permits, connection, arguments.timeout))
-    write_forecast(findings, sys.stdout, output=arguments.output, show_values=arguments.show_values)
+    audit_report.write_forecast(findings, sys.stdout, output=arguments.output, show_values=arguments.show_values)
     return int(any(finding.kind not in (Forecast.WOULD_INSERT, Forecast.UNCHANGED) for finding in findings))
 
 
@@ -135,12 +127,6 @@ def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
     if arguments.context is None and Cluster.is_here(os.environ, folder):
         return stack.enter_context(closing(Cluster(os.environ, folder)))
     return Kubectl(arguments.context)
-
-
-def _cluster(source: Source | None) -> Cluster:
-    if not isinstance(source, Cluster):
-        raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
-    return source
 
 
 def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
@@ -170,9 +156,8 @@ def _check_modes(arguments: SimpleNamespace, files: Sequence[str]) -> None:
 
 
 def _report(audit: Audit, arguments: SimpleNamespace) -> None:
-    write = {"json": write_json, "table": write_table, "log": write_log}[arguments.output]
     counts: dict[str, object] = {"resources": audit.resources, "rows": audit.rows, "tables": len(audit.relations)}
-    write(audit.spool, counts, sys.stdout, show_values=arguments.show_values)
+    audit_report.WRITERS[arguments.output](audit.spool, counts, sys.stdout, show_values=arguments.show_values)
 
 
 def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
@@ -197,7 +182,7 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
             "the right ones, omit --yes and confirm, or name the cluster with --context."
         )
     widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
-    write_rows(chosen, widths, sys.stdout, show_values=arguments.show_values)
+    audit_report.write_rows(chosen, widths, sys.stdout, show_values=arguments.show_values)
     if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
         sys.stdout.write("Nothing was deleted.\n")
         return 1
@@ -227,10 +212,8 @@ def _delete(audit: Audit, finding: Finding) -> bool:
 
 
 def _opened(file: str) -> IO[bytes]:
-    if file == "-":
-        return sys.stdin.buffer
     try:
-        return Path(file).open("rb")
+        return click.open_file(file, "rb")
     except OSError as error:
         raise AuditError(f"The list of resources cannot be read: {file} ({error.strerror}).") from error
 
@@ -282,9 +265,8 @@ audit = Command(
         ),
         click.Option(
             ["-o", "--output"],
-            type=click.Choice(["table", "json", "log"]),
+            type=click.Choice(list(audit_report.WRITERS)),
             default="table",
-            show_default=True,
             help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
         ),
         click.Option(["--show-values"], is_flag=True, help="Print the values too, not only the names of the fields."),
@@ -292,7 +274,6 @@ audit = Command(
             ["--confirm-after"],
             type=click.FloatRange(min=0),
             default=5,
-            show_default=True,
             metavar="SECONDS",
             help="Check findings again after this time and drop those that have disappeared.",
         ),
@@ -300,7 +281,6 @@ audit = Command(
             ["--timeout"],
             type=click.FloatRange(min=0.001),
             default=300,
-            show_default=True,
             metavar="SECONDS",
             help="Maximum time to read a batch of one table; after that the table is reported as unreadable.",
         ),
@@ -308,7 +288,6 @@ audit = Command(
             ["--service-account"],
             type=click.Path(),
             default=str(SERVICE_ACCOUNT),
-            show_default=True,
             metavar="FOLDER",
             help="In a pod: the folder with token, ca.crt and namespace, used instead of kubectl.",
         ),

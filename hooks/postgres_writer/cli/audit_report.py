@@ -12,7 +12,7 @@ from typing import Any, TextIO
 from postgres_writer.audit.model import COLUMNS, Finding, Forecast
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import Kind
-from postgres_writer.telemetry.logs import fields
+from postgres_writer.telemetry.logs import fields, printable
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +131,10 @@ def write_log(spool: Spool, counts: dict[str, object], _out: TextIO, *, show_val
     logger.log(logging.WARNING if total else logging.INFO, _summary_line(summary, counts))
 
 
+WRITERS = {"table": write_table, "json": write_json, "log": write_log}
+"""What --output may say, and who writes it."""
+
+
 def _summary_line(summary: dict[str, int], counts: dict[str, object]) -> str:
     total = sum(summary.values())
     each = ", ".join(f"{number} {kind}" for kind, number in summary.items())
@@ -156,5 +160,4 @@ def write_rows(findings: Iterable[Finding], widths: tuple[int, int], out: TextIO
 
 def _text(value: object) -> str:
     """Return the value on one line, whatever it holds."""
-    text = "null" if value is None else str(value)
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable("null" if value is None else str(value))

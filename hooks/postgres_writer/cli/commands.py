@@ -7,13 +7,13 @@ imported, so that `--help` and a completion do not wait for Flask, requests and 
 from __future__ import annotations
 
 import importlib
-from typing import Any, NamedTuple
 
 import click
 from click.shell_completion import CompletionItem
 
 PROGRAM = "postgres-writer"
-SETTINGS = {"help_option_names": ["-h", "--help"]}
+SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
+"""Of the program; click hands them on to its commands."""
 
 EPILOG = """\
 `postgres-writer COMMAND --help` lists a command's arguments, with examples.
@@ -25,29 +25,20 @@ exit codes: 0 done, 1 not done, 2 wrong arguments or configuration, 130 interrup
 """
 
 
-class _Line(NamedTuple):
-    """What the program's help says of a command, and the module that does it."""
-
-    summary: str
-    module: str
-
-
 COMMANDS = {
-    "serve": _Line("serve Metacontroller's hooks", "serve"),
-    "demo": _Line("walk through a row's life cycle on a temporary server and database", "demo"),
-    "sync": _Line("call the sync hook with manifests, as Metacontroller would (for development)", "client"),
-    "finalize": _Line("call the finalize hook with manifests (for development)", "client"),
-    "audit": _Line("compare the resources with the rows, and repair or prune on demand", "audit"),
-    "config-reference": _Line("print the table of environment variables as Markdown", "generate"),
-    "completion": _Line("print the script that completes commands and options in a shell", "generate"),
+    "serve": ("serve Metacontroller's hooks", "serve"),
+    "demo": ("walk through a row's life cycle on a temporary server and database", "demo"),
+    "sync": ("call the sync hook with manifests, as Metacontroller would (for development)", "client"),
+    "finalize": ("call the finalize hook with manifests (for development)", "client"),
+    "audit": ("compare the resources with the rows, and repair or prune on demand", "audit"),
+    "config-reference": ("print the table of environment variables as Markdown", "generate"),
+    "completion": ("print the script that completes commands and options in a shell", "generate"),
 }
+"""What the program's help says of each command, and the module that does it."""
 
 
 class Command(click.Command):
     """A command whose epilog, with its examples and exit codes, is printed as it is written."""
-
-    def __init__(self, name: str, **attributes: Any) -> None:
-        super().__init__(name, context_settings=SETTINGS, **attributes)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the epilog without wrapping it."""
@@ -66,19 +57,20 @@ class Commands(Command, click.Group):
         """Import the module of the command and return it."""
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"postgres_writer.cli.{COMMANDS[cmd_name].module}")
-        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
+        _, module = COMMANDS[cmd_name]
+        found = importlib.import_module(f"postgres_writer.cli.{module}")
+        command: click.Command = getattr(found, cmd_name.replace("-", "_"))
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the summaries, for which click would import every command."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line.summary) for name, line in COMMANDS.items()])
+            formatter.write_dl([(name, summary) for name, (summary, _) in COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """Offer the names, or the program's own options."""
         if incomplete.startswith("-"):
             return click.Command.shell_complete(self, ctx, incomplete)
         return [
-            CompletionItem(name, help=line.summary) for name, line in COMMANDS.items() if name.startswith(incomplete)
+            CompletionItem(name, help=summary) for name, (summary, _) in COMMANDS.items() if name.startswith(incomplete)
         ]

@@ -11,23 +11,17 @@ from postgres_writer.config.reference import markdown
 _SHELLS = {"bash": BashComplete, "zsh": ZshComplete}
 
 
-def _print_reference() -> int:
-    click.echo(markdown(), nl=False)
-    return 0
-
-
-def _print_completion(shell: str) -> int:
+def _print_completion(shell: str) -> None:
     program = click.get_current_context().find_root().command
     # the variable that click derives from the name of the program
     # https://click.palletsprojects.com/en/stable/shell-completion/
     completion = _SHELLS[shell](program, {}, PROGRAM, f"_{PROGRAM}_COMPLETE".replace("-", "_").upper())
     click.echo(completion.source())
-    return 0
 
 
 config_reference = Command(
     "config-reference",
-    callback=_print_reference,
+    callback=lambda: click.echo(markdown(), nl=False),
     help="Print every environment variable of the server, with default and meaning, as Markdown.",
     epilog="example:\n  postgres-writer config-reference >configuration.md\n\nexit codes: 0 printed",
 )

@@ -9,16 +9,20 @@ from collections.abc import Sequence
 import click
 
 from postgres_writer import __version__
-from postgres_writer.cli.commands import EPILOG, PROGRAM, Commands
+from postgres_writer.cli.commands import EPILOG, PROGRAM, SETTINGS, Commands
 from postgres_writer.errors import PostgresWriterError
 
 NOT_DONE = 1
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
-program = click.version_option(__version__, message=f"{PROGRAM} %(version)s")(
-    Commands(PROGRAM, help="Keep exactly one PostgreSQL row per PostgresWriter resource.", epilog=EPILOG)
+program = Commands(
+    PROGRAM,
+    context_settings=SETTINGS,
+    help="Keep exactly one PostgreSQL row per PostgresWriter resource.",
+    epilog=EPILOG,
 )
+click.version_option(__version__, message=f"{PROGRAM} %(version)s")(program)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

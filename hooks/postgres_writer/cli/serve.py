@@ -88,7 +88,6 @@ serve = Command(
             ["--data-dir"],
             type=click.Path(file_okay=False, path_type=Path),
             default=Path(".postgres-writer"),
-            show_default=True,
             metavar="DIR",
             help="Where the embedded PostgreSQL keeps its data.",
         ),
