@@ -33,8 +33,9 @@ NAMESPACE = "scale"
 OUTAGE_SECONDS = 20.0
 NEWCOMERS = 20
 STEADY_SECONDS = 60.0
-QUIET_SECONDS = 5.0
-"""How long no more than a trickle of hook calls may arrive before a storm counts as over."""
+QUIET_SECONDS = 5
+"""How long Metacontroller's queues must be empty before a storm counts as over."""
+_AT_WORK = 32
 LONGEST = 3600.0
 _WRITES = ("POST", "PUT", "PATCH", "DELETE")
 
@@ -76,8 +77,9 @@ class Scale:
         self._measure_memory()
         self._steady()
         self._restart_metacontroller()
-        self._outage("without_hook_servers", self._no_hook_servers)
         self._outage("without_postgresql", self._no_postgresql)
+        self._wait_until_quiet()
+        self._outage("without_hook_servers", self._no_hook_servers)
         self._audit()
         self.progress.stop()
         return self.found
@@ -136,7 +138,7 @@ class Scale:
 
     def _outage(self, what: str, outage: Callable[[], Iterator[None]]) -> None:
         """Take something away while users go on creating; count what that writes and how long it is felt."""
-        writes, versions = self._writes(), self.progress.versions
+        writes, events, versions = self._writes(), self._writes("events"), self.progress.versions
         names = [f"{what}-{number}".replace("_", "-") for number in range(NEWCOMERS)]
         for _ in outage():
             self._create_new(names)
@@ -147,6 +149,7 @@ class Scale:
         self._say(f"{what}_all_ready_seconds", round(time.monotonic() - began, 1))
         self._say(f"{what}_not_ready", worst)
         self._say(f"{what}_writes", self._writes() - writes)
+        self._say(f"{what}_event_writes", self._writes("events") - events)
         self._say(f"{what}_stored_versions", self.progress.versions - versions)
 
     def _create_new(self, names: Iterable[str]) -> None:
@@ -184,18 +187,17 @@ class Scale:
             print(done.stdout + done.stderr, file=sys.stderr)
 
     def _wait_until_quiet(self) -> None:
-        """Wait until hook calls come no faster than resyncs are due (twice the mean, for they are not even)."""
-        bound = max(20.0, 2 * OBJECTS / 300) * QUIET_SECONDS
-        deadline = time.monotonic() + LONGEST
-        while time.monotonic() < deadline:
-            calls = self.stack.metacontroller.calls().total
-            time.sleep(QUIET_SECONDS)
-            if self.stack.metacontroller.calls().total - calls <= bound:
-                return
-        raise TimeoutError("it does not become quiet")
+        """Wait until Metacontroller's queues have been empty for a while: only resyncs are left."""
+        deadline, empty = time.monotonic() + LONGEST, 0
+        while empty < QUIET_SECONDS:
+            if time.monotonic() > deadline:
+                raise TimeoutError("it does not become quiet")
+            # up to as many as its workers take at once are not waiting
+            empty = empty + 1 if self.stack.metacontroller.queued() <= _AT_WORK else 0
+            time.sleep(1)
 
-    def _writes(self) -> int:
-        return sum(count for verb, count in self.stack.client.writes().items() if verb.startswith(_WRITES))
+    def _writes(self, resource: str = "postgreswriters") -> int:
+        return sum(count for verb, count in self.stack.client.writes(resource).items() if verb.startswith(_WRITES))
 
     def _pids(self) -> dict[str, int]:
         metacontroller = self.stack.metacontroller.process

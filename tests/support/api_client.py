@@ -121,8 +121,8 @@ class ApiClient:
         for namespace in self.request("GET", "/api/v1/namespaces")["items"]:
             self.request("DELETE", f"/api/v1/namespaces/{namespace['metadata']['name']}/events")
 
-    def writes(self) -> dict[str, int]:
-        """Return how many requests of each kind the API server has answered for PostgresWriters since its start.
+    def writes(self, resource: str = "postgreswriters") -> dict[str, int]:
+        """Return how many requests of each kind the API server has answered for a resource since its start.
 
         The keys are POST, PUT, PUT/status, PATCH and DELETE: the verbs of its own metrics.
         """
@@ -130,7 +130,7 @@ class ApiClient:
         for family in text_string_to_metric_families(self.request("GET", "/metrics")):
             for sample in family.samples:
                 labels = sample.labels
-                if sample.name != "apiserver_request_total" or labels.get("resource") != "postgreswriters":
+                if sample.name != "apiserver_request_total" or labels.get("resource") != resource:
                     continue
                 subresource = f"/{labels['subresource']}" if labels.get("subresource") else ""
                 counts[labels["verb"] + subresource] += int(sample.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -200,6 +201,11 @@ class Metacontroller:
             return self._before + self._last
         self._last = count_calls(text)
         return self._before + self._last
+
+    def queued(self) -> int:
+        """Return how many resources wait in its queues to be synced now."""
+        found = re.findall(r"^workqueue_depth{.*} (\S+)$", self._get(self.metrics_port, "/metrics"), re.MULTILINE)
+        return int(sum(map(float, found)))
 
     def tail(self, size: int = 3000) -> str:
         """Return the end of its log."""
