@@ -100,7 +100,7 @@ def test_an_unreachable_database_opens_the_circuit_and_its_return_closes_it() ->
             status = synced(server, resource())
             assert scrape(server).total("postgres_writer_database_connections") == 1
             instance.kill()
-            broken = synced(server, resource(status=status))
+            broken = synced(server, resource(status=status, generation=2))
             assert broken["conditions"][0]["reason"] == "DatabaseUnavailable"
             found = scrape(server)
             assert found.total("postgres_writer_database_circuit_open") == 1

@@ -10,14 +10,17 @@ from datetime import datetime, timezone
 from hashlib import blake2b
 from typing import Any
 
-from postgres_writer.core.plan import Outcome
+from postgres_writer.core.plan import Outcome, Plan, Write
 from postgres_writer.core.request import MAX_TABLES, PAUSED_ANNOTATION, Condition, HookRequest
-from postgres_writer.errors import Reason, Retry
+from postgres_writer.errors import DatabaseUnavailable, Reason, Retry
 
 RETRY_SECONDS = 2.0
 """After a transient failure a resource is not tried again sooner than this; the database's circuit is open as long."""
 RETRIES_PER_SECOND = 50.0
 """How many retry slots a worker hands out: a hundred resources are back in 2 s, a hundred thousand do not storm."""
+OUTAGE_SECONDS = 30.0
+"""How long PostgreSQL may be away before the status of resources that are Ready says so: as long as a failover takes,
+and far shorter than a resync period."""
 USER_ACTION_SECONDS = 60.0
 """What waits for a user (a table, a grant) is tried again after this, plus or minus half."""
 RECORDED_SECONDS = 1.0
@@ -44,6 +47,16 @@ def build_response(
         "resyncAfterSeconds": resync_after(request, retry_of(outcome), now, period, slot),
         "finalized": finalized,
     }
+
+
+def keeps_status(plan: Plan, outcome: Outcome, outage: float) -> bool:
+    """Say whether a failure is to leave the status as it is, where PostgreSQL has been away for ``outage`` seconds.
+
+    It is where the status says Ready at this very generation, and so nothing but the resync is late. Otherwise a
+    failover would cost two writes of status for each resource that was due meanwhile, and show thousands as failed.
+    """
+    steady = isinstance(plan, Write) and plan.steady
+    return steady and isinstance(outcome.error, DatabaseUnavailable) and outage < OUTAGE_SECONDS
 
 
 def retry_of(outcome: Outcome) -> Retry:

@@ -1,7 +1,7 @@
 """The HTTP shell: routes, authorization, error answers. What concerns a resource is decided elsewhere.
 
 Any answer but 200 makes Metacontroller drop the status, post a Warning event with the body and back off up to a
-thousand seconds, so those are only for what is not a hook request.
+thousand seconds, so those are only for what is not a hook request. The exception is 429, see ``_later``.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from werkzeug.exceptions import (
 from werkzeug.routing import MapAdapter
 
 from postgres_writer.config.settings import Config
-from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
+from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Plan, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
-from postgres_writer.core.response import build_response, retry_of, verdict
+from postgres_writer.core.response import build_response, keeps_status, retry_of, verdict
 from postgres_writer.database.store import Store
-from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
+from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Retry
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
-from postgres_writer.server.retries import RetrySlots
+from postgres_writer.server.retries import Outage, RetrySlots
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -124,7 +124,7 @@ class HookServer:
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
         self._period = config.resync_seconds
-        self._retries = RetrySlots(config.resync_seconds)
+        self._retries, self._outage = RetrySlots(config.resync_seconds), Outage()
         self._max_body_bytes = config.max_body_bytes
         self._large, self._scrape = threading.Lock(), threading.Lock()
         self._rested = 0.0
@@ -148,8 +148,12 @@ class HookServer:
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
             body = build_response(hook_request, outcome, time.time(), self._period, self._slot(hook_request, outcome))
-            _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id)
-            return HookResponse(_encoded(body), headers=[("X-Request-Id", request_id)], content_type="application/json")
+            kept = self._keeps_status(plan, outcome)
+            _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
+            headers = [("X-Request-Id", request_id)]
+            if kept:
+                return _later(body["resyncAfterSeconds"], headers)
+            return HookResponse(_encoded(body), headers=headers, content_type="application/json")
 
         return answer
 
@@ -159,6 +163,13 @@ class HookServer:
             return None
         busy = isinstance(outcome.error, DatabaseBusy)
         return self._retries.take(time.monotonic(), hook_request.table or "" if busy else "")
+
+    def _keeps_status(self, plan: Plan, outcome: Outcome) -> bool:
+        if isinstance(outcome.error, DatabaseUnavailable):
+            return keeps_status(plan, outcome, self._outage.note_failure(time.monotonic()))
+        if outcome.operation is not Operation.NONE:
+            self._outage.note_success()
+        return False
 
     def metrics(self) -> Response:
         """Answer a scrape for all workers."""
@@ -231,8 +242,13 @@ _DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
-def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float, request_id: str) -> None:
-    """Count and log what came of a hook request: a line per change or new failure, no-ops only at DEBUG."""
+def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
+    hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float, request_id: str, kept: bool
+) -> None:
+    """Count and log what came of a hook request: a line per change or new failure, all else only at DEBUG.
+
+    Where the status is ``kept`` the failure is not new for the next request either; the circuit's line tells of it.
+    """
     status, reason, message = _summarize(hook_request, outcome)
     operation = outcome.operation
     done = ADOPTED if is_adopted(hook_request, outcome) else operation.value
@@ -245,7 +261,7 @@ def _report(hook: str, hook_request: HookRequest, outcome: Outcome, seconds: flo
         metrics.DRIFT.inc()
     ready = hook_request.status.ready
     # warned of once, not at every retry: the failure is in the resource's condition already
-    failed = outcome.error is not None and (ready is None or ready.reason != reason)
+    failed = outcome.error is not None and not kept and (ready is None or ready.reason != reason)
     level = logging.WARNING if failed else logging.INFO if operation in _CHANGES else logging.DEBUG
     if not logger.isEnabledFor(level):
         return
@@ -278,6 +294,17 @@ def _summarize(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, s
 
 def _encoded(body: dict[str, Any]) -> bytes:
     return _ENCODER.encode(body).encode()
+
+
+def _later(seconds: float, headers: list[tuple[str, str]]) -> Response:
+    """Leave the status as it is: at 429 Metacontroller writes nothing, posts no event and asks again when it is told.
+
+    https://github.com/metacontroller/metacontroller/blob/v4.17.2/pkg/hooks/webhook.go
+    """
+    detail = "PostgreSQL cannot be reached; the status is left as it is."
+    problem = {"type": "about:blank", "title": "Too Many Requests", "status": 429, "detail": detail}
+    headers = [*headers, ("Retry-After", str(math.ceil(seconds)))]
+    return HookResponse(_encoded(problem), 429, headers, content_type="application/problem+json")
 
 
 def _problem(error: HTTPException) -> Response:

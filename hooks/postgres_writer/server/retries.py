@@ -1,10 +1,13 @@
-"""The retry slots of one worker: soft state, as the circuit is. If it is lost, some retries come at the same time."""
+"""When a worker's failures are tried again, and since when PostgreSQL is away: soft state, as the circuit is.
+
+If it is lost, some retries come at the same time, and a resource's status may say a little later what is wrong.
+"""
 
 from __future__ import annotations
 
 import threading
 
-from postgres_writer.core.response import next_retry
+from postgres_writer.core.response import OUTAGE_SECONDS, next_retry
 
 _MOST_QUEUES = 256
 
@@ -36,3 +39,26 @@ class RetrySlots:
             if table in self._last or len(self._last) < _MOST_QUEUES:
                 self._last[table] = slot
             return slot - now
+
+
+class Outage:
+    """Since when PostgreSQL has been away, as far as this worker has noticed; times are of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._since = self._last = float("-inf")
+        self._lock = threading.Lock()
+
+    def note_failure(self, now: float) -> float:
+        """Give how many seconds ago this outage began.
+
+        Every failure is tried again within seconds, so the first one after a long pause is of another outage.
+        """
+        with self._lock:
+            if now - self._last > OUTAGE_SECONDS:
+                self._since = now
+            self._last = now
+            return now - self._since
+
+    def note_success(self) -> None:
+        """Let the next failure be the first of another outage."""
+        self._last = float("-inf")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
+from postgres_writer.core.response import OUTAGE_SECONDS, RETRIES_PER_SECOND, RETRY_SECONDS
 from postgres_writer.server import retries
-from postgres_writer.server.retries import RetrySlots
+from postgres_writer.server.retries import Outage, RetrySlots
 
 PERIOD = 300.0
 
@@ -51,3 +51,16 @@ def test_the_number_of_queues_is_bounded() -> None:
     # the past ones make room
     assert slots.take(RETRY_SECONDS + 1, "late") == RETRY_SECONDS
     assert slots.take(RETRY_SECONDS + 1, "late") == pytest.approx(RETRY_SECONDS + 1 / RETRIES_PER_SECOND)
+
+
+def test_failures_that_follow_each_other_are_one_outage() -> None:
+    outage = Outage()
+    assert [outage.note_failure(now) for now in (100.0, 102.0, 130.0, 159.0)] == [0.0, 2.0, 30.0, 59.0]
+    assert outage.note_failure(159.0 + OUTAGE_SECONDS + 1) == 0.0
+
+
+def test_a_success_ends_an_outage() -> None:
+    outage = Outage()
+    outage.note_failure(100.0)
+    outage.note_success()
+    assert outage.note_failure(101.0) == 0.0

@@ -1,0 +1,85 @@
+"""What the users see of PostgreSQL being away: nothing of a failover, except where something has to be done now."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from postgres_writer.core.response import OUTAGE_SECONDS, RETRY_SECONDS
+from postgres_writer.database.session import UNAVAILABLE
+from support.payloads import DELETED, payload, resource
+from support.scrape import scrape
+from support.site import WORKERS, Site
+from support.waiting import wait_until
+
+pytestmark = pytest.mark.timeout(150)
+REQUESTS = "postgres_writer_hook_requests_total"
+
+
+def reason(site: Site, found: dict[str, Any], hook: str = "sync") -> str:
+    """Call a hook; gives the reason of the condition Ready, or nothing where the status is to stay."""
+    answer = site.server.post(hook, payload(found, finalizing=hook == "finalize"))
+    if answer.status_code == 429:
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        # Metacontroller reads whole seconds, and asks again at once where there are none
+        assert int(answer.headers["Retry-After"]) >= RETRY_SECONDS
+        return ""
+    assert answer.status_code == 200
+    return str(answer.json()["status"]["conditions"][0]["reason"])
+
+
+def ready(site: Site, controller: str = "composite") -> dict[str, Any]:
+    """Sync the resource until it is Ready, also where another test's outage has just ended; gives its status."""
+    wait_until(lambda: reason(site, resource()) == "RowSynced", "PostgreSQL to be back", timeout=30)
+    answer: dict[str, Any] = site.server.post("sync", payload(resource(), controller)).json()
+    return answer["status"]  # type: ignore[no-any-return]
+
+
+def refused(site: Site) -> tuple[float, int]:
+    """Give how many requests found no database, and how many lines of the log tell so of a resource."""
+    return scrape(site.server).total(REQUESTS, reason="DatabaseUnavailable"), site.server.logs.count(UNAVAILABLE)
+
+
+@pytest.mark.parametrize("controller", ["composite", "decorator"])
+def test_a_failover_shows_only_where_something_is_to_be_done(site: Site, controller: str) -> None:
+    status = ready(site, controller)
+    counted, logged = refused(site)
+    site.instance.stop()
+    try:
+        began = time.monotonic()
+        answers = [site.server.post("sync", payload(resource(status=status), controller)) for _ in range(20)]
+        assert time.monotonic() - began < OUTAGE_SECONDS, "too slow to say anything"
+        assert {answer.status_code for answer in answers} == {429}
+        # the first retries come soon, and those of one worker one after the other
+        assert min(int(answer.headers["Retry-After"]) for answer in answers) <= RETRY_SECONDS + 1
+        for waiting in (
+            resource(name="new"),
+            resource(status=status, generation=2),
+            resource(status={**status, "tables": ["students", "old"]}),
+        ):
+            assert reason(site, waiting) == "DatabaseUnavailable"
+        assert reason(site, resource(status=status, **DELETED), "finalize") == "DatabaseUnavailable"
+        # all are counted, and only those whose status changed have a line in the log
+        assert refused(site) == (counted + len(answers) + 4, logged + 4)
+    finally:
+        site.instance.start()
+
+
+def test_an_outage_that_lasts_shows_everywhere(site: Site) -> None:
+    status = ready(site)
+    site.instance.stop()
+    began = time.monotonic()
+    try:
+        assert reason(site, resource(status=status)) == ""
+        # each worker counts from the first failure that it saw itself
+        wait_until(
+            lambda: reason(site, resource(status=status)) == "DatabaseUnavailable",
+            "the outage in the status",
+            timeout=WORKERS * OUTAGE_SECONDS + 30,
+        )
+        assert time.monotonic() - began >= OUTAGE_SECONDS - 1
+    finally:
+        site.instance.start()
+    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the end of the outage", timeout=30)
