@@ -11,27 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postgres_writer import errors
-from postgres_writer.core.plan import Operation, Outcome, Plan, Record, Remove, Skip, Write
-from postgres_writer.core.request import MAX_TABLES, HookRequest, Spec, load_request
+from postgres_writer.core.plan import Operation, Outcome
+from postgres_writer.core.request import MAX_TABLES, HookRequest, load_request
 from postgres_writer.core.response import (
-    OUTAGE_SECONDS,
     RETRIES_PER_SECOND,
     RETRY_SECONDS,
     build_response,
-    keeps_status,
     next_retry,
     resync_after,
 )
-from postgres_writer.errors import (
-    DatabaseBusy,
-    DatabaseUnavailable,
-    RequestExpired,
-    ResourceError,
-    Retry,
-    RowRejected,
-    TableNotFound,
-    TableRecorded,
-)
+from postgres_writer.errors import DatabaseUnavailable, ResourceError, Retry, RowRejected, TableNotFound, TableRecorded
 from support.answers import check_own_status, decode_answer
 from support.payloads import DELETED, NOW, THEN, condition, finalizer, payload, recorded, resource
 from support.spec_cases import ABSENT, spec_with
@@ -384,33 +373,3 @@ def test_the_same_state_gives_the_same_status_to_the_byte(request: HookRequest, 
     found = resource(spec_with(table=request.table), status, controller=request.controller, **metadata)
     again = load_request(payload(found, request.controller), finalizing=request.finalizing)
     assert json.dumps(answered(again, outcome, NOW + later)["status"]) == json.dumps(first)
-
-
-SPEC = Spec("students", "alex", 23, "canada")
-STEADY = Write("default/sample", SPEC, (), listed=True, steady=True)
-
-
-def test_a_short_outage_leaves_the_status_of_what_was_ready_at_this_generation() -> None:
-    failed = Outcome(("students",), error=DOWN)
-    assert keeps_status(STEADY, failed, 0.0)
-    assert keeps_status(STEADY, failed, OUTAGE_SECONDS - 1)
-    assert not keeps_status(STEADY, failed, OUTAGE_SECONDS)
-
-
-@pytest.mark.parametrize(
-    "plan",
-    [
-        Write("default/sample", SPEC, (), listed=True, steady=False),
-        Write("default/sample", SPEC, ("old",), listed=True),
-        Record("default/sample", SPEC, ()),
-        Remove("default/sample", ("students",), ("students",), SPEC, ("students",)),
-        Skip(("students",)),
-    ],
-)
-def test_whatever_waits_for_an_answer_gets_one(plan: Plan) -> None:
-    assert not keeps_status(plan, Outcome(("students",), error=DOWN), 0.0)
-
-
-@pytest.mark.parametrize("error", [None, DatabaseBusy("locked"), RequestExpired("late"), RowRejected("no")])
-def test_only_postgresql_itself_is_waited_for_in_silence(error: ResourceError | None) -> None:
-    assert not keeps_status(STEADY, Outcome(("students",), error=error), 0.0)

@@ -1,0 +1,40 @@
+"""What a failure leaves as it is: the status of what was Ready, while PostgreSQL is away for a moment."""
+
+from __future__ import annotations
+
+import pytest
+
+from postgres_writer.core.plan import Outcome, Plan, Record, Remove, Skip, Write
+from postgres_writer.core.request import Spec
+from postgres_writer.core.response import OUTAGE_SECONDS, keeps_status
+from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError, RowRejected
+
+DOWN = DatabaseUnavailable("down")
+SPEC = Spec("students", "alex", 23, "canada")
+STEADY = Write("default/sample", SPEC, (), listed=True, steady=True)
+
+
+def test_a_short_outage_leaves_the_status_of_what_was_ready_at_this_generation() -> None:
+    failed = Outcome(("students",), error=DOWN)
+    assert keeps_status(STEADY, failed, 0.0)
+    assert keeps_status(STEADY, failed, OUTAGE_SECONDS - 1)
+    assert not keeps_status(STEADY, failed, OUTAGE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Write("default/sample", SPEC, (), listed=True, steady=False),
+        Write("default/sample", SPEC, ("old",), listed=True),
+        Record("default/sample", SPEC, ()),
+        Remove("default/sample", ("students",), ("students",), SPEC, ("students",)),
+        Skip(("students",)),
+    ],
+)
+def test_whatever_waits_for_an_answer_gets_one(plan: Plan) -> None:
+    assert not keeps_status(plan, Outcome(("students",), error=DOWN), 0.0)
+
+
+@pytest.mark.parametrize("error", [None, DatabaseBusy("locked"), RequestExpired("late"), RowRejected("no")])
+def test_only_postgresql_itself_is_waited_for_in_silence(error: ResourceError | None) -> None:
+    assert not keeps_status(STEADY, Outcome(("students",), error=error), 0.0)
