@@ -7,6 +7,7 @@ import textwrap
 from postgres_writer.config.declaration import Setting
 from postgres_writer.config.settings import DATABASE_SETTINGS, SERVER_SETTINGS
 
+_GROUPS = {"database": DATABASE_SETTINGS, "server": SERVER_SETTINGS}
 _INTRODUCTION = """\
 # Configuration
 
@@ -23,8 +24,7 @@ In a cluster these come from the Deployment, its two Secrets and the optional Co
 
 def markdown() -> str:
     """Return the configuration reference."""
-    groups = (("Database", DATABASE_SETTINGS), ("Server", SERVER_SETTINGS))
-    return "\n".join([_INTRODUCTION, *(_section(title, group) for title, group in groups)])
+    return "\n".join([_INTRODUCTION, *(_section(title.capitalize(), group) for title, group in _GROUPS.items())])
 
 
 def _section(title: str, settings: tuple[Setting, ...]) -> str:
@@ -34,8 +34,7 @@ def _section(title: str, settings: tuple[Setting, ...]) -> str:
 
 def help_text() -> str:
     """Return the variables as a help shows them."""
-    groups = (("database", DATABASE_SETTINGS), ("server", SERVER_SETTINGS))
-    return "\n".join(_environment(title, group) for title, group in groups)
+    return "\n".join(_environment(title, group) for title, group in _GROUPS.items())
 
 
 def _environment(title: str, settings: tuple[Setting, ...]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
+from typing import Any
 
 RESULT_KEY = "result.json"
 """The key of the ConfigMap, and so the name of the file in a pod that mounts it."""
@@ -52,17 +53,11 @@ class AuditResult:
         found = given.get("findings") if isinstance(given, dict) else None
         if not isinstance(found, dict):
             raise ValueError("not an object with findings")  # noqa: TRY004 - as for every other text that is not a result
-        return cls(
-            finished=float(_number(given, "finished")),
-            seconds=float(_number(given, "seconds")),
-            resources=int(_number(given, "resources")),
-            rows=int(_number(given, "rows")),
-            tables=int(_number(given, "tables")),
-            findings={kind.value: int(_number(found, kind.value)) for kind in Kind if kind.value in found},
-        )
+        numbers = {each.name: _number(given, each.name) for each in fields(cls) if each.name != "findings"}
+        return cls(**numbers, findings={kind.value: _number(found, kind.value) for kind in Kind if kind.value in found})
 
 
-def _number(given: Mapping[str, object], name: str) -> float:
+def _number(given: Mapping[str, Any], name: str) -> Any:
     value = given.get(name)
     # JSON gives true as a bool, which is an int; Python's also reads Infinity and NaN
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
