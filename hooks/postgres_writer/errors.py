@@ -3,6 +3,7 @@
 PostgresWriterError
 ├── ConfigError                 a setting or a file is unusable; the server does not start
 ├── InvalidRequest              the body is not a hook request; answered as HTTP 400
+├── AuditError                  the audit cannot be done; ListExpired: the list has to begin again
 └── ResourceError               concerns one resource; answered as HTTP 200 with a condition
     ├── InvalidSpec, TableNotAllowed                        refused before a statement is sent
     ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
@@ -67,6 +68,14 @@ class ConfigError(PostgresWriterError):
 
 class InvalidRequest(PostgresWriterError):
     """The body is not a hook request; the sentence says what is missing."""
+
+
+class AuditError(PostgresWriterError):
+    """The audit cannot be done; the text is one sentence that says what to do."""
+
+
+class ListExpired(AuditError):
+    """The list took longer than the API server keeps its old state; it has to begin again with larger pages."""
 
 
 class ResourceError(PostgresWriterError):

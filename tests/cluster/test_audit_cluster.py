@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from postgres_writer.audit.errors import ListExpired
 from postgres_writer.audit.resources import Kubectl
+from postgres_writer.errors import ListExpired
 from support.audit_setting import PGW, PROGRAM, Asked, Setting
 from support.payloads import payload
 from support.server import running_server

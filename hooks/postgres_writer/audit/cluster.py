@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,9 +12,9 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from postgres_writer.audit.errors import AuditError, ListExpired
-from postgres_writer.audit.resources import API_PATH, PAGE, PLURAL, RESYNC_ANNOTATION, Manifest, decoded
+from postgres_writer.audit.resources import API_PATH, PLURAL, RESYNC_ANNOTATION, Manifest, Source, decoded
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
+from postgres_writer.errors import AuditError, ListExpired
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes puts token, CA and namespace.
@@ -30,7 +30,7 @@ _CONFLICT = requests.codes.conflict
 _NOT_FOUND = requests.codes.not_found
 
 
-class Cluster:
+class Cluster(Source):
     """The API server of the pod's cluster; a Source."""
 
     def __init__(self, environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> None:
@@ -66,21 +66,9 @@ class Cluster:
         """Close the connections."""
         self._session.close()
 
-    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[Manifest], int]]:
-        """Yield (resources, how many are still to come) of all namespaces or of one, in the byte order of their ids.
-
-        Raises ListExpired when it took too long, AuditError when the API cannot be read.
-        """
-        scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-        parameters: dict[str, Any] = {"limit": page}
-        while True:
-            answer = self._ask("GET", f"{API_PATH}{scope}/{PLURAL}", params=parameters)
-            metadata = answer.get("metadata") or {}
-            token = metadata.get("continue") or ""
-            yield answer.get("items") or [], metadata.get("remainingItemCount") or 0
-            if not token:
-                return
-            parameters["continue"] = token
+    def read(self, path: str, parameters: dict[str, Any] | None = None) -> Manifest:
+        """Return what the API answers to a GET; raises as ``pages`` does."""
+        return _object(self._send("GET", path, params=parameters))
 
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
@@ -109,7 +97,7 @@ class Cluster:
         namespace = self._read("namespace")
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/{quote(name, safe='')}"
         for _ in range(_TRIES):
-            found = self._ask("GET", path)
+            found = self.read(path)
             found["data"] = {**(found.get("data") or {}), RESULT_KEY: result.to_json()}
             response = self._send("PUT", path, json=found)
             # another client has just written it (another audit, an apply): on top of what they wrote
@@ -121,9 +109,6 @@ class Cluster:
     def _path(self, row: str) -> str:
         namespace, _, name = row.partition("/")
         return f"{API_PATH}/namespaces/{quote(namespace, safe='')}/{PLURAL}/{quote(name, safe='')}"
-
-    def _ask(self, method: str, path: str, **arguments: Any) -> Manifest:
-        return _object(self._send(method, path, **arguments))
 
     def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
         try:
@@ -148,18 +133,23 @@ class Cluster:
 
 def _object(response: requests.Response) -> Manifest:
     """Return the object of an answer. Raises ListExpired or AuditError for what is none."""
-    try:
-        body = decoded(response.content)
-    except ValueError:
-        body = None
-    if response.ok and isinstance(body, dict):
+    body = _body(response)
+    if response.ok and body:
         return body
-    said = str(body.get("message") or "") if isinstance(body, dict) else ""
-    why = " ".join(said.split()).rstrip(".") or response.reason
+    why = " ".join(str(body.get("message") or "").split()).rstrip(".") or response.reason
     sentence = f"The API server answered {response.status_code}: {why}"
     if response.status_code == _GONE:
         raise ListExpired(f"{sentence}.")
     raise AuditError(f"{sentence}.")
+
+
+def _body(response: requests.Response) -> Manifest:
+    """Return the object of an answer, an empty one where there is none."""
+    try:
+        body = decoded(response.content)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _says_not_found(response: requests.Response, row: str) -> bool:
@@ -169,10 +159,6 @@ def _says_not_found(response: requests.Response, row: str) -> bool:
     """
     if response.status_code != _NOT_FOUND:
         return False
-    try:
-        body = response.json()
-    except ValueError:
-        return False
-    details = body.get("details") if isinstance(body, dict) else None
+    details = _body(response).get("details")
     known = details if isinstance(details, dict) else {}
     return known.get("kind") == PLURAL and known.get("name") == row.partition("/")[2]

@@ -12,14 +12,13 @@ from typing import IO, Literal
 from psycopg2 import extensions
 
 from postgres_writer.audit.deletion import delete
-from postgres_writer.audit.errors import AuditError, ListExpired
 from postgres_writer.audit.manifests import manifests
 from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, is_well, judge, parse_resource
 from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
-from postgres_writer.errors import ConfigError, InvalidRequest
+from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, ListExpired
 
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
 # https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
@@ -80,9 +79,10 @@ class Audit:
         Raises AuditError when resources or rows cannot be read, ConfigError for a table that is not there.
         """
         if listed is not None:
-            self.spool.add_resources(self._parsed(self._read(from_file(listed))))
+            self.spool.add_resources(self._parsed(self._counted(from_file(listed))))
         else:
-            self._note(lambda page: self._parsed(self._listed(page)))
+            pages = self.source.pages
+            self._note(lambda page: self._parsed(self._counted(ahead(pages(self._options.namespace, page)))))
         self.resources = self.spool.count()
         names = self.spool.tables() | set(self._options.tables)
         tables, self.relations = self._reader.resolve(names, discover=self._options.all_tables)
@@ -161,20 +161,13 @@ class Audit:
             else:
                 return
 
-    def _listed(self, page: int) -> Iterator[Manifest]:
+    def _counted(self, pages: Iterable[tuple[list[Manifest], int]]) -> Iterator[Manifest]:
+        """Report the progress; of a printed list it is not known how many are still to come."""
         seen = 0
-        for items, remaining in ahead(self.source.pages(self._options.namespace, page)):
+        for items, remaining in pages:
             seen += len(items)
             self._progress("resources", len(items), seen + remaining)
             yield from items
-
-    def _read(self, manifests: Iterator[Manifest]) -> Iterator[Manifest]:
-        """Report the progress of a printed list, whose length is unknown."""
-        seen = 0
-        while some := list(itertools.islice(manifests, _BATCH)):
-            seen += len(some)
-            self._progress("resources", len(some), seen)
-            yield from some
 
     def _parsed(self, manifests: Iterable[Manifest]) -> Iterator[Resource]:
         namespace = self._options.namespace

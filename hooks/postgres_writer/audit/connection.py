@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import psycopg2
 from psycopg2 import extensions
 
-from postgres_writer.audit.errors import AuditError
 from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.errors import AuditError
 
 _REASONS = {
     "42501": "the role may not read it",

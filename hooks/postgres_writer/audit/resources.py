@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import gc
 import json
-import queue
 import re
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import IO, Any, Protocol, TypeVar
+from urllib.parse import quote, urlencode
 
 import ijson  # type: ignore[import-untyped]
 
-from postgres_writer.audit.errors import AuditError, ListExpired
+from postgres_writer.errors import AuditError, ListExpired
 
 RESOURCE = "postgreswriters.demo.yash.com"
 RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
@@ -47,8 +48,8 @@ def is_namespace(text: str) -> bool:
     return _LABEL.fullmatch(text) is not None
 
 
-def from_file(file: IO[bytes]) -> Iterator[Manifest]:
-    """Yield the resources of a printed list, in bounded memory.
+def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
+    """Yield the resources of a printed list as ``Source.pages`` does, in bounded memory.
 
     Raises AuditError when it is not a list: an empty or broken file must not make every row look orphaned.
     """
@@ -61,7 +62,7 @@ def from_file(file: IO[bytes]) -> Iterator[Manifest]:
         while chunk := file.read(_CHUNK_BYTES):
             item_parser.send(chunk)
             kind_parser.send(chunk)
-            yield from items
+            yield items[:], 0
             del items[:]
         for parser in (item_parser, kind_parser):
             parser.close()
@@ -69,7 +70,6 @@ def from_file(file: IO[bytes]) -> Iterator[Manifest]:
         raise AuditError(
             "The list of resources is not complete JSON: use the output of `kubectl get pgw -A -o json`."
         ) from error
-    yield from items
     if not kinds or kinds[0] not in ("List", "PostgresWriterList"):
         raise AuditError("The file is not a list of resources: use the output of `kubectl get pgw -A -o json`.")
 
@@ -86,26 +86,24 @@ def decoded(body: bytes) -> Any:
 
 def ahead(pages: Iterator[T]) -> Iterator[T]:
     """Yield what ``pages`` yields, while a thread is already reading the next one."""
+
+    def start() -> Future[T | None]:
+        following: Future[T | None] = Future()
+
+        def read() -> None:
+            try:
+                following.set_result(next(pages, None))
+            except BaseException as exc:
+                following.set_exception(exc)
+
+        # a daemon: an interrupted audit need not wait for an API server that hangs
+        threading.Thread(target=read, name="page", daemon=True).start()
+        return following
+
     # one page ahead: more would only take memory
-    waiting: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(1)
-
-    def read() -> None:
-        try:
-            for page in pages:
-                waiting.put((page, None))
-        except BaseException as exc:
-            waiting.put((None, exc))
-        else:
-            waiting.put((None, None))
-
-    # a daemon: an interrupted audit need not wait for an API server that hangs
-    threading.Thread(target=read, name="pages", daemon=True).start()
-    while True:
-        page, failure = waiting.get()
-        if failure is not None:
-            raise failure
-        if page is None:
-            return
+    following = start()
+    while (page := following.result()) is not None:
+        following = start()
         yield page
 
 
@@ -117,6 +115,18 @@ class Source(Protocol):
 
         Raises ListExpired when it took too long, AuditError when the API cannot be read.
         """
+        scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+        parameters: dict[str, Any] = {"limit": page}
+        while True:
+            answer = self.read(f"{API_PATH}{scope}/{PLURAL}", parameters)
+            metadata = answer.get("metadata") or {}
+            yield answer.get("items") or [], metadata.get("remainingItemCount") or 0
+            parameters["continue"] = metadata.get("continue")
+            if not parameters["continue"]:
+                return
+
+    def read(self, path: str, parameters: dict[str, Any]) -> Manifest:
+        """Return what the API answers to a GET; raises as ``pages`` does."""
 
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
@@ -129,26 +139,15 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Kubectl:
+class Kubectl(Source):
     """kubectl, for one context (None: the current one)."""
 
     context: str | None = None
 
-    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[Manifest], int]]:
-        """Yield (resources, how many are still to come) of all namespaces or of one.
-
-        Raises ListExpired when it took too long, AuditError when kubectl fails.
-        """
-        scope = f"/namespaces/{namespace}" if namespace else ""
-        path = f"{API_PATH}{scope}/{PLURAL}?limit={page}"
-        token = ""
-        while True:
-            answer = decoded(self._run("get", "--raw", path + (f"&continue={token}" if token else "")))
-            metadata = answer.get("metadata") or {}
-            yield answer.get("items") or [], metadata.get("remainingItemCount") or 0
-            token = metadata.get("continue") or ""
-            if not token:
-                return
+    def read(self, path: str, parameters: dict[str, Any]) -> Manifest:
+        """Return what the API answers to a GET; raises as ``pages`` does."""
+        answer: Manifest = decoded(self._run("get", "--raw", f"{path}?{urlencode(parameters)}"))
+        return answer
 
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from postgres_writer.audit.errors import AuditError
 from postgres_writer.audit.model import Finding, Resource
 from postgres_writer.core.audit_result import Kind
+from postgres_writer.errors import AuditError
 
 # no journal and no sync: the file ends with the process, so a crash has nothing to protect; 16 MB of cache
 # WITHOUT ROWID: stored in the order of the id, in which it is read
@@ -22,14 +22,14 @@ _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
-CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, valid, name TEXT, age INTEGER, country TEXT, tables TEXT,
+CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, name TEXT, age INTEGER, country TEXT, tables TEXT,
     reason TEXT, paused, deleting) WITHOUT ROWID;
-CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, place TEXT, detail TEXT, differences TEXT, vals TEXT,
+CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, place TEXT, differences TEXT, vals TEXT, detail TEXT,
     repairable, prunable, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
 CREATE TABLE unconfirmed (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _KINDS = list(Kind)
-_SELECT = "SELECT kind, id, tbl, place, detail, differences, vals, repairable, prunable FROM finding"
+_SELECT = "SELECT kind, id, tbl, place, differences, vals, detail, repairable, prunable FROM finding"
 _NO_VALUES = (None, None, None)
 
 
@@ -51,16 +51,19 @@ class Spool:
 
     def add_resources(self, resources: Iterable[Resource]) -> None:
         """Note resources. Raises AuditError when the disk is full."""
-        rows = (_record(resource) for resource in resources)
+        rows = (
+            (r.id, r.table, *(r.values or _NO_VALUES), _tables_text(r), r.reason, r.paused, r.deleting)
+            for r in resources
+        )
         with _writing():
-            self._db.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def resources(self) -> Iterator[Resource]:
         """Yield the resources in the byte order of their ids."""
         found = self._db.execute("SELECT * FROM resource ORDER BY id")
-        for row, table, valid, name, age, country, tables, reason, paused, deleting in found:
+        for row, table, name, age, country, tables, reason, paused, deleting in found:
             listed = (table,) if tables is None else tuple(json.loads(tables))
-            spec = (name, age, country) if valid else None
+            spec = (name, age, country) if name is not None else None
             yield Resource(row, table, spec, listed, reason, bool(paused), bool(deleting))
 
     def count(self) -> int:
@@ -88,11 +91,9 @@ class Spool:
                 _KINDS.index(Kind(f.kind)),
                 f.id,
                 f.table,
-                json.dumps(f.place),
-                f.detail,
                 # JSON knows no Decimal, which is what a numeric column gives
-                json.dumps(f.differences, default=str),
-                json.dumps(f.values, default=str),
+                *(json.dumps(part, default=str) for part in (f.place, f.differences, f.values)),
+                f.detail,
                 f.repairable,
                 f.prunable,
             )
@@ -156,18 +157,13 @@ def _writing() -> Iterator[None]:
         raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error
 
 
-def _record(r: Resource) -> tuple[Any, ...]:
-    values = r.values or _NO_VALUES
-    return (r.id, r.table, r.values is not None, *values, _tables_text(r), r.reason, r.paused, r.deleting)
-
-
 def _tables_text(resource: Resource) -> str | None:
     """Return status.tables as text; None where it lists just spec.table, as nearly always."""
     return None if resource.tables == (resource.table,) else json.dumps(resource.tables)
 
 
 def _finding(row: tuple[Any, ...]) -> Finding:
-    kind, about, table, place, detail, differences, values, repairable, prunable = row
+    kind, about, table, place, differences, values, detail, repairable, prunable = row
     stored = json.loads(place)
     return Finding(
         _KINDS[kind],

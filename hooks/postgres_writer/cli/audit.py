@@ -18,7 +18,6 @@ from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
 from postgres_writer.audit.compare import Audit, Options, Side, chosen_findings, now
 from postgres_writer.audit.connection import connect
 from postgres_writer.audit.dry_run import forecast
-from postgres_writer.audit.errors import AuditError
 from postgres_writer.audit.model import Finding, Forecast
 from postgres_writer.audit.resources import Kubectl, Source, is_id, is_namespace
 from postgres_writer.audit.spool import Spool
@@ -29,7 +28,7 @@ from postgres_writer.config.settings import SERVER_SETTINGS, DatabaseConfig
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import load_request
-from postgres_writer.errors import ConfigError
+from postgres_writer.errors import AuditError, ConfigError
 from postgres_writer.server.files import load_policy
 from postgres_writer.telemetry import logs
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from postgres_writer.audit.errors import AuditError
 from postgres_writer.audit.model import Finding, Resource
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import Kind
+from postgres_writer.errors import AuditError
 
 COUNT = 2_000
 Step = Callable[[Spool], object]
