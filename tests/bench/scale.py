@@ -91,18 +91,21 @@ class Scale:
     def _create(self) -> None:
         """Create everything; the rate is that of the last tenth before each mark, in which so many exist."""
         marks = [mark for mark in MARKS if mark < OBJECTS] + [OBJECTS]
-        began, before = time.monotonic(), self.stack.api.etcd_bytes()
+        began, bytes_before = time.monotonic(), self.stack.api.etcd_bytes()
         with ThreadPoolExecutor(CLIENTS) as pool:
             sent = pool.map(self._create_one, range(OBJECTS))
             for mark in marks:
                 self.progress.wait_for(lambda m=mark: self.progress.ready >= m * 0.9, f"nine tenths of {mark}", LONGEST)  # type: ignore[misc]
-                first, count = time.monotonic(), self.progress.ready
+                first, count, before = time.monotonic(), self.progress.ready, self._cpu()
                 self.progress.wait_for(lambda m=mark: self.progress.ready >= m, f"all {mark}", LONGEST)  # type: ignore[misc]
-                rate = (self.progress.ready - count) / max(time.monotonic() - first, 0.001)
-                self._say(f"creates_per_second_at_{mark}", round(rate))
+                made = self.progress.ready - count
+                self._say(f"creates_per_second_at_{mark}", round(made / max(time.monotonic() - first, 0.001)))
+                # unlike the rate it does not depend on what else the machine does
+                cpu = {part: round(1000 * (spent - before[part]) / made, 2) for part, spent in self._cpu().items()}
+                self._say(f"create_cpu_ms_at_{mark}", cpu)
             list(sent)
         self._say("create_seconds", round(time.monotonic() - began))
-        self._say("etcd_bytes_per_object", round((self.stack.api.etcd_bytes() - before) / OBJECTS))
+        self._say("etcd_bytes_per_object", round((self.stack.api.etcd_bytes() - bytes_before) / OBJECTS))
 
     def _create_one(self, number: int) -> None:
         self.stack.client.create(resource(NAMESPACE, f"object-{number}", name=f"name {number}"))
