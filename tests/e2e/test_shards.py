@@ -1,12 +1,14 @@
-"""Shards as docs/install.md describes them: one Metacontroller and one controller for each value of a label."""
+"""Shards as docs/install.md describes them: one Metacontroller and controller for some resources, one for the rest."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from support.api_client import resource
+from support.manifests import guide
 from support.stack import Stack, Variant, gone
 from support.waiting import wait_until
 
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(180)
 NAMESPACE = "default"
-LABEL = "demo.yash.com/shard"
-SHARDS = ("a", "b")
+NAMES = {"a": "postgres-writer-a", "rest": "postgres-writer"}
+LABELS = {"a": {"demo.yash.com/shard": "a"}, "rest": dict[str, str]()}
+SHARDS = tuple(NAMES)
 
 
 @pytest.fixture(params=["composite", "decorator"])
@@ -36,9 +39,7 @@ def shards(stack: Stack, request: pytest.FixtureRequest) -> Iterator[dict[str, M
         metacontroller.start()
     yield running
     stack.api.kubectl("delete", "postgreswriters", "--all", f"--namespace={NAMESPACE}", "--timeout=60s")
-    stack.api.kubectl(
-        "delete", f"{kind}controllers.metacontroller.k8s.io", *(f"postgres-writer-{shard}" for shard in SHARDS)
-    )
+    stack.api.kubectl("delete", f"{kind}controllers.metacontroller.k8s.io", *NAMES.values())
     for metacontroller in running.values():
         metacontroller.stop()
     stack.metacontroller.start()
@@ -47,18 +48,20 @@ def shards(stack: Stack, request: pytest.FixtureRequest) -> Iterator[dict[str, M
 
 
 def sharded(controller: dict[str, Any], kind: str, shard: str) -> dict[str, Any]:
-    """Give a controller the name, the label and the selector of a shard."""
-    controller["metadata"] |= {"name": f"postgres-writer-{shard}", "labels": {"shard": shard}}
+    """Give a controller the name, the label and the selector that the guide gives to a shard."""
+    fields = [yaml.safe_load(block) for block in guide("Shards", "yaml")]
+    [own] = [found for found in fields if found["metadata"]["labels"]["shard"] == shard]
+    controller["metadata"] |= own["metadata"]
     spec = controller["spec"]
     rule = spec["parentResource"] if kind == "composite" else spec["resources"][0]
-    rule["labelSelector"] = {"matchLabels": {LABEL: shard}}
+    rule |= own["spec"]["parentResource"]
     return controller
 
 
 def of_shard(shard: str, name: str) -> dict[str, Any]:
-    """Return a resource with the label of a shard."""
+    """Return a resource that belongs to a shard."""
     found = resource(NAMESPACE, name)
-    found["metadata"]["labels"] = {LABEL: shard}
+    found["metadata"]["labels"] = LABELS[shard]
     return found
 
 
@@ -69,17 +72,17 @@ def test_each_shard_serves_its_own_resources_while_the_other_is_down(
         stack.client.create(of_shard(shard, f"first-{shard}"))
         stack.wait_ready(NAMESPACE, f"first-{shard}", "True/RowSynced@1")
         [finalizer] = (stack.client.get(NAMESPACE, f"first-{shard}") or {})["metadata"]["finalizers"]
-        assert finalizer.endswith(f"controller-postgres-writer-{shard}")
+        assert finalizer.endswith(f"controller-{NAMES[shard]}")
 
-    shards["b"].stop()
-    stack.client.create(of_shard("b", "second-b"))
+    shards["rest"].stop()
+    stack.client.create(of_shard("rest", "second-rest"))
     stack.client.create(of_shard("a", "second-a"))
     stack.wait_ready(NAMESPACE, "second-a", "True/RowSynced@1")
-    assert stack.row("students", NAMESPACE, "second-b") is None
+    assert stack.row("students", NAMESPACE, "second-rest") is None
 
-    shards["b"].start()
-    stack.wait_ready(NAMESPACE, "second-b", "True/RowSynced@1")
-    for name in ("first-a", "first-b"):
+    shards["rest"].start()
+    stack.wait_ready(NAMESPACE, "second-rest", "True/RowSynced@1")
+    for name in ("first-a", "first-rest"):
         stack.api.kubectl("delete", "postgreswriter", name, f"--namespace={NAMESPACE}", "--timeout=30s")
         assert gone(stack.client, NAMESPACE, name)
     wait_until(lambda: len(stack.database.rows()) == 2, "the rows of the resources that are left")
