@@ -81,6 +81,30 @@ class TestShortPeriod:
         stack.uninstall()
 
 
+@pytest.mark.timeout(180)
+class TestFailover:
+    """PostgreSQL is away for some seconds while resyncs come due."""
+
+    @pytest.mark.parametrize("kind", ["composite", "decorator"])
+    def test_no_status_is_written_and_no_event_posted(self, stack: Stack, kind: str) -> None:
+        stack.client.clear_events()
+        stack.install(Variant(kind), HOOK_RESYNC_SECONDS="10")
+        stack.wait_for_controller()
+        measure(stack, "create", 1)
+        calls, writes = stack.metacontroller.calls(), stack.client.writes()
+        stack.postgres.stop()
+        time.sleep(20)  # each resource comes due in it, and is refused more than once
+        stack.postgres.start()
+        time.sleep(20)  # and in this it is synced again
+        made = stack.metacontroller.calls() - calls
+        assert made.refused > COUNT
+        assert made.sync - made.refused >= COUNT
+        assert puts_since(stack, writes) == (0, 0)
+        assert stack.client.warnings() == []
+        stack.world.converge(10)
+        stack.uninstall()
+
+
 def measure(stack: Stack, operation: str, generation: int) -> tuple[HookCalls, tuple[int, int]]:
     """Do one operation on all names and return the hook calls and (PUT, PUT/status) requests that it took."""
     calls, writes = stack.metacontroller.calls(), stack.client.writes()
