@@ -96,7 +96,7 @@ def test_a_role_that_may_not_call_what_every_message_calls_is_told_so(
                 continue
             assert getattr(subject, told)() in (Operation.NONE, False)
             assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["students"])
-            assert f"function {function.partition('(')[0]} of PostgreSQL" in subject.message
+            assert f"PostgreSQL's function {function.partition('(')[0]}," in subject.message
             assert "grant it EXECUTE" in subject.message
         assert database.rows() == [ROW] or function.startswith("row_security")
     finally:
