@@ -7,10 +7,10 @@ a dead resolver or a dead first host no deadline could be kept.
 from __future__ import annotations
 
 import ipaddress
-import queue
 import socket
 import threading
 from collections.abc import Sequence
+from concurrent import futures
 
 from postgres_writer.config.parsers import Host
 
@@ -47,20 +47,17 @@ def _addresses(host: str, seconds: float) -> list[dict[str, str]]:
 
 
 def _look_up(host: str, seconds: float) -> list[str]:
-    answers: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
+    answer: futures.Future[list[str]] = futures.Future()
 
     def ask() -> None:
         try:
-            answers.put([info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])  # type: ignore[misc]
+            answer.set_result([info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])  # type: ignore[misc]
         except OSError as exc:
-            answers.put(exc)
+            answer.set_exception(exc)
 
     # a daemon: a resolver that hangs must hold up neither the request nor the end of the process
     threading.Thread(target=ask, name="resolver", daemon=True).start()
     try:
-        answer = answers.get(timeout=seconds)
-    except queue.Empty:
+        return list(dict.fromkeys(answer.result(seconds)))
+    except futures.TimeoutError:
         raise OSError(f"The name {host} could not be looked up in time.") from None
-    if isinstance(answer, OSError):
-        raise answer
-    return list(dict.fromkeys(answer))

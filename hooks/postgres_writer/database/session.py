@@ -67,15 +67,8 @@ Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
 
 
-def _never() -> bool:
-    return False
-
-
 class _Lost(Exception):
-    """The connection broke, or is of no use any more."""
-
-    def __init__(self, message: str = UNAVAILABLE) -> None:
-        super().__init__(message)
+    """The connection broke, or is of no use any more; the text is the message of the condition."""
 
 
 class _TimedOut(Exception):
@@ -251,7 +244,7 @@ class Session:
             self._prepared[statement] = text
         return text
 
-    def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = _never) -> Result:
+    def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:
         """Send one message and wait for its end, or for the caller's; gives the row if there is one."""
         try:
             self._cursor.execute(text, parameters)
@@ -324,7 +317,7 @@ def _expect_waiting(call: Call, start_by: float) -> None:
         raise RequestExpired(EXPIRED)
 
 
-def _wait(connection: Any, until: float, hung_up: Callable[[], bool] = _never) -> None:
+def _wait(connection: Any, until: float, hung_up: Callable[[], bool] = lambda: False) -> None:
     """Let libpq go on until the answer is whole, or until the caller has hung up.
 
     Where gevent has patched poll(), other greenlets run meanwhile. The caller is looked at in between instead of being
@@ -363,7 +356,7 @@ def _translated(exc: psycopg2.Error) -> Exception:
     if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING:
         if code is not None:
             logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
-        return _Lost()
+        return _Lost(UNAVAILABLE)
     if code in _BUSY_CODES:
         return DatabaseBusy(BUSY)
     if code[:2] == _EXHAUSTED_CLASS:
@@ -381,10 +374,10 @@ def _session_error(code: str, guard: str) -> Exception | None:
         return DatabaseBusy(IN_FLIGHT)
     if code in _LOST_PREPARED_CODES:
         logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
-        return _Lost()
+        return _Lost(UNAVAILABLE)
     if code == _READ_ONLY_CODE or guard == statements.READ_ONLY_GUARD:
         return _Lost(READ_ONLY)
-    return _Lost() if code == _FAILED_TRANSACTION_CODE else None
+    return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None
 
 
 def _forbidden(code: str, primary: str) -> Exception | None:

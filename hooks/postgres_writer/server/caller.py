@@ -23,23 +23,24 @@ _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 _INT = struct.Struct("=i")
 _BYTES_RECEIVED = struct.Struct("=128xQ")
 """tcpi_bytes_received in struct tcp_info."""
+_STATE = struct.Struct("B")
+"""tcpi_state in struct tcp_info."""
 _ESTABLISHED = 1
-"""What tcpi_state, the first byte of struct tcp_info, is until a side closes. linux/include/net/tcp_states.h"""
+"""What tcpi_state is until a side closes. linux/include/net/tcp_states.h"""
 
 
 def call_from_socket(connection: Any) -> Call:
     """Give the arrival and the hang-up test of the request on a connection (a socket, or None outside a server)."""
     if not isinstance(connection, socket.socket):
-        return Call(time.monotonic(), _never)
+        return Call(time.monotonic(), lambda: False)
     # the last data received is of this request: Go's client sends the next one only after the answer
-    arrival = time.monotonic() - _seconds_since_data(connection)
-    return Call(arrival, partial(_hung_up, connection))
+    milliseconds = _tcp_info(connection, _LAST_DATA_RECEIVED) or 0
+    return Call(time.monotonic() - milliseconds / 1000, partial(_hung_up, connection))
 
 
 def bytes_received(connection: socket.socket) -> int:
     """Give how many bytes have arrived on a connection in all; always 0 where the kernel does not count them."""
-    info = _tcp_info(connection, _BYTES_RECEIVED.size)
-    return int(_BYTES_RECEIVED.unpack(info)[0]) if len(info) == _BYTES_RECEIVED.size else 0
+    return _tcp_info(connection, _BYTES_RECEIVED) or 0
 
 
 def bytes_taken(connection: socket.socket) -> int:
@@ -56,24 +57,12 @@ def bytes_taken(connection: socket.socket) -> int:
     return received - int(_INT.unpack(waiting)[0])
 
 
-def _never() -> bool:
-    return False
-
-
-def _seconds_since_data(connection: socket.socket) -> float:
-    info = _tcp_info(connection, _LAST_DATA_RECEIVED.size)
-    if len(info) < _LAST_DATA_RECEIVED.size:
-        return 0.0
-    milliseconds: int = _LAST_DATA_RECEIVED.unpack(info)[0]
-    return milliseconds / 1000
-
-
 def _hung_up(connection: socket.socket) -> bool:
     # unlike poll() it keeps the interpreter's lock, for which a busy worker would queue again
-    info = _tcp_info(connection, 1)
-    if info:
+    state = _tcp_info(connection, _STATE)
+    if state is not None:
         # a caller that has only closed its sending side counts, too: Go closes a connection to abandon the call
-        return info[0] != _ESTABLISHED
+        return state != _ESTABLISHED
     descriptor = connection.fileno()
     if descriptor < 0:
         return True
@@ -82,11 +71,12 @@ def _hung_up(connection: socket.socket) -> bool:
     return bool(poller.poll(0))
 
 
-def _tcp_info(connection: socket.socket, size: int) -> bytes:
-    """Give the beginning of struct tcp_info; nothing where there is none (no Linux, no TCP, closed)."""
+def _tcp_info(connection: socket.socket, field: struct.Struct) -> int | None:
+    """Give a field of struct tcp_info; None where there is none (no Linux, no TCP, closed, an older kernel)."""
     if _TCP_INFO is None:
-        return b""
+        return None
     try:
-        return connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, size)
+        info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, field.size)
     except OSError:
-        return b""
+        return None
+    return int(field.unpack(info)[0]) if len(info) == field.size else None
