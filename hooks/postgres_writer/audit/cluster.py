@@ -25,19 +25,14 @@ https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 # https://requests.readthedocs.io/en/latest/user/advanced/#timeouts
 _TIMEOUT = (5, 60)
 _TRIES = 5
-_GONE = requests.codes.gone
-_CONFLICT = requests.codes.conflict
-_NOT_FOUND = requests.codes.not_found
 
 
 class Cluster(Source):
     """The API server of the pod's cluster; a Source."""
 
     def __init__(self, environ: Mapping[str, str], folder: Path = SERVICE_ACCOUNT) -> None:
-        """Prepare for requests. Raises AuditError when this is not a pod."""
-        host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "443")
-        if not host:
-            raise AuditError("KUBERNETES_SERVICE_HOST is not set: outside of a pod kubectl is used.")
+        """Prepare for requests from a pod: ``is_here`` has said that it is one."""
+        host, port = environ["KUBERNETES_SERVICE_HOST"], environ.get("KUBERNETES_SERVICE_PORT", "443")
         self._url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         self._folder = folder
         self._session = requests.Session()
@@ -101,7 +96,7 @@ class Cluster(Source):
             found["data"] = {**(found.get("data") or {}), RESULT_KEY: result.to_json()}
             response = self._send("PUT", path, json=found)
             # another client has just written it (another audit, an apply): on top of what they wrote
-            if response.status_code != _CONFLICT:
+            if response.status_code != requests.codes.conflict:
                 _object(response)
                 return
         raise AuditError(f"The result could not be stored: ConfigMap {name} keeps being changed by another client.")
@@ -138,7 +133,7 @@ def _object(response: requests.Response) -> Manifest:
         return body
     why = " ".join(str(body.get("message") or "").split()).rstrip(".") or response.reason
     sentence = f"The API server answered {response.status_code}: {why}"
-    if response.status_code == _GONE:
+    if response.status_code == requests.codes.gone:
         raise ListExpired(f"{sentence}.")
     raise AuditError(f"{sentence}.")
 
@@ -157,7 +152,7 @@ def _says_not_found(response: requests.Response, row: str) -> bool:
 
     The same code for a missing kind (another cluster, a deleted CustomResourceDefinition) must not look like it.
     """
-    if response.status_code != _NOT_FOUND:
+    if response.status_code != requests.codes.not_found:
         return False
     details = _body(response).get("details")
     known = details if isinstance(details, dict) else {}
