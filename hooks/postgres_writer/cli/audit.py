@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from typing import IO
 import click
 
 from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
-from postgres_writer.audit.compare import Audit, Options, Side, chosen_findings, now
+from postgres_writer.audit.compare import Audit, Options, Progress, Side, chosen_findings, now
 from postgres_writer.audit.connection import connect
 from postgres_writer.audit.dry_run import forecast
 from postgres_writer.audit.model import Finding, Forecast
@@ -87,8 +87,8 @@ def run(arguments: SimpleNamespace) -> int:
         spool = stack.enter_context(closing(Spool()))
         connection = stack.enter_context(closing(connect(DatabaseConfig.from_env(os.environ))))
         listed = stack.enter_context(_opened(file)) if file else None
-        with Bar() as bar:
-            audit = Audit(options, source, connection, spool, bar.advance)
+        with _progress() as advance:
+            audit = Audit(options, source, connection, spool, advance)
             audit.look(listed)
         if arguments.prune:
             return _prune(audit, arguments)
@@ -217,34 +217,26 @@ def _opened(file: str) -> IO[bytes]:
         raise AuditError(f"The list of resources cannot be read: {file} ({error.strerror}).") from error
 
 
-class Bar:
-    """A progress bar over resources and rows. It shows only on a terminal and is gone at the end."""
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a progress bar over resources and rows. It shows only on a terminal and is gone at the end."""
+    shown = sys.stderr.isatty()
+    read = {"resources": 0, "rows": 0}
+    expected = {"resources": 0.0, "rows": 0.0}
 
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-        self._read = {"resources": 0, "rows": 0}
-        self._total = {"resources": 0.0, "rows": 0.0}
-        self._bar = click.progressbar(length=1, label=self._label(), file=sys.stderr, hidden=not self._shown, width=20)
-
-    def advance(self, side: Side, number: int, total: float) -> None:
-        """Show that more of a side was read, and how much there is in all as far as is known."""
-        self._read[side] += number
-        self._total[side] = max(total, self._read[side])
+    def advance(side: Side, number: int, total: float) -> None:
+        read[side] += number
+        expected[side] = max(total, read[side])
         # until the rows are counted there are taken to be as many as resources
-        self._bar.length = int(self._total["resources"] + (self._total["rows"] or self._total["resources"])) or 1
-        self._bar.label = self._label()
-        self._bar.update(number)
+        bar.length = int(expected["resources"] + (expected["rows"] or expected["resources"])) or 1
+        bar.label = ", ".join(f"{side} {number:,}/{expected[side]:,.0f}" for side, number in read.items())
+        bar.update(number)
 
-    def _label(self) -> str:
-        return ", ".join(f"{side} {number:,}/{self._total[side]:,.0f}" for side, number in self._read.items())
-
-    def __enter__(self) -> Bar:
-        self._bar.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.__exit__(None, None, None)
-        if self._shown:
+    try:
+        with click.progressbar(length=1, file=sys.stderr, hidden=not shown, width=20) as bar:
+            yield advance
+    finally:
+        if shown:
             # click leaves the finished bar and goes to the next line
             sys.stderr.write("\x1b[A\r\x1b[K\r")
 

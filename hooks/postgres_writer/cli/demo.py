@@ -322,8 +322,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     # an impatient second Ctrl-C must not leave the server and its database behind
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    if process.poll() is None:
-        process.terminate()
+    process.terminate()
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:

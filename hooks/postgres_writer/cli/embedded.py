@@ -9,7 +9,7 @@ import logging
 import signal
 import subprocess
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,12 +36,12 @@ def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
     folder = data_folder.expanduser().resolve()
     if any(character.isspace() for character in str(folder)):
         raise ConfigError(f"--data-dir must be a path without spaces: {folder}.")
-    with _exclusive(folder), _deferred_signals() as received:
+    with _exclusive(folder), _deferred_signals() as release_signals:
         log.info("Starting an embedded PostgreSQL in %s", folder)
         server = _start(folder / _CLUSTER)
         try:
             server.psql(_STUDENTS)
-            received.release()
+            release_signals()
             yield connection_variables(folder)
         finally:
             server.stop()
@@ -89,31 +89,28 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-class _Deferred:
-    """The signal that arrived, if one did."""
-
-    def __init__(self) -> None:
-        self.number: int | None = None
-        self._deferring = True
-
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if not self._deferring:
-            raise SystemExit(128 + number)
-        self.number = number
-
-    def release(self) -> None:
-        """Obey the signal that arrived, and from now on every one at once."""
-        self._deferring = False
-        if self.number is not None:
-            raise SystemExit(128 + self.number)
+def stop(number: int, _frame: FrameType | None) -> None:
+    """Obey a signal to stop: end the process, with what is open closed on the way."""
+    raise SystemExit(128 + number)
 
 
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[_Deferred]:
-    deferred = _Deferred()
-    before = {number: signal.signal(number, deferred) for number in (signal.SIGTERM, signal.SIGINT)}
+def _deferred_signals() -> Iterator[Callable[[], None]]:
+    """Defer signals to stop until what is given is called: it obeys the one that arrived, and then each at once."""
+    arrived: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _frame: arrived.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+
+    def release() -> None:
+        for number in before:
+            signal.signal(number, stop)
+        if arrived:
+            stop(arrived[-1], None)
+
     try:
-        yield deferred
+        yield release
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

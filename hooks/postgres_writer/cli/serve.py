@@ -5,11 +5,11 @@ import os
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from postgres_writer.cli.commands import Command
+from postgres_writer.cli.embedded import embedded_database, stop
 from postgres_writer.config.reference import help_text
 from postgres_writer.config.settings import Config
 from postgres_writer.errors import ConfigError
@@ -39,7 +39,6 @@ def _run(embedded: bool, data_dir: Path) -> int:
     config = Config.from_env({**environ, "PSQL_HOST": "embedded"})
     logs.configure(config.log_level, config.log_format)
 
-    from postgres_writer.cli.embedded import embedded_database  # noqa: PLC0415 # only --embedded pays for it
     from postgres_writer.server.files import check_files  # noqa: PLC0415 # spares `--help`
 
     check_files(config)
@@ -52,7 +51,7 @@ def _serve(config: Config) -> int:
     if os.environ.get("HOOK_THREADS"):
         logger.warning("HOOK_THREADS is no longer used; remove it. HOOK_CONNECTIONS sets the connections per worker.")
     # gunicorn sets its own handlers once it has loaded the application; a signal before must clean up, too
-    signal.signal(signal.SIGTERM, _stop_starting)
+    signal.signal(signal.SIGTERM, stop)
     master = os.getpid()
     with metrics_folder():
         # only now, because the metrics are made when they are imported, and must know their folder
@@ -71,10 +70,6 @@ def _serve(config: Config) -> int:
             sys.stderr.flush()
             os._exit(code)
     return 0
-
-
-def _stop_starting(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 serve = Command(
