@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from cluster.audit_setting import Setting
+from cluster.installation import Installation, install, wipe
+from cluster.verdicts import argo_health, find_kstatus, find_lua, judge
 from support.apiserver import ApiServer
-from support.audit_setting import Setting
-from support.installation import Installation, install, wipe
 from support.kube_tools import Tools, find_kube_state_metrics, find_tools
 from support.programs import ProgramMissing, found_or_skipped
-from support.verdicts import argo_health, find_kstatus, find_lua, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster.audit_setting import PGW, PROGRAM, Asked, Setting
 from postgres_writer.audit.resources import Kubectl
 from postgres_writer.errors import ListExpired
-from support.audit_setting import PGW, PROGRAM, Asked, Setting
 from support.payloads import payload
 from support.server import running_server
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster.audit_setting import PGW, PROGRAM, Setting
 from postgres_writer.audit.cluster import Cluster
 from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.errors import AuditError, ListExpired
-from support.audit_setting import PGW, PROGRAM, Setting
 from support.manifests import build, overlay, pick, prepare
 from support.postgres import Database
 from support.scrape import scrape

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cluster.audit_setting import PGW, Asked, Setting
 from postgres_writer.audit.cluster import Cluster
 from postgres_writer.audit.compare import Audit, Options
 from postgres_writer.audit.connection import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.database.statements import lock_key
-from support.audit_setting import PGW, Asked, Setting
 from support.payloads import payload
 from support.server import running_server
 

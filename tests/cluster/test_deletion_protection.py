@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.conftest import apply_crd
+from cluster.installation import RESOURCE
 from support.api_client import ApiClient, ApiError, path_of, resource
-from support.installation import RESOURCE
 from support.manifests import K8S, guide, overlay, shell
 from support.waiting import wait_until
 

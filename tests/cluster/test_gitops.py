@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from support.installation import install
+from cluster.installation import install
 from support.manifests import K8S, ROOT, build, overlay, pick
 
 if TYPE_CHECKING:

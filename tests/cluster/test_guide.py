@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
+from cluster.installation import Installation, install
 from postgres_writer.server.files import load_policy
-from support.installation import Installation, install
 from support.manifests import GUIDE, K8S, guide, guide_text, shell
 from support.waiting import wait_until
 

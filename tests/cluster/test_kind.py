@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.installation import Installation
+from cluster.installation import Installation
+from cluster.played_metacontroller import playing
 from support.manifests import ROOT, STATEFULSET, guide, prepare
-from support.played_metacontroller import playing
 from support.server import running_server
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from support.installation import RESOURCE, Installation, install
+from cluster.installation import RESOURCE, Installation, install
 from support.manifests import COMPOSITE, ORIGINAL, guide, prepare, shell
 
 if TYPE_CHECKING:

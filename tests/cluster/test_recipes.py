@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from cluster.conftest import apply_crd
+from cluster.installation import RESOURCE
 from support.alerts import rule_expressions
 from support.api_client import resource
-from support.installation import RESOURCE
 from support.manifests import K8S, build, overlay, pick, pod_of, prepare, shell
 from support.recipes import RECIPES, recipe
 from support.waiting import wait_until

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from psycopg2 import sql
 
+from cluster.round_trip import WRITTEN, RoundTrip, as_bytes, ready, write_statuses
 from postgres_writer.core.plan import Outcome
 from postgres_writer.core.request import load_request
 from postgres_writer.core.response import build_response
@@ -25,7 +26,6 @@ from postgres_writer.errors import InvalidSpec, Reason
 from support.custom_resource import KIND, Resource
 from support.payloads import payload
 from support.postgres import Database, free_port
-from support.round_trip import WRITTEN, RoundTrip, as_bytes, ready, write_statuses
 from support.server import ServerProcess, running_server
 from support.spec_cases import INVALID_SPECS, SpecCase, spec_with
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from support.installation import Installation
+from cluster.installation import Installation
 from support.manifests import COMPOSITE, DECORATOR, HOLD, K8S, guide, overlay, shell
 from support.waiting import wait_until
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from support.installation import Installation
+from cluster.installation import Installation
 from support.manifests import ROOT, shell
 from support.waiting import wait_until
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.installation import RESOURCE, Installation
+from cluster.installation import RESOURCE, Installation
 from support.manifests import COMPOSITE, GUIDE, K8S, guide, shell
 from support.waiting import wait_until
 

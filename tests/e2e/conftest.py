@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.e2e_report import Report
+from e2e.report import Report
 from support.kube_tools import find_tools
 from support.metacontroller import SKIP_REASON, find_binary
 from support.programs import found_or_skipped

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.faults import FAULTS
+from e2e.faults import FAULTS
+from e2e.traffic import Traffic
 from support.stack import TABLES, Stack, Variant
-from support.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.e2e_report import Report
+    from e2e.report import Report
 
 # Webhook calls that failed are repeated with a backoff that doubles; what waits for a person (a missing table) is
 # repeated within 90 s; a row that others change is restored within one and a half resync periods.

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import pytest
 from psycopg2 import sql
 
-from support.faults import requests_held, waiting_ports
+from e2e.faults import requests_held, waiting_ports
+from e2e.traffic import Traffic
 from support.server import PROGRAM
 from support.stack import TABLES, Stack, Variant
-from support.traffic import Traffic
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from support.e2e_report import Report
+    from e2e.report import Report
     from support.metacontroller import Metacontroller
 
 BOUND = 120.0

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.faults import FAULTS
+from e2e.faults import FAULTS
+from e2e.traffic import Traffic
 from support.stack import TABLES, Stack, Variant
-from support.traffic import Traffic
 from support.world import NotConverged
 
 if TYPE_CHECKING:
-    from support.e2e_report import Report
+    from e2e.report import Report
 
 BOUND = 180.0
 NAMESPACES = ("soak-a", "soak-b", "soak-c")

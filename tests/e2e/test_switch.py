@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from e2e.traffic import Traffic
 from support.api_client import resource
 from support.stack import TABLES, TOP, Stack, Variant
-from support.traffic import Traffic
 from support.waiting import wait_until
 
 NAME = "postgres-writer"

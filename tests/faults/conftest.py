@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from faults.site import Site, running_site
 from support.postgres import STUDENTS, PostgresInstance, private_instance
-from support.site import Site, running_site
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from faults.site import Site
 from postgres_writer.deadlines import CIRCUIT_SECONDS, TABLE_SECONDS
 from support.callers import ask, body
-from support.site import Site
 
 UNAVAILABLE = "False DatabaseUnavailable"
 BUSY = "False DatabaseBusy"

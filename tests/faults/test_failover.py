@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from faults.load import steady_load
+from faults.standby import promote, standby_of, wait_for_replay
 from postgres_writer.deadlines import CIRCUIT_SECONDS
 from support.callers import ask
-from support.load import steady_load
 from support.payloads import DELETED, payload, resource
 from support.postgres import STUDENTS, PostgresInstance, private_instance
 from support.server import ServerProcess, running_server
-from support.standby import promote, standby_of, wait_for_replay
 
 SPEC = {"table": "students", "name": "alex", "age": 23, "country": "canada"}
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from faults.proxy import Proxy, running_proxy
+from faults.site import Site, running_site
 from support.callers import ask, body
 from support.postgres import PostgresInstance
-from support.proxy import Proxy, running_proxy
 from support.scrape import scrape
-from support.site import Site, running_site
 from support.waiting import wait_until
 
 SYNCED = "True RowSynced"

@@ -9,11 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from faults.proxy import Proxy, running_proxy
+from faults.site import Site, running_site
 from support.callers import Answer, ask, ask_all, body, owner
 from support.postgres import PostgresInstance
-from support.proxy import Proxy, running_proxy
 from support.server import ServerProcess
-from support.site import Site, running_site
 
 STOPPED = 20.0
 

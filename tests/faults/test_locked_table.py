@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
+from faults.site import Site, running_site
 from postgres_writer.deadlines import LOCK_SHARE, TABLE_SECONDS
 from support.callers import Answer, ask, body
 from support.payloads import payload, recorded, resource
 from support.postgres import PostgresInstance
 from support.scrape import scrape
-from support.site import Site, running_site
 
 BUSY, EXPIRED, SYNCED = "False DatabaseBusy", "False RequestExpired", "True RowSynced"
 CALLERS = 31

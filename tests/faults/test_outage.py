@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from faults.site import WORKERS, Site
 from postgres_writer.core.response import OUTAGE_SECONDS, RETRY_SECONDS
 from postgres_writer.database.session import UNAVAILABLE
 from support.payloads import DELETED, payload, resource
 from support.scrape import scrape
-from support.site import WORKERS, Site
 from support.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(150)

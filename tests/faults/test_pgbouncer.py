@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from faults.load import steady_load
 from support.callers import ask, ask_all, body
-from support.load import steady_load
 from support.payloads import DELETED, payload, resource
 from support.pgbouncer import PgBouncer, running_pgbouncer
 from support.postgres import Database, PostgresInstance

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from faults.site import Site
 from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
 from support.callers import Answer, ask, body
-from support.site import Site
 
 COUNT = 60
 

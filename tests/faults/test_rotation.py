@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
+from faults.load import steady_load
+from faults.site import Site
 from postgres_writer.server.files import CHECK_SECONDS
 from support.certificates import make_certificate
-from support.load import steady_load
 from support.payloads import payload, resource
 from support.postgres import Database
 from support.server import ServerProcess, running_server, serving
-from support.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from faults.site import Site
 from support.callers import ask, body
 from support.certificates import make_certificate
 from support.payloads import DELETED, payload, resource
 from support.postgres import Database
 from support.server import ServerProcess, running_server, serving
-from support.site import Site
 
 SECRET = "Very-Private-Value"
 TOKEN = "the-right-token"

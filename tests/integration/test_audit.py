@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.audits import PROGRAM, audit, findings, made, row
+from integration.audits import PROGRAM, audit, findings, made, row
 from support.payloads import DELETED, condition, recorded
 from support.postgres import scrubbed_environment
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from support.audits import audit, findings, made, row
+from integration.audits import audit, findings, made, row
 from support.spec_cases import spec_with
 
 if TYPE_CHECKING:

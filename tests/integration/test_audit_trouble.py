@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from support.audits import audit, findings, made, row
+from integration.audits import audit, findings, made, row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

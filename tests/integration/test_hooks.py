@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from integration.curl import Answer, call_hook, check_problem, curl
 from support.answers import decode_answer
-from support.curl import Answer, call_hook, check_problem, curl
 from support.payloads import DELETED, payload, resource
 from support.postgres import Database
 from support.server import ServerProcess, running_server

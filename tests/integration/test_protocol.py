@@ -1,6 +1,6 @@
 """Exactly one row, whatever users, the delivery and the database do: random histories on a real PostgreSQL.
 
-The users and the controller are those of support.cluster_model; what runs is load_request, make_plan, Store.apply
+The users and the controller are those of integration.cluster_model; what runs is load_request, make_plan, Store.apply
 and build_response. In every state a resource's row may be only in status.tables united with spec.table, and
 nowhere once the finalizer is released; what a status calls Ready must be true; when everything is repaired and
 delivered, rows and resources are the same. A call may hang in its commit, answered as a failure or not, and what it
@@ -18,15 +18,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from postgres_writer.config.parsers import Host
-from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
-from postgres_writer.core.request import HookRequest
-from postgres_writer.database import statements
-from postgres_writer.database.store import Store
-from support.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, breakable_tables
-from support.late_commits import UNLOCKED, LookFirst
-from support.postgres import Database
-from support.protocol import (
+from integration.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, breakable_tables
+from integration.late_commits import UNLOCKED, LookFirst
+from integration.protocol import (
     EDITS,
     FATES,
     MAX_TABLES,
@@ -37,6 +31,12 @@ from support.protocol import (
     Protocol,
     ProtocolUnderFaults,
 )
+from postgres_writer.config.parsers import Host
+from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
+from postgres_writer.core.request import HookRequest
+from postgres_writer.database import statements
+from postgres_writer.database.store import Store
+from support.postgres import Database
 
 WALKS = 300
 LATE_WALKS = 120

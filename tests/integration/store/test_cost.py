@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from integration.relay import Relay, relayed
 from postgres_writer.core.plan import Operation
 from postgres_writer.database.store import Store
 from support.postgres import Database
-from support.relay import Relay, relayed
 from support.spec_cases import ABSENT
 from support.subject import ROW, Subject, next_session
 

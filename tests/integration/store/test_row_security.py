@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from integration.relay import relayed
 from postgres_writer.core.plan import Operation
 from postgres_writer.core.refusals import Access
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
 from support.postgres import Database
-from support.relay import relayed
 from support.subject import ROW, Limited, Subject
 
 EVERY = "SELECT, INSERT, UPDATE, DELETE"

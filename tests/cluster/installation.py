@@ -8,16 +8,16 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cluster.played_metacontroller import playing
 from support.manifests import guide, prepare, shell
-from support.played_metacontroller import playing
 from support.server import running_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from cluster.played_metacontroller import PlayedMetacontroller
     from support.apiserver import ApiServer
-    from support.played_metacontroller import PlayedMetacontroller
     from support.postgres import Database
 
 RESOURCE = "postgreswriters.demo.yash.com"

@@ -11,13 +11,8 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from postgres_writer.core.plan import Permits, Plan, make_plan
-from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequest, load_request
-from postgres_writer.core.response import build_response
-from postgres_writer.database.store import Store
-from postgres_writer.deadlines import Call
-from support.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
-from support.cluster_model import (
+from integration.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
+from integration.cluster_model import (
     NAMESPACE,
     OTHER_FINALIZER,
     ApiServer,
@@ -28,7 +23,12 @@ from support.cluster_model import (
     is_managed,
     is_paused,
 )
-from support.late_commits import Flight, SteppedSession
+from integration.late_commits import Flight, SteppedSession
+from postgres_writer.core.plan import Permits, Plan, make_plan
+from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequest, load_request
+from postgres_writer.core.response import build_response
+from postgres_writer.database.store import Store
+from postgres_writer.deadlines import Call
 
 MAX_TABLES = 3
 """Lower than the product's cap, so that histories of a few edits reach it."""

@@ -1,0 +1,1 @@
+"""Tests of manifests, CRD, audit and procedures on a real kube-apiserver."""

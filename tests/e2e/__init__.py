@@ -1,0 +1,1 @@
+"""Tests of everything together, with a real Metacontroller."""

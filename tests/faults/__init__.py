@@ -1,0 +1,1 @@
+"""Slow tests in which server, database or network are stopped, killed, made to hang or abused."""
