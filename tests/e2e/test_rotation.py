@@ -10,7 +10,8 @@ import pytest
 
 from postgres_writer.server.files import CHECK_SECONDS
 from support.api_client import resource
-from support.stack import Stack, Variant, make_certificate
+from support.certificates import make_certificate
+from support.stack import Stack, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,17 +39,16 @@ def test_token_and_certificate_are_rotated_without_a_refused_call(guarded: Stack
     refused = guarded.metacontroller.calls().refused
     syncs("both tokens are accepted", guarded, lambda: tokens.write_text(f"{old_token}\n{new_token}\n"))
 
-    new_certificate, new_key = guarded.folder / "tls-2.crt", guarded.folder / "tls-2.key"
-    make_certificate(new_certificate, new_key)
-    both = old_authority + new_certificate.read_text()
+    renewed = make_certificate(guarded.folder, "tls-2")
+    both = old_authority + renewed.certificate.read_text()
     syncs("the new token is sent, both CAs are trusted", guarded, lambda: control(guarded, both))
 
     def renew() -> None:
-        key.write_bytes(new_key.read_bytes())
-        certificate.write_bytes(new_certificate.read_bytes())
+        key.write_bytes(renewed.key.read_bytes())
+        certificate.write_bytes(renewed.certificate.read_bytes())
 
     syncs("the server shows the new certificate", guarded, renew)
-    syncs("the old CA is trusted no more", guarded, lambda: control(guarded, new_certificate.read_text()))
+    syncs("the old CA is trusted no more", guarded, lambda: control(guarded, renewed.certificate.read_text()))
     syncs("the old token is accepted no more", guarded, lambda: tokens.write_text(f"{new_token}\n"))
     assert guarded.metacontroller.calls().refused == refused
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from psycopg2 import sql
 from support.api_client import ApiClient, ApiError, Recorder, ready_of, resource
 from support.apiserver import ApiServer
 from support.balancer import Balancer
+from support.certificates import Certificate, make_certificate
 from support.metacontroller import Metacontroller, crd_manifests
 from support.postgres import Database, PostgresInstance, prepare_programs, private_instance
 from support.server import ServerProcess
@@ -215,18 +215,14 @@ class Stack:
         return led
 
     def _tls(self) -> dict[str, str]:
-        certificate, key, tokens = (self.folder / name for name in ("tls.crt", "tls.key", "tokens"))
-        if not certificate.exists():
-            make_certificate(certificate, key)
+        served, tokens = Certificate(self.folder / "tls.crt", self.folder / "tls.key"), self.folder / "tokens"
+        if not served.certificate.exists():
+            make_certificate(self.folder, "tls")
             token = secrets.token_urlsafe(24)
             tokens.write_text(f"# the one in use\n{token}\n")
             secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": _SECRET, "namespace": "default"}}
             self.apply(secret | {"stringData": {"token": token}})
-        return {
-            "HOOK_TLS_CERT_FILE": str(certificate),
-            "HOOK_TLS_KEY_FILE": str(key),
-            "HOOK_TOKENS_FILE": str(tokens),
-        }
+        return served.environ | {"HOOK_TOKENS_FILE": str(tokens)}
 
     def _start_database(self) -> None:
         prepare_programs()
@@ -248,13 +244,6 @@ class Stack:
         if self.hooks:
             self.balancer.stop()
         self.hooks.clear()
-
-
-def make_certificate(certificate: Path, key: Path) -> None:
-    """Write a certificate for 127.0.0.1 that signs itself, and its key."""
-    command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-subj", "/CN=hook"]
-    command += ["-pkeyopt", "ec_paramgen_curve:prime256v1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
 
 
 def gone(client: ApiClient, namespace: str, name: str) -> bool:
