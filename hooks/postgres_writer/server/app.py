@@ -37,7 +37,7 @@ from postgres_writer.database.store import Store
 from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Retry
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
-from postgres_writer.server.retries import Outage, RetrySlots
+from postgres_writer.server.retries import Outage, RetrySlots, Waiting
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -147,8 +147,9 @@ class HookServer:
             hook_request = load_request(self._decoded_body(environ), finalizing=hook == "finalize")
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
-            body = build_response(hook_request, outcome, time.time(), self._period, self._slot(hook_request, outcome))
             kept = self._keeps_status(plan, outcome)
+            slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
+            body = build_response(hook_request, outcome, time.time(), self._period, slot)
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
             headers = [("X-Request-Id", request_id)]
             if kept:
@@ -157,12 +158,11 @@ class HookServer:
 
         return answer
 
-    def _slot(self, hook_request: HookRequest, outcome: Outcome) -> float | None:
-        """Take the retry slot of a transient failure; the seconds until it comes."""
-        if retry_of(outcome) is not Retry.TRANSIENT:
-            return None
-        busy = isinstance(outcome.error, DatabaseBusy)
-        return self._retries.take(time.monotonic(), hook_request.table or "" if busy else "")
+    def _slot(self, hook_request: HookRequest, outcome: Outcome, kept: bool) -> float | None:
+        queue: str | Waiting = Waiting.RESYNCS if kept else Waiting.USERS
+        if isinstance(outcome.error, DatabaseBusy):
+            queue = hook_request.table or ""
+        return self._retries.take(time.monotonic(), queue)
 
     def _keeps_status(self, plan: Plan, outcome: Outcome) -> bool:
         if isinstance(outcome.error, DatabaseUnavailable):

@@ -6,38 +6,43 @@ If it is lost, some retries come at the same time, and a resource's status may s
 from __future__ import annotations
 
 import threading
+from enum import Enum
 
 from postgres_writer.core.response import OUTAGE_SECONDS, next_retry
 
 _MOST_QUEUES = 256
 
 
+class Waiting(Enum):
+    """The queues of what waits for PostgreSQL itself; those of busy tables have the table's name."""
+
+    USERS = "users"
+    RESYNCS = "resyncs"
+    """Resources that are Ready: nothing but their resync is late."""
+
+
 class RetrySlots:
     """One for all requests of a process; times are of the monotonic clock, in seconds.
 
-    Slots are handed out in queues: one for all that wait for PostgreSQL, and one for each table that is busy, so that
-    the thousands of a locked table do not hold up the few of another.
+    Slots are handed out in queues, so that the thousands of one do not hold up the few of another.
     """
 
     def __init__(self, period: float) -> None:
         self._period = period
-        self._last: dict[str, float] = {}
+        self._last: dict[str | Waiting, float] = {}
         self._lock = threading.Lock()
 
-    def take(self, now: float, table: str = "") -> float | None:
-        """Take the next slot of a table's queue, or of PostgreSQL's ("").
-
-        Gives the seconds until it comes, or None when the resync period has no more.
-        """
+    def take(self, now: float, queue: str | Waiting) -> float | None:
+        """Take the next slot of a queue; give the seconds until it comes, or None when the period has no more."""
         with self._lock:
-            slot = next_retry(self._last.get(table, 0.0), now, self._period)
+            slot = next_retry(self._last.get(queue, 0.0), now, self._period)
             if slot is None:
                 return None
-            if table not in self._last and len(self._last) >= _MOST_QUEUES:
+            if queue not in self._last and len(self._last) >= _MOST_QUEUES:
                 # a queue whose last slot has passed says nothing any more
                 self._last = {name: last for name, last in self._last.items() if last > now}
-            if table in self._last or len(self._last) < _MOST_QUEUES:
-                self._last[table] = slot
+            if queue in self._last or len(self._last) < _MOST_QUEUES:
+                self._last[queue] = slot
             return slot - now
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from postgres_writer.core.response import OUTAGE_SECONDS, RETRIES_PER_SECOND, RETRY_SECONDS
 from postgres_writer.server import retries
-from postgres_writer.server.retries import Outage, RetrySlots
+from postgres_writer.server.retries import Outage, RetrySlots, Waiting
 
 PERIOD = 300.0
 
@@ -20,24 +20,25 @@ def test_the_queue_of_a_locked_table_holds_up_no_other() -> None:
     waits = [slots.take(0.0, "locked") for _ in range(20_000)]
     assert waits[-1] is None
     assert slots.take(0.0, "healthy") == RETRY_SECONDS
-    assert slots.take(0.0) == RETRY_SECONDS
+    assert slots.take(0.0, Waiting.USERS) == RETRY_SECONDS
 
 
-def test_what_waits_for_postgresql_has_one_queue_whatever_the_table() -> None:
+def test_what_users_wait_for_does_not_wait_for_late_resyncs() -> None:
     slots = RetrySlots(PERIOD)
-    waits = [slots.take(0.0) for _ in range(101)]
-    assert waits[-1] == pytest.approx(RETRY_SECONDS + 100 / RETRIES_PER_SECOND)
+    waits = [slots.take(0.0, Waiting.RESYNCS) for _ in range(5_000)]
+    assert waits[-1] == pytest.approx(RETRY_SECONDS + 4_999 / RETRIES_PER_SECOND)
+    assert slots.take(0.0, Waiting.USERS) == RETRY_SECONDS
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["a", "b", ""])), max_size=50))
-def test_no_two_slots_of_a_queue_are_closer_than_the_rate(calls: list[tuple[float, str]]) -> None:
-    slots, now, taken = RetrySlots(PERIOD), 1000.0, dict[str, list[float]]()
-    for pause, table in calls:
+@given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from(["a", "b", *Waiting])), max_size=50))
+def test_no_two_slots_of_a_queue_are_closer_than_the_rate(calls: list[tuple[float, str | Waiting]]) -> None:
+    slots, now, taken = RetrySlots(PERIOD), 1000.0, dict[str | Waiting, list[float]]()
+    for pause, queue in calls:
         now += pause
-        wait = slots.take(now, table)
+        wait = slots.take(now, queue)
         assert wait is not None
         assert wait >= RETRY_SECONDS - 1e-6
-        taken.setdefault(table, []).append(now + wait)
+        taken.setdefault(queue, []).append(now + wait)
     for moments in taken.values():
         gaps = [later - earlier for earlier, later in pairwise(moments)]
         assert all(gap >= 1 / RETRIES_PER_SECOND - 1e-6 for gap in gaps)
