@@ -8,6 +8,7 @@ PostgresWriterError
     ├── InvalidSpec, TableNotAllowed                        refused before a statement is sent
     ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
     ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   transient; retried automatically
+    │   DatabaseImpaired is a DatabaseUnavailable: PostgreSQL answers, but that something is missing
     └── TableRecorded                                       an intermediate step, not a failure
 """
 
@@ -131,6 +132,10 @@ class DatabaseUnavailable(ResourceError):
     """No connection could be opened, it broke, or the server does not answer or is read-only."""
 
     reason, retry = Reason.DATABASE_UNAVAILABLE, Retry.TRANSIENT
+
+
+class DatabaseImpaired(DatabaseUnavailable):
+    """PostgreSQL answers that it lacks disk space, memory, connections or a grant; others may not notice that."""
 
 
 class DatabaseBusy(ResourceError):

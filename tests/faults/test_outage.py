@@ -83,3 +83,20 @@ def test_an_outage_that_lasts_shows_everywhere(site: Site) -> None:
     finally:
         site.instance.start()
     wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the end of the outage", timeout=30)
+
+
+@pytest.mark.parametrize("trouble", ["RAISE SQLSTATE '53100'", "PERFORM pg_terminate_backend(pg_backend_pid())"])
+def test_a_row_that_was_seen_to_differ_shows_at_once(site: Site, trouble: str) -> None:
+    """Every other resource succeeds meanwhile, so for as long as it lasts nobody else would tell."""
+    ready(site)
+    status = site.server.post("sync", payload(resource())).json()["status"]
+    site.database.query(
+        "UPDATE students SET age = 99;"
+        f"CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {trouble}; RETURN NEW; END $$;"
+        "CREATE TRIGGER act BEFORE UPDATE ON students FOR EACH ROW EXECUTE FUNCTION act()"
+    )
+    try:
+        assert reason(site, resource(status=status)) == "DatabaseUnavailable"
+    finally:
+        site.database.query("DROP FUNCTION act CASCADE")
+    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the row to be repaired", timeout=30)

@@ -106,6 +106,8 @@ class Outcome:
     tables: tuple[str, ...]
     operation: Operation = Operation.NONE
     error: ResourceError | None = None
+    differs: bool = False
+    """Whether PostgreSQL showed, before the error, that a row which the status calls Ready is another or refused."""
 
 
 def make_plan(request: HookRequest, permits: Permits) -> Plan:

@@ -25,7 +25,7 @@ from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.dial import targets
 from postgres_writer.database.search_path import SearchPath
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
-from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
+from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseImpaired, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -360,7 +360,7 @@ def _translated(exc: psycopg2.Error) -> Exception:
     if code in _BUSY_CODES:
         return DatabaseBusy(BUSY)
     if code[:2] == _EXHAUSTED_CLASS:
-        return DatabaseUnavailable(_EXHAUSTED.format(code))
+        return DatabaseImpaired(_EXHAUSTED.format(code))
     primary = diag.message_primary or ""
     # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
     guard = primary.partition(statements.GUARD)[2].partition(" ")[0] if code == _GUARD_CODE else ""
@@ -386,4 +386,4 @@ def _forbidden(code: str, primary: str) -> Exception | None:
     The server's text is translated, but names the function. By default every role may execute all of them.
     """
     denied = [name for name in statements.FUNCTIONS if name in primary] if code == _DENIED_CODE else []
-    return DatabaseUnavailable(FORBIDDEN.format(denied[0])) if denied else None
+    return DatabaseImpaired(FORBIDDEN.format(denied[0])) if denied else None

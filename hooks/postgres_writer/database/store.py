@@ -97,21 +97,28 @@ class Store:
             return result
 
     def _write(self, plan: Write, call: Call) -> Outcome:
-        table = plan.spec.table
+        table, differs = plan.spec.table, False
         try:
+            if plan.steady:
+                if self._is_equal(plan, call):
+                    return Outcome((table,), Operation.UNCHANGED)
+                differs = True
             operation = self._move(plan, call) if plan.vacate else self._put(plan, call)
         except TRANSIENT as exc:
             # it may have been committed all the same, so every table stays listed
-            return Outcome((*plan.vacate, table), error=exc)
+            return Outcome((*plan.vacate, table), error=exc, differs=differs)
         except Refused as exc:
             return self._explain(plan, call, exc)
         return Outcome((table,), operation)
 
+    def _is_equal(self, plan: Write, call: Call) -> bool:
+        """Say whether the row matches the spec, without the lock of its id."""
+        # nothing may be written without it: a deadline in the past makes the statement compare and not write
+        parameters = {**_values(plan.id, plan.spec), "until": 0.0}
+        return bool(self._ask(call.under(None), statements.write(plan.spec.table), parameters)[0])
+
     def _put(self, plan: Write, call: Call) -> Operation:
         statement, parameters = statements.write(plan.spec.table), _values(plan.id, plan.spec)
-        # without the lock nothing may be written: a deadline in the past makes the statement compare and not write
-        if plan.steady and self._ask(call.under(None), statement, {**parameters, "until": 0.0})[0]:
-            return Operation.UNCHANGED
         before, after, in_time = self._execute_by_deadline(call, statement, parameters)
         if before:
             return Operation.UNCHANGED
@@ -150,7 +157,7 @@ class Store:
                 refused = Refused(NoEffect.EQUAL)
             may_hold = plan.listed or self._may_be_in_target(plan, access, refused, call)
         except TRANSIENT as exc:
-            return Outcome((*plan.vacate, table), error=exc)
+            return Outcome((*plan.vacate, table), error=exc, differs=True)
         error = refusals.explain_write(table, access, refused, vacate, listed=may_hold)
         return Outcome((*vacate, table) if may_hold else tuple(vacate), error=error)
 

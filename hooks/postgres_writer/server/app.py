@@ -32,9 +32,9 @@ from postgres_writer.config.settings import Config
 from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Plan, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
-from postgres_writer.core.response import build_response, keeps_status, retry_of, verdict
+from postgres_writer.core.response import build_response, is_unreachable, keeps_status, retry_of, verdict
 from postgres_writer.database.store import Store
-from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, InvalidRequest, Retry
+from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
 from postgres_writer.server.retries import Outage, RetrySlots, Waiting
@@ -153,7 +153,7 @@ class HookServer:
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
             headers = [("X-Request-Id", request_id)]
             if kept:
-                return _later(body["resyncAfterSeconds"], headers)
+                return _later(str(outcome.error), body["resyncAfterSeconds"], headers)
             return HookResponse(_encoded(body), headers=headers, content_type="application/json")
 
         return answer
@@ -165,7 +165,7 @@ class HookServer:
         return self._retries.take(time.monotonic(), queue)
 
     def _keeps_status(self, plan: Plan, outcome: Outcome) -> bool:
-        if isinstance(outcome.error, DatabaseUnavailable):
+        if is_unreachable(outcome):
             return keeps_status(plan, outcome, self._outage.note_failure(time.monotonic()))
         if outcome.operation is not Operation.NONE:
             self._outage.note_success()
@@ -296,13 +296,12 @@ def _encoded(body: dict[str, Any]) -> bytes:
     return _ENCODER.encode(body).encode()
 
 
-def _later(seconds: float, headers: list[tuple[str, str]]) -> Response:
+def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:
     """Leave the status as it is: at 429 Metacontroller writes nothing, posts no event and asks again when it is told.
 
     https://github.com/metacontroller/metacontroller/blob/v4.17.2/pkg/hooks/webhook.go
     """
-    detail = "PostgreSQL cannot be reached; the status is left as it is."
-    problem = {"type": "about:blank", "title": "Too Many Requests", "status": 429, "detail": detail}
+    problem = {"type": "about:blank", "title": "Too Many Requests", "status": 429, "detail": why}
     headers = [*headers, ("Retry-After", str(math.ceil(seconds)))]
     return HookResponse(_encoded(problem), 429, headers, content_type="application/problem+json")
 

@@ -11,6 +11,9 @@ from enum import Enum
 from postgres_writer.core.response import OUTAGE_SECONDS, next_retry
 
 _MOST_QUEUES = 256
+_PAUSE_SECONDS = 10 * OUTAGE_SECONDS
+"""After so long with neither a failure nor a success a worker knows nothing of an earlier outage: far longer than the
+retries of a single resource take to go round dozens of workers."""
 
 
 class Waiting(Enum):
@@ -59,7 +62,7 @@ class Outage:
         Every failure is tried again within seconds, so the first one after a long pause is of another outage.
         """
         with self._lock:
-            if now - self._last > OUTAGE_SECONDS:
+            if now - self._last > _PAUSE_SECONDS:
                 self._since = now
             self._last = now
             return now - self._since

@@ -7,7 +7,14 @@ import pytest
 from postgres_writer.core.plan import Outcome, Plan, Record, Remove, Skip, Write
 from postgres_writer.core.request import Spec
 from postgres_writer.core.response import OUTAGE_SECONDS, keeps_status
-from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError, RowRejected
+from postgres_writer.errors import (
+    DatabaseBusy,
+    DatabaseImpaired,
+    DatabaseUnavailable,
+    RequestExpired,
+    ResourceError,
+    RowRejected,
+)
 
 DOWN = DatabaseUnavailable("down")
 SPEC = Spec("students", "alex", 23, "canada")
@@ -35,6 +42,13 @@ def test_whatever_waits_for_an_answer_gets_one(plan: Plan) -> None:
     assert not keeps_status(plan, Outcome(("students",), error=DOWN), 0.0)
 
 
-@pytest.mark.parametrize("error", [None, DatabaseBusy("locked"), RequestExpired("late"), RowRejected("no")])
+def test_a_row_that_was_seen_to_differ_is_not_called_ready() -> None:
+    assert not keeps_status(STEADY, Outcome(("students",), error=DOWN, differs=True), 0.0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [None, DatabaseBusy("locked"), DatabaseImpaired("disk full"), RequestExpired("late"), RowRejected("no")],
+)
 def test_only_postgresql_itself_is_waited_for_in_silence(error: ResourceError | None) -> None:
     assert not keeps_status(STEADY, Outcome(("students",), error=error), 0.0)

@@ -57,7 +57,13 @@ def test_the_number_of_queues_is_bounded() -> None:
 def test_failures_that_follow_each_other_are_one_outage() -> None:
     outage = Outage()
     assert [outage.note_failure(now) for now in (100.0, 102.0, 130.0, 159.0)] == [0.0, 2.0, 30.0, 59.0]
-    assert outage.note_failure(159.0 + OUTAGE_SECONDS + 1) == 0.0
+    assert outage.note_failure(159.0 + 20 * OUTAGE_SECONDS) == 0.0
+
+
+def test_one_resource_among_many_workers_is_told_of_an_outage() -> None:
+    # tried again every 3 s, each time by the next of 48 workers
+    outage = Outage()
+    assert [outage.note_failure(now) for now in (0.0, 144.0, 288.0)] == [0.0, 144.0, 288.0]
 
 
 def test_a_success_ends_an_outage() -> None:
