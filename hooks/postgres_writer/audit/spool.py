@@ -46,8 +46,9 @@ class Spool:
         self._db.close()
 
     def clear_resources(self) -> None:
-        """Forget the resources."""
-        self._db.execute("DELETE FROM resource")
+        """Forget the resources. Raises AuditError when the disk is full."""
+        with _writing():
+            self._db.execute("DELETE FROM resource")
 
     def add_resources(self, resources: Iterable[Resource]) -> None:
         """Note resources. Raises AuditError when the disk is full."""
@@ -114,8 +115,9 @@ class Spool:
         return int(self._db.execute("SELECT count(*) FROM unconfirmed").fetchone()[0])
 
     def keep_confirmed(self) -> None:
-        """Drop the findings that the first look did not have."""
-        self._db.execute("DELETE FROM finding WHERE id <> '' AND (kind, id, tbl) NOT IN (SELECT * FROM first)")
+        """Drop the findings that the first look did not have. Raises AuditError when the disk is full."""
+        with _writing():
+            self._db.execute("DELETE FROM finding WHERE id <> '' AND (kind, id, tbl) NOT IN (SELECT * FROM first)")
 
     def is_unconfirmed(self, row: str) -> bool:
         """Say whether a finding about that id is to be looked at again."""

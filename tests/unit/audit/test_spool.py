@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -48,6 +49,24 @@ def test_a_full_disk_is_told_in_a_sentence(spool: Spool, before: Step | None, st
     spool._db.execute(f"PRAGMA max_page_count = {pages + 1}")
     with pytest.raises(AuditError, match="set TMPDIR to a folder with more space"):
         step(spool)
+
+
+@pytest.mark.parametrize("step", [Spool.keep_confirmed, Spool.clear_resources])
+def test_a_disk_that_fills_while_something_is_dropped_is_told_too(spool: Spool, step: Step) -> None:
+    """SQLite keeps what it sorts and compares, and the pages that it changes, in files too."""
+    spool._db.execute("PRAGMA cache_size = 10")
+    fill_with_resources(spool)
+    fill_with_findings(spool)
+    spool.mark_unconfirmed()
+    fill_with_findings(spool)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # to write beyond it is an error of the system, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(AuditError, match="set TMPDIR to a folder with more space"):
+            step(spool)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_findings_are_confirmed_by_a_second_look(spool: Spool) -> None:
