@@ -23,7 +23,7 @@ CHANNEL_BINDINGS = ("disable", "prefer", "require")
 SESSION_ATTRIBUTES = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 LOG_FORMATS = ("json", "text")
-DEFAULT_CONNECTIONS = 4
+DEFAULT_CONNECTIONS = 8
 _WEEK = 7 * 24 * 3600.0
 _LIBPQ_KEYWORDS = (
     "dbname",

@@ -23,7 +23,7 @@ HOST = {"PSQL_HOST": "db"}
 def test_the_host_alone_is_enough() -> None:
     config = Config.from_env(HOST)
     assert config.database == DatabaseConfig(hosts=(Host("db", 5432),), dbname="postgres", user="postgres")
-    assert (config.host, config.port, config.connections) == ("127.0.0.1", 8080, 4)
+    assert (config.host, config.port, config.connections) == ("127.0.0.1", 8080, 8)
     assert (config.max_body_bytes, config.resync_seconds) == (16 * 1024 * 1024, 300.0)
     assert (config.log_level, config.log_format) == ("INFO", "json")
     assert config.tokens_file is None
