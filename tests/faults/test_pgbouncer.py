@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.load import steady_load
+from postgres_writer.config.settings import DEFAULT_CONNECTIONS
 from support.callers import ask, ask_all, body
 from support.payloads import DELETED, payload, resource
 from support.pgbouncer import PgBouncer, running_pgbouncer
@@ -18,10 +19,13 @@ SYNCED = "True RowSynced"
 IDLE = "usename = 'hook' AND state = 'idle'"
 
 
+POOL = 2 * DEFAULT_CONNECTIONS
+"""Server connections for all that two workers open: with fewer, session pooling lets the others wait."""
+
+
 @pytest.fixture(params=["transaction", "session"])
 def pooler(instance: PostgresInstance, request: pytest.FixtureRequest) -> Iterator[PgBouncer]:
-    # as many server connections as sessions can be open: with fewer, session pooling lets the others wait
-    with running_pgbouncer(instance, request.param, USERS, pool_size=8) as pooler:
+    with running_pgbouncer(instance, request.param, USERS, pool_size=POOL) as pooler:
         yield pooler
 
 
@@ -104,7 +108,7 @@ def test_connections_that_the_pooler_closes_are_replaced_unseen(
 
 
 def test_prepared_statements_work_with_pooled_sessions(instance: PostgresInstance, table: Database) -> None:
-    with running_pgbouncer(instance, "session", USERS, pool_size=8) as pooler:
+    with running_pgbouncer(instance, "session", USERS, pool_size=POOL) as pooler:
         database = pooler.database(instance, "hook", "hook")
         with running_server(database) as server, steady_load(server.url) as load:
             load.wait_for(200)
