@@ -83,14 +83,15 @@ class ServerProcess:
             self.wait_until_serving()
 
     def wait_until_serving(self, timeout: float = _START_SECONDS) -> None:
-        """Wait until /healthz answers 200; fails with the log when the server ends before."""
-        deadline = time.monotonic() + timeout
+        """Wait until /healthz answers 200 and all workers are there; fails with the log when the server ends before."""
+        deadline, wanted = time.monotonic() + timeout, int(self.variables().get("HOOK_WORKERS") or 1)
         while True:
             assert self.process is not None
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.logs}")
             try:
-                if self.get("/healthz", timeout=1, headers={"Connection": "close"}).status_code == 200:
+                answer = self.get("/healthz", timeout=1, headers={"Connection": "close"})
+                if answer.status_code == 200 and len(self.workers()) >= wanted:
                     return
             except requests.ConnectionError:
                 pass
