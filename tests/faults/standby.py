@@ -47,8 +47,6 @@ def standby_of(primary: PostgresInstance) -> Iterator[PostgresInstance]:
         standby.start()
         yield standby
     finally:
-        if standby.process is not None and standby.process.poll() is None:
-            standby.thaw()
         standby.remove()
 
 

@@ -282,7 +282,9 @@ class PostgresInstance:
             return []
 
     def remove(self) -> None:
-        """Stop the server and remove its folder."""
+        """Stop the server, also a frozen one, and remove its folder."""
+        if self.process is not None and self.process.poll() is None:
+            self.thaw()
         self.stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -331,8 +333,6 @@ def private_instance(**fields: Any) -> Iterator[PostgresInstance]:
         instance.start()
         yield instance
     finally:
-        if instance.process is not None and instance.process.poll() is None:
-            instance.thaw()
         instance.remove()
 
 
