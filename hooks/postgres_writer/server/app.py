@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 # a no-op is no news: at a line per sync, ten thousand resources would fill the log with nothing
 _CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
+_PROBLEM_TYPE = "application/problem+json"
 _LARGE_BYTES = 1024 * 1024
 """Bodies of this size or more are read and decoded one at a time in a worker."""
 _DETAILS = {
@@ -296,22 +297,25 @@ def _encoded(body: dict[str, Any]) -> bytes:
     return _ENCODER.encode(body).encode()
 
 
+def _problem_details(title: str, status: int, detail: str | None) -> bytes:
+    """Give the body of an answer of _PROBLEM_TYPE; https://www.rfc-editor.org/rfc/rfc9457."""
+    return _encoded({"type": "about:blank", "title": title, "status": status, **({"detail": detail} if detail else {})})
+
+
 def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:
     """Leave the status as it is: at 429 Metacontroller writes nothing, posts no event and asks again when it is told.
 
     https://github.com/metacontroller/metacontroller/blob/v4.17.2/pkg/hooks/webhook.go
     """
-    problem = {"type": "about:blank", "title": "Too Many Requests", "status": 429, "detail": why}
     headers = [*headers, ("Retry-After", str(math.ceil(seconds)))]
-    return HookResponse(_encoded(problem), 429, headers, content_type="application/problem+json")
+    return HookResponse(_problem_details("Too Many Requests", 429, why), 429, headers, content_type=_PROBLEM_TYPE)
 
 
 def _problem(error: HTTPException) -> Response:
-    """Answer what is not a hook request; https://www.rfc-editor.org/rfc/rfc9457."""
+    """Answer what is not a hook request."""
     status = error.code or 500
     detail = _DETAILS.get(status) or (error.description if isinstance(error, BadRequest) else None)
-    problem = {"type": "about:blank", "title": error.name, "status": status, **({"detail": detail} if detail else {})}
-    response = Response(_encoded(problem), status, content_type="application/problem+json")
+    response = Response(_problem_details(error.name, status, detail), status, content_type=_PROBLEM_TYPE)
     if (request_id := g.get("request_id")) is not None:
         response.headers["X-Request-Id"] = request_id
     if status == 401:  # noqa: PLR2004
