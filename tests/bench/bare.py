@@ -13,7 +13,6 @@ from typing import Any
 from flask import Flask, request
 
 from bench import bodies
-from postgres_writer.config.settings import default_workers
 from postgres_writer.deadlines import KEEPALIVE_SECONDS
 
 THREADS = 4
@@ -36,12 +35,12 @@ def healthz() -> str:
     return "ok\n"
 
 
-def command(port: int, certificate: Path | None = None, key: Path | None = None) -> list[str]:
-    """Give the command that serves it, with as many workers as the hook server has, on a port of the loopback."""
+def command(port: int, workers: int, certificate: Path | None = None, key: Path | None = None) -> list[str]:
+    """Give the command that serves it, with so many workers, on a port of the loopback."""
     options = {
         "--bind": f"127.0.0.1:{port}",
         "--worker-class": "gthread",
-        "--workers": default_workers(),
+        "--workers": workers,
         "--threads": THREADS,
         "--keep-alive": KEEPALIVE_SECONDS,
         **({"--certfile": certificate, "--keyfile": key} if certificate and key else {}),

@@ -9,7 +9,7 @@ from bench import growth, probes, report
 from bench.cases import OBJECTS, Case, keep_alive_cases, run_rounds
 from bench.others import other_cases
 from bench.servers import Bench, bench, counted
-from postgres_writer.config.settings import Config, default_workers
+from postgres_writer.config.settings import Config
 
 ROUNDS = 3
 _CONCURRENCIES = (1, 16, 64)
@@ -35,7 +35,7 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
     """
     figures: Figures = {}
     with bench(OBJECTS) as parts:
-        say(f"{default_workers()} workers of {Config.connections} connections, as shipped on this machine\n")
+        say(f"{Config.workers} worker of {Config.connections} connections, as shipped\n")
         figures |= _promises(parts, say)
         cases = keep_alive_cases(parts, _CONCURRENCIES)
         with other_cases(parts) as others:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import bare, bodies
+from postgres_writer.config.settings import Config
 from support.postgres import Database, PostgresInstance, private_instance
 from support.server import ServerProcess, serving
 
@@ -23,11 +24,16 @@ class BareServer(ServerProcess):
     def command(self) -> list[str]:
         """Return the command that serves the endpoint."""
         files = (Path(self.environ[name]) for name in ("HOOK_TLS_CERT_FILE", "HOOK_TLS_KEY_FILE"))
-        return bare.command(self.port, *(files if self.scheme == "https" else ()))
+        return bare.command(self.port, workers(self), *(files if self.scheme == "https" else ()))
 
     def variables(self) -> dict[str, str]:
         """Let it be found."""
         return {"PYTHONPATH": str(Path(__file__).parents[1])}
+
+
+def workers(server: ServerProcess) -> int:
+    """Give how many workers a server was told to run: as many as a user gets, unless the case says otherwise."""
+    return int(server.environ.get("HOOK_WORKERS") or Config.workers)
 
 
 @dataclass(frozen=True)

@@ -281,7 +281,7 @@ def served(folder: Path) -> Iterator[World]:
     # what the shell sets for another server or database must not reach the demo's
     foreign = ("PSQL_", "HOOK_", "PG", "LOG_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
-    environ |= {"HOOK_PORT": str(port), "HOOK_WORKERS": "2", "LOG_FORMAT": "text", "TMPDIR": str(folder)}
+    environ |= {"HOOK_PORT": str(port), "LOG_FORMAT": "text", "TMPDIR": str(folder)}
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(  # noqa: S603 # nothing in the command comes from outside

@@ -53,18 +53,16 @@ def setting(
     **options: Any,
 ) -> Any:
     """Declare a field with the variable that sets it; ``options`` are those of dataclasses.field."""
-    if "default_factory" not in options:
-        options["default"] = default
-    return field(**options, metadata={"settings": (Setting(name, meaning, parse, default, shown_default),)})
+    declared = Setting(name, meaning, parse, default, shown_default)
+    return field(default=default, **options, metadata={"settings": (declared,)})
 
 
 def read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of the fields that settings declare; those without one keep the field's own default."""
+    """Return the values of the fields that settings declare."""
     values: dict[str, Any] = {}
     for declared in fields(cls):
         read = [one.read(environ) for one in declared.metadata.get("settings", ())]
-        # None leaves the field's own default, which a default_factory computes
-        if read and read[0] is not None:
+        if read:
             join = declared.metadata.get("join")
             values[declared.name] = join(*read) if join else read[0]
     return values

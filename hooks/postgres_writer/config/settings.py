@@ -6,8 +6,6 @@ import, and no file is loaded here but the password's: server/files.py loads and
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,38 +199,6 @@ class DatabaseConfig:
         return tuple(filter(None, (line.rstrip("\r") for line in lines))) or ("",)
 
 
-def available_cpus() -> int:
-    """Return how many processors this process may use: its affinity, and the container's limit if lower.
-
-    A container limited to one processor of a 64-core node still sees 64 in os.cpu_count().
-    """
-    try:
-        affinity = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS
-        affinity = os.cpu_count() or 1
-    limit = container_cpu_limit(Path("/sys/fs/cgroup/cpu.max"))
-    return affinity if limit is None else max(1, min(affinity, math.ceil(limit)))
-
-
-def container_cpu_limit(cpu_max: Path) -> float | None:
-    """Return the processors that cgroup v2's "quota period" allows; None for "max" and where it is absent."""
-    try:
-        quota, period = cpu_max.read_text(encoding="ascii").split()
-        return int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def default_workers() -> int:
-    """Return the number of worker processes: one per processor, so that each can be busy whatever holds a GIL.
-
-    Two at least: while a worker is replaced the other serves. Eight at most: each holds connections to PostgreSQL.
-    """
-    # The benchmark on two processors, at 16 and 64 connections: 2 workers of 4 threads answer as many no-op syncs
-    # as 4 of 4 (3,128 to 3,310 a second) and as many writes (1,894 to 1,814), with half the connections and memory.
-    return max(2, min(available_cpus(), 8))
-
-
 @dataclass(frozen=True)
 class Config:
     """Everything that a server needs to know."""
@@ -245,12 +211,13 @@ class Config:
         default="127.0.0.1",
     )
     port: int = setting("HOOK_PORT", "Port to listen on.", parsers.port, 8080)
+    # One answers more calls than an API server lets through, with the least CPU and the shortest tail
+    # (docs/performance.md); while it is replaced, the other replica serves.
     workers: int = setting(
         "HOOK_WORKERS",
-        "Worker processes.",
+        "Worker processes. Add replicas before workers: each has its own memory and connections to PostgreSQL.",
         parsers.integer(1, 128),
-        shown_default="one per processor, 2 to 8",
-        default_factory=default_workers,
+        1,
     )
     connections: int = setting(
         "HOOK_CONNECTIONS",

@@ -11,9 +11,6 @@ from postgres_writer.config.settings import (
     SETTINGS,
     Config,
     DatabaseConfig,
-    available_cpus,
-    container_cpu_limit,
-    default_workers,
 )
 from postgres_writer.errors import ConfigError
 
@@ -23,7 +20,7 @@ HOST = {"PSQL_HOST": "db"}
 def test_the_host_alone_is_enough() -> None:
     config = Config.from_env(HOST)
     assert config.database == DatabaseConfig(hosts=(Host("db", 5432),), dbname="postgres", user="postgres")
-    assert (config.host, config.port, config.connections) == ("127.0.0.1", 8080, 8)
+    assert (config.host, config.port, config.workers, config.connections) == ("127.0.0.1", 8080, 1, 8)
     assert (config.max_body_bytes, config.resync_seconds) == (16 * 1024 * 1024, 300.0)
     assert (config.log_level, config.log_format) == ("INFO", "json")
     assert config.tokens_file is None
@@ -204,23 +201,3 @@ class TestPasswordFile:
         file.unlink()
         with pytest.raises(ConfigError, match="PSQL_PASSWORD_FILE cannot be read"):
             database.passwords()
-
-
-class TestProcessors:
-    """The number of workers follows what the container may use."""
-
-    @pytest.mark.parametrize(
-        ("cpu_max", "limit"),
-        [("150000 100000\n", 1.5), ("max 100000\n", None), ("", None), ("50000 0", None)],
-    )
-    def test_the_container_limit_is_read(self, tmp_path: Path, cpu_max: str, limit: float | None) -> None:
-        file = tmp_path / "cpu.max"
-        file.write_text(cpu_max)
-        assert container_cpu_limit(file) == limit
-
-    def test_no_file_is_no_limit(self, tmp_path: Path) -> None:
-        assert container_cpu_limit(tmp_path / "cpu.max") is None
-
-    def test_there_are_two_to_eight_workers(self) -> None:
-        assert 1 <= available_cpus() <= (os.cpu_count() or 1)
-        assert 2 <= default_workers() <= 8
