@@ -6,7 +6,7 @@ import pytest
 
 from postgres_writer.core.plan import Operation, Outcome, Plan, Remove, Write
 from postgres_writer.core.request import Spec
-from postgres_writer.database.session import _wait
+from postgres_writer.database.dial import wait
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
 from support.postgres import Database
@@ -27,7 +27,7 @@ def run_on_its_session(store: Store, statement: str) -> None:
     """Do to the store's session what a pooler in between would do."""
     session = next_session(store)
     session._cursor.execute(statement)
-    _wait(session._connection, time.monotonic() + 5)
+    wait(session._connection, time.monotonic() + 5)
 
 
 @pytest.mark.parametrize("lost", ["DISCARD ALL", "DEALLOCATE ALL"])

@@ -18,8 +18,8 @@ from psycopg2.sql import SQL
 
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.database.circuit import Circuit
-from postgres_writer.database.search_path import SearchPath
-from postgres_writer.database.session import Parameters, Result, Session, _TimedOut
+from postgres_writer.database.dial import TimedOut
+from postgres_writer.database.session import Parameters, Result, SearchPath, Session
 from postgres_writer.database.statements import Statement
 from postgres_writer.database.store import Store
 
@@ -62,7 +62,7 @@ class SteppedSession(Session):
         if writes and self._stall is not None:
             self._stall(InFlight(self._connection))
             self._connection = self._cursor = None
-            raise _TimedOut
+            raise TimedOut
         super()._run("COMMIT", None)
         return result
 

@@ -1,4 +1,4 @@
-"""Which servers to try, one after the other, with their addresses looked up within a deadline.
+"""Which servers to try, one after the other, with their addresses looked up within a deadline; and how to wait for one.
 
 libpq looks a name up without any time limit, and asynchronously it gives the first host all the time there is: with
 a dead resolver or a dead first host no deadline could be kept.
@@ -7,12 +7,28 @@ a dead resolver or a dead first host no deadline could be kept.
 from __future__ import annotations
 
 import ipaddress
+import select
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent import futures
+from typing import Any
+
+from psycopg2 import extensions
 
 from postgres_writer.config.parsers import Host
+
+_LOOK_SECONDS = 0.1
+"""How often a wait for PostgreSQL looks whether the caller has hung up."""
+
+
+class TimedOut(Exception):
+    """The server did not answer in time."""
+
+
+class HungUp(Exception):
+    """The caller gave the request up while its statement ran."""
 
 
 def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:
@@ -61,3 +77,20 @@ def _look_up(host: str, seconds: float) -> list[str]:
         return list(dict.fromkeys(answer.result(seconds)))
     except futures.TimeoutError:
         raise OSError(f"The name {host} could not be looked up in time.") from None
+
+
+def wait(connection: Any, until: float, hung_up: Callable[[], bool] = lambda: False) -> None:
+    """Let libpq go on until the answer is whole, or until the caller has hung up.
+
+    Where gevent has patched poll(), other greenlets run meanwhile. The caller is looked at in between instead of being
+    polled too: the patched poll() knows no POLLRDHUP.
+    https://www.psycopg.org/docs/advanced.html#asynchronous-support
+    """
+    while (state := connection.poll()) != extensions.POLL_OK:
+        remaining = until - time.monotonic()
+        if remaining <= 0:
+            raise TimedOut
+        poller = select.poll()
+        poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
+        if not poller.poll(min(remaining, _LOOK_SECONDS) * 1000) and hung_up():
+            raise HungUp

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import select
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -16,14 +15,12 @@ from hashlib import blake2b
 from typing import Any
 
 import psycopg2
-from psycopg2 import extensions
 
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
-from postgres_writer.database.dial import targets
-from postgres_writer.database.search_path import SearchPath
+from postgres_writer.database.dial import HungUp, TimedOut, targets, wait
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseImpaired, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
@@ -32,8 +29,6 @@ from postgres_writer.telemetry.logs import fields
 logger = logging.getLogger(__name__)
 
 _MAX_PREPARED = 256
-_LOOK_SECONDS = 0.1
-"""How often a wait for PostgreSQL looks whether the caller has hung up."""
 
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
@@ -71,12 +66,26 @@ class _Lost(Exception):
     """The connection broke, or is of no use any more; the text is the message of the condition."""
 
 
-class _TimedOut(Exception):
-    """The server did not answer in time."""
+class SearchPath:
+    """The schemas of tables without one in their name, as the last connection of this process found them.
 
+    Nothing else shows that they changed: the table of that name in another schema is as good as the first one, and what
+    is recorded in status is the name. They are not pinned, because a restart would then change them without a word.
+    """
 
-class _HungUp(Exception):
-    """The caller gave the request up while its statement ran."""
+    def __init__(self) -> None:
+        self._schemas: list[str] | None = None
+
+    def found(self, schemas: list[str]) -> None:
+        """Take note of what a new connection found, in the order in which it looks."""
+        before, self._schemas = self._schemas, schemas
+        if before is None:
+            logger.info("Table names without a schema are looked up in these schemas", extra=fields(schemas=schemas))
+        elif before != schemas:
+            logger.warning(
+                "The search path has changed: a table name without a schema may now mean another table",
+                extra=fields(schemas=schemas, before=before),
+            )
 
 
 class Session:
@@ -139,12 +148,12 @@ class Session:
         except _Lost as exc:
             self.close()
             raise DatabaseUnavailable(str(exc)) from exc
-        except _HungUp as exc:
+        except HungUp as exc:
             # The statement may wait for a lock, and would write when its successor has; without its connection the
             # server ends it.
             self.close()
             raise RequestExpired(EXPIRED) from exc
-        except _TimedOut as exc:
+        except TimedOut as exc:
             self._fail(hanging=True, why="no answer in time")
             raise DatabaseUnavailable(UNAVAILABLE) from exc
 
@@ -248,7 +257,7 @@ class Session:
         """Send one message and wait for its end, or for the caller's; gives the row if there is one."""
         try:
             self._cursor.execute(text, parameters)
-            _wait(self._connection, time.monotonic() + self._config.statement_timeout + CLIENT_GRACE_SECONDS, hung_up)
+            wait(self._connection, time.monotonic() + self._config.statement_timeout + CLIENT_GRACE_SECONDS, hung_up)
             return self._cursor.fetchone() if self._cursor.description else ()
         except psycopg2.Error as exc:
             raise _translated(exc) from exc
@@ -271,7 +280,7 @@ class Session:
                 self._open({**arguments, **host}, time.monotonic() + share)
             except psycopg2.Error as exc:
                 why = str(exc).strip()
-            except _TimedOut:
+            except TimedOut:
                 why = f"no answer from {host.get('host', 'the server')} in time"
             else:
                 return
@@ -282,11 +291,11 @@ class Session:
         # whatever the database's encoding is, so that it is PostgreSQL which refuses a character that it lacks
         connection = psycopg2.connect(**arguments, client_encoding="UTF8", async_=True)  # type: ignore[call-overload]
         try:
-            _wait(connection, until)
+            wait(connection, until)
             cursor = connection.cursor()
             # settings and questions in one message: a new connection costs one round trip after its start, not three
             cursor.execute(f"{self._greeting}; {statements.HELLO}" if self._greeting else statements.HELLO)
-            _wait(connection, until)
+            wait(connection, until)
             # measured against the end of the round trip: the deadline may come early by that much, never late
             clock, schemas = cursor.fetchone()
             self._offset = clock - time.monotonic()
@@ -315,23 +324,6 @@ class Session:
 def _expect_waiting(call: Call, start_by: float) -> None:
     if time.monotonic() >= start_by or call.hung_up():
         raise RequestExpired(EXPIRED)
-
-
-def _wait(connection: Any, until: float, hung_up: Callable[[], bool] = lambda: False) -> None:
-    """Let libpq go on until the answer is whole, or until the caller has hung up.
-
-    Where gevent has patched poll(), other greenlets run meanwhile. The caller is looked at in between instead of being
-    polled too: the patched poll() knows no POLLRDHUP.
-    https://www.psycopg.org/docs/advanced.html#asynchronous-support
-    """
-    while (state := connection.poll()) != extensions.POLL_OK:
-        remaining = until - time.monotonic()
-        if remaining <= 0:
-            raise _TimedOut
-        poller = select.poll()
-        poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
-        if not poller.poll(min(remaining, _LOOK_SECONDS) * 1000) and hung_up():
-            raise _HungUp
 
 
 def is_table_timeout(exc: Exception) -> bool:

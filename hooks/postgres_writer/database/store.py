@@ -15,16 +15,9 @@ from postgres_writer.core.request import Spec
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
 from postgres_writer.database.pool import Pool
-from postgres_writer.database.search_path import SearchPath
-from postgres_writer.database.session import EXPIRED, Parameters, Result, Session
+from postgres_writer.database.session import EXPIRED, Parameters, Result, SearchPath, Session
 from postgres_writer.deadlines import Call
-from postgres_writer.errors import (
-    DatabaseBusy,
-    DatabaseUnavailable,
-    DeleteFailed,
-    RequestExpired,
-    TableRecorded,
-)
+from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, DeleteFailed, RequestExpired, TableRecorded
 from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,7 @@ from psycopg2.sql import SQL
 
 from postgres_writer.core.plan import Operation
 from postgres_writer.database.circuit import Circuit
-from postgres_writer.database.search_path import SearchPath
-from postgres_writer.database.session import IN_FLIGHT, Session
+from postgres_writer.database.session import IN_FLIGHT, SearchPath, Session
 from postgres_writer.database.statements import Statement, lock_key
 from postgres_writer.database.store import Store
 from postgres_writer.errors import DatabaseUnavailable
