@@ -18,7 +18,10 @@ from enum import Enum
 
 
 class Reason(str, Enum):
-    """The reasons of the condition Ready, as the user sees them and the runbook explains them."""
+    """The reasons of the condition Ready, as the user sees them and the runbook explains them.
+
+    Those after Unmanaged have an error of the same name, which says what each means.
+    """
 
     PENDING = "Pending"
     """No sync has answered yet; the defaults of the CustomResourceDefinition say so, never the hook server."""
@@ -29,25 +32,15 @@ class Reason(str, Enum):
     UNMANAGED = "Unmanaged"
     """The controller's selector no longer matches; the row was left in place and is no longer managed."""
     INVALID_SPEC = "InvalidSpec"
-    """A field of the spec is missing or unusable; the message names it."""
     TABLE_NOT_ALLOWED = "TableNotAllowed"
-    """The table policy does not allow this namespace to write to this table."""
     TABLE_NOT_FOUND = "TableNotFound"
-    """The table does not exist (or is not visible to the role)."""
     ROW_REJECTED = "RowRejected"
-    """PostgreSQL, a constraint, a trigger or row-level security refused the row."""
     ACCESS_DENIED = "AccessDenied"
-    """The database role lacks a grant on the table."""
     DATABASE_UNAVAILABLE = "DatabaseUnavailable"
-    """No connection, no answer, or a read-only server."""
     DATABASE_BUSY = "DatabaseBusy"
-    """A lock, a deadlock or the statement timeout; the next try may succeed."""
     REQUEST_EXPIRED = "RequestExpired"
-    """The caller disconnected, or the request timed out; nothing was written."""
     DELETE_FAILED = "DeleteFailed"
-    """The row could not be deleted; the finalizer stays."""
     TABLE_RECORDED = "TableRecorded"
-    """A table that was refused before is recorded first and written at the next sync."""
 
 
 class Retry(Enum):
@@ -85,6 +78,9 @@ class ResourceError(PostgresWriterError):
     reason: Reason
     retry: Retry
 
+    def __init_subclass__(cls, reason: Reason, retry: Retry) -> None:
+        cls.reason, cls.retry = reason, retry
+
     # outcomes are compared as values, and exceptions would compare by identity
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.args == getattr(other, "args", None)
@@ -92,65 +88,45 @@ class ResourceError(PostgresWriterError):
     __hash__ = PostgresWriterError.__hash__
 
 
-class InvalidSpec(ResourceError):
-    """A field of the spec is missing or unusable."""
-
-    reason, retry = Reason.INVALID_SPEC, Retry.PERIOD
+class InvalidSpec(ResourceError, reason=Reason.INVALID_SPEC, retry=Retry.PERIOD):
+    """A field of the spec is missing or unusable; the message names it."""
 
 
-class TableNotAllowed(ResourceError):
-    """The table policy refuses this table to this namespace."""
-
-    reason, retry = Reason.TABLE_NOT_ALLOWED, Retry.PERIOD
+class TableNotAllowed(ResourceError, reason=Reason.TABLE_NOT_ALLOWED, retry=Retry.PERIOD):
+    """The table policy does not allow this namespace to write to this table."""
 
 
-class TableNotFound(ResourceError):
-    """The table does not exist."""
-
-    reason, retry = Reason.TABLE_NOT_FOUND, Retry.USER_ACTION
+class TableNotFound(ResourceError, reason=Reason.TABLE_NOT_FOUND, retry=Retry.USER_ACTION):
+    """The table does not exist, or is not visible to the role."""
 
 
-class AccessDenied(ResourceError):
-    """The role lacks a grant."""
-
-    reason, retry = Reason.ACCESS_DENIED, Retry.USER_ACTION
+class AccessDenied(ResourceError, reason=Reason.ACCESS_DENIED, retry=Retry.USER_ACTION):
+    """The database role lacks a grant on the table."""
 
 
-class RowRejected(ResourceError):
-    """The database refused or swallowed the row."""
-
-    reason, retry = Reason.ROW_REJECTED, Retry.USER_ACTION
+class RowRejected(ResourceError, reason=Reason.ROW_REJECTED, retry=Retry.USER_ACTION):
+    """PostgreSQL, a constraint, a trigger or row-level security refused or swallowed the row."""
 
 
-class DeleteFailed(ResourceError):
-    """The row could not be deleted for a reason that only a user can remove."""
-
-    reason, retry = Reason.DELETE_FAILED, Retry.USER_ACTION
+class DeleteFailed(ResourceError, reason=Reason.DELETE_FAILED, retry=Retry.USER_ACTION):
+    """The row could not be deleted for a reason that only a user can remove; the finalizer stays."""
 
 
-class DatabaseUnavailable(ResourceError):
+class DatabaseUnavailable(ResourceError, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
     """No connection could be opened, it broke, or the server does not answer or is read-only."""
 
-    reason, retry = Reason.DATABASE_UNAVAILABLE, Retry.TRANSIENT
 
-
-class DatabaseImpaired(DatabaseUnavailable):
+class DatabaseImpaired(DatabaseUnavailable, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
     """PostgreSQL answers that it lacks disk space, memory, connections or a grant; others may not notice that."""
 
 
-class DatabaseBusy(ResourceError):
-    """A lock, a deadlock or the statement timeout."""
-
-    reason, retry = Reason.DATABASE_BUSY, Retry.TRANSIENT
+class DatabaseBusy(ResourceError, reason=Reason.DATABASE_BUSY, retry=Retry.TRANSIENT):
+    """A lock, a deadlock or the statement timeout; the next try may succeed."""
 
 
-class RequestExpired(ResourceError):
+class RequestExpired(ResourceError, reason=Reason.REQUEST_EXPIRED, retry=Retry.TRANSIENT):
     """The caller disconnected or the request timed out; nothing was written."""
 
-    reason, retry = Reason.REQUEST_EXPIRED, Retry.TRANSIENT
 
-
-class TableRecorded(ResourceError):
-    """The table is recorded in status first; the next sync writes."""
-
-    reason, retry = Reason.TABLE_RECORDED, Retry.AT_ONCE
+class TableRecorded(ResourceError, reason=Reason.TABLE_RECORDED, retry=Retry.AT_ONCE):
+    """A table that was refused before is recorded in status first; the next sync writes."""
