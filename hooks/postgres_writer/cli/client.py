@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,10 +36,6 @@ exit codes: 0 all {goal}, 1 not all, 2 wrong arguments or input
 """
 
 
-class UsageError(PostgresWriterError):
-    """What was given cannot be sent; the text is one sentence that says what to do."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """What the hook said about one object; ``condition`` is (status, reason, message) of Ready."""
@@ -54,13 +49,14 @@ class Answer:
 class HookClient:
     """Speaks to a hook server over one kept-alive connection."""
 
-    def __init__(self, url: str, token: str | None = None, ca_file: str | None = None) -> None:
+    def __init__(self, url: str, token_file: Path | None = None, ca_file: str | None = None) -> None:
         self._url = url.rstrip("/")
         self._session = requests.Session()
         # the variables of the shell (proxies, .netrc) are for other servers
         self._session.trust_env = False
         self._session.verify = ca_file or True
-        if token is not None:
+        if token_file is not None:
+            token = load_tokens(token_file, "--token-file")[0].decode()
             self._session.headers["Authorization"] = f"Bearer {token}"
 
     def close(self) -> None:
@@ -115,19 +111,19 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
 
     A manifest without a namespace gets ``namespace``.
 
-    Raises UsageError for what is neither, and for objects from a cluster unless forced.
+    Raises PostgresWriterError for what is neither, and for objects from a cluster unless forced.
     """
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
-        raise UsageError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
+        raise PostgresWriterError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
     if not documents:
-        raise UsageError("The input contains no manifest.")
+        raise PostgresWriterError("The input contains no manifest.")
     for document in _flattened(documents):
         request = as_request(document, namespace)
         metadata = the_object(request).get("metadata") or {}
         if isinstance(metadata, dict) and metadata.get("uid") and not force:
-            raise UsageError(
+            raise PostgresWriterError(
                 f"{metadata.get('namespace')}/{metadata.get('name')} has a uid, so it exists in a cluster, where only "
                 "Metacontroller may call the hooks: use kubectl, or --force if no controller manages it."
             )
@@ -146,11 +142,11 @@ def _flattened(documents: list[Any]) -> Iterator[Any]:
 def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
     """Return the hook request for a manifest, or the document itself where it is one."""
     if not isinstance(document, dict):
-        raise UsageError(f"A document is not an object but a {type(document).__name__}.")
+        raise PostgresWriterError(f"A document is not an object but a {type(document).__name__}.")
     if "parent" in document or "object" in document:
         return document
     if document.get("kind") != KIND:
-        raise UsageError(f"A document is of kind {document.get('kind')}, not {KIND}.")
+        raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {KIND}.")
     given = document.get("metadata")
     metadata = given if isinstance(given, dict) else {}
     # the API server would fill these in
@@ -177,22 +173,6 @@ def _controller_name(request: dict[str, Any]) -> str:
     metadata = definition.get("metadata") if isinstance(definition, dict) else None
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else CONTROLLER
-
-
-def _run(hook: str, *, file: IO[str], output: str, force: bool, **server: Any) -> int:
-    requests_ = list(requests_of(_read(file), force=force))
-    if hook == "finalize":
-        requests_ = [finalizing(request) for request in requests_]
-    token_file = server["token_file"]
-    token = load_tokens(token_file, "--token-file")[0].decode() if token_file else None
-    client = HookClient(server["url"], token, server["ca_file"])
-    try:
-        answers = [client.call(hook, request) for request in requests_]
-    except PostgresWriterError as error:
-        sys.stderr.write(f"postgres-writer: {error}\n")
-        return 1
-    click.echo(render(answers, output), nl=False)
-    return int(not all(answer.done for answer in answers))
 
 
 def render(answers: list[Answer], output: str) -> str:
@@ -228,37 +208,44 @@ def _read(file: IO[str]) -> str:
         return file.read()
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", "not UTF-8")
-        raise UsageError(f"The manifest cannot be read: {file.name} ({why}).") from error
+        raise PostgresWriterError(f"The manifest cannot be read: {file.name} ({why}).") from error
 
 
-def _command(hook: str, goal: str, more: str = "") -> Command:
-    return Command(
+def _command(hook: str, goal: str, more: str = "") -> click.Command:
+    @click.command(
         hook,
-        callback=partial(_run, hook),
-        params=[
-            click.Argument(["file"], type=click.File(encoding="utf-8")),
-            click.Option(["--url"], default=DEFAULT_URL, help="URL of the server."),
-            click.Option(
-                ["--token-file"],
-                type=click.Path(path_type=Path),
-                metavar="FILE",
-                help="File with the bearer token; the first one in it is sent.",
-            ),
-            click.Option(["--ca-file"], type=click.Path(), metavar="FILE", help="CA bundle that verifies the server."),
-            click.Option(
-                ["-o", "--output"],
-                type=click.Choice(["table", "json", "yaml"]),
-                default="table",
-                help="What to print.",
-            ),
-            click.Option(["--force"], is_flag=True, help="Also send objects that exist in a cluster."),
-        ],
+        cls=Command,
         help=f"Call the {hook} hook with the manifests of FILE, in YAML or JSON, or with a whole hook request; - is "
-        f"standard input. For development: in a cluster only Metacontroller calls the hooks.\n\n"
+        "standard input. For development: in a cluster only Metacontroller calls the hooks.\n\n"
         "A manifest without a status is treated as new; put the returned status (-o yaml) into the manifest for the "
         f"next call.{more}",
         epilog=EXAMPLES.format(command=hook, goal=goal),
     )
+    @click.argument("file", type=click.File(encoding="utf-8"))
+    @click.option("--url", default=DEFAULT_URL, help="URL of the server.")
+    @click.option(
+        "--token-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="File with the bearer token; the first one in it is sent.",
+    )
+    @click.option("--ca-file", type=click.Path(), metavar="FILE", help="CA bundle that verifies the server.")
+    @click.option(
+        "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="What to print."
+    )
+    @click.option("--force", is_flag=True, help="Also send objects that exist in a cluster.")
+    def command(file: IO[str], output: str, *, force: bool, **server: Any) -> int:
+        found = list(requests_of(_read(file), force=force))
+        client = HookClient(**server)
+        try:
+            answers = [client.call(hook, finalizing(each) if hook == "finalize" else each) for each in found]
+        except PostgresWriterError as error:
+            sys.stderr.write(f"postgres-writer: {error}\n")
+            return 1
+        click.echo(render(answers, output), nl=False)
+        return int(not all(answer.done for answer in answers))
+
+    return command
 
 
 sync = _command("sync", "Ready")

@@ -1,4 +1,4 @@
-"""The commands: the group that finds them, and what their helps have in common.
+"""The commands: the group that finds them, what their helps have in common, and the completion of them all.
 
 A command is a line in COMMANDS and a `Command` of the same name in its module. Only the module of the command in use is
 imported, so that `--help` and a completion do not wait for Flask, requests and psycopg2.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, ZshComplete
 
 PROGRAM = "postgres-writer"
 SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
@@ -31,8 +31,8 @@ COMMANDS = {
     "sync": ("call the sync hook with manifests, as Metacontroller would (for development)", "client"),
     "finalize": ("call the finalize hook with manifests (for development)", "client"),
     "audit": ("compare the resources with the rows, and repair or prune on demand", "audit"),
-    "config-reference": ("print the table of environment variables as Markdown", "generate"),
-    "completion": ("print the script that completes commands and options in a shell", "generate"),
+    "config-reference": ("print the table of environment variables as Markdown", "serve"),
+    "completion": ("print the script that completes commands and options in a shell", "commands"),
 }
 """What the program's help says of each command, and the module that does it."""
 
@@ -74,3 +74,28 @@ class Commands(Command, click.Group):
         return [
             CompletionItem(name, help=summary) for name, (summary, _) in COMMANDS.items() if name.startswith(incomplete)
         ]
+
+
+_SHELLS = {"bash": BashComplete, "zsh": ZshComplete}
+
+
+@click.command(
+    cls=Command,
+    epilog="""\
+examples:
+  source <(postgres-writer completion bash)
+      Enable completion in this shell; in ~/.bashrc, in every one. Needs bash 4.4 or newer.
+  postgres-writer completion zsh >"${fpath[1]}/_postgres-writer"
+      Enable completion in every zsh that calls compinit.
+
+exit codes: 0 printed, 2 wrong arguments
+""",
+)
+@click.argument("shell", type=click.Choice(list(_SHELLS)))
+def completion(shell: str) -> None:
+    """Print the script that completes commands, options and files in a shell."""
+    program = click.get_current_context().find_root().command
+    # the variable that click derives from the name of the program
+    # https://click.palletsprojects.com/en/stable/shell-completion/
+    variable = f"_{PROGRAM}_COMPLETE".replace("-", "_").upper()
+    click.echo(_SHELLS[shell](program, {}, PROGRAM, variable).source())

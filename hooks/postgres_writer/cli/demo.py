@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from postgres_writer.cli.client import HookClient, as_request, finalizing, ready
 from postgres_writer.cli.commands import Command
 from postgres_writer.cli.embedded import connection_variables
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.database.statements import identifier
 from postgres_writer.errors import PostgresWriterError
 
 START_SECONDS = 30.0
@@ -46,14 +45,17 @@ SAMPLE: dict[str, Any] = {
     "spec": {"table": "students", "name": "alex", "age": 23, "country": "canada"},
 }
 ROW_ID = "default/sample-student"
-TABLES = ("students", "alumni")
 
 
-class StepFailed(PostgresWriterError):
-    """What a step promised did not hold; the text says what was seen instead."""
+@click.command(
+    cls=Command,
+    epilog="example:\n  postgres-writer demo\n\nexit codes: 0 all steps succeeded, 1 a step failed, 130 interrupted",
+)
+def demo() -> int:
+    """Start a hook server with an embedded PostgreSQL and walk through the life cycle of one row.
 
-
-def _run() -> int:
+    It needs no cluster; everything is removed at the end.
+    """
     # https://no-color.org and https://force-color.org
     wanted = bool(os.environ.get("FORCE_COLOR")) or sys.stdout.isatty()
     click.get_current_context().color = wanted and not os.environ.get("NO_COLOR")
@@ -61,11 +63,15 @@ def _run() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder)) as world:
-            for number, (title, step) in enumerate(STEPS, start=1):
+            for number, step in enumerate(STEPS, start=1):
                 # before the step, whose first line then shows that the row is gone
                 if step is repair:
-                    lose(world)
-                play(number, title, step, world)
+                    world.query("DELETE FROM students WHERE id = %(id)s")
+                click.secho(f"{number}. {(step.__doc__ or '').removesuffix('.')}", bold=True)
+                _print_state("before", world)
+                said = step(world)
+                _print_state("after", world)
+                click.echo(f"   {click.style('ok', fg='green')} {said}\n")
     except PostgresWriterError as error:
         sys.stderr.write(f"postgres-writer: {error}\n")
         return 1
@@ -73,51 +79,12 @@ def _run() -> int:
     return 0
 
 
-class DemoDatabase:
-    """The demo's own connection to the embedded PostgreSQL of a folder: it reads the rows itself."""
-
-    def __init__(self, data_folder: Path) -> None:
-        self._connection = connect(DatabaseConfig.from_env(connection_variables(data_folder)))
-        self._connection.autocommit = True
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
-    def create_table(self, table: str) -> None:
-        """Create a table shaped like students."""
-        self._run("CREATE TABLE {} (id text PRIMARY KEY, name text, age int, country text)", table)
-
-    def rows(self, table: str, row_id: str) -> list[str]:
-        """Return the rows of a resource in words; at most one, if the server keeps its promise."""
-        found = self._run("SELECT name, age, country FROM {} WHERE id = %s", table, row_id)
-        return [f"({name}, {age}, {country})" for name, age, country in found]
-
-    def version(self, table: str, row_id: str) -> str:
-        """Return what PostgreSQL changes with every write of a row: the writing transaction and the place."""
-        [(xmin, ctid)] = self._run("SELECT xmin, ctid FROM {} WHERE id = %s", table, row_id)
-        return f"{xmin} {ctid}"
-
-    def delete(self, table: str, row_id: str) -> None:
-        """Delete a row behind the server's back."""
-        self._run("DELETE FROM {} WHERE id = %s", table, row_id)
-
-    def exists(self, table: str) -> bool:
-        """Say whether a table exists."""
-        return self._run("SELECT to_regclass(%s)", table, table) != [(None,)]
-
-    def _run(self, text: str, table: str, *parameters: str) -> list[tuple[Any, ...]]:
-        with self._connection.cursor() as cursor:
-            cursor.execute(text.format(identifier(table).as_string(cursor)), parameters or None)
-            return cursor.fetchall() if cursor.description else []
-
-
 @dataclass
 class World:
-    """The server, its database, and the object as the API server would hold it."""
+    """The server, the driver's connection to its database, and the object as the API server would hold it."""
 
     client: HookClient
-    database: DemoDatabase
+    connection: Any
     resource: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(SAMPLE))
     finalized: bool | None = None
 
@@ -136,8 +103,22 @@ class World:
 
     def rows(self) -> str:
         """Return the resource's row in each table, in words."""
-        found = [f"{table}: {row}" for table in TABLES for row in self.database.rows(table, ROW_ID)]
-        return "; ".join(found) or "no row"
+        found = self.query(
+            "SELECT 'students', name, age, country FROM students WHERE id = %(id)s UNION ALL"
+            " SELECT 'alumni', name, age, country FROM alumni WHERE id = %(id)s"
+        )
+        return "; ".join(f"{table}: ({name}, {age}, {country})" for table, name, age, country in found) or "no row"
+
+    def version(self) -> str:
+        """Return what PostgreSQL changes with every write of the row: the writing transaction and the place."""
+        [(xmin, ctid)] = self.query("SELECT xmin, ctid FROM students WHERE id = %(id)s")
+        return f"{xmin} {ctid}"
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Run a statement on the demo's own connection: it reads the rows itself; ``%(id)s`` is the id of the row."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, {"id": ROW_ID})
+            return cursor.fetchall() if cursor.description else []
 
     def condition(self) -> tuple[str, str, str]:
         """Return (status, reason, message) of the condition Ready."""
@@ -152,49 +133,44 @@ class World:
 
 
 def expect(held: bool, otherwise: str) -> None:
-    """Raise StepFailed unless it held."""
+    """Raise PostgresWriterError unless it held."""
     if not held:
-        raise StepFailed(f"The step failed: {otherwise}.")
+        raise PostgresWriterError(f"The step failed: {otherwise}.")
 
 
 def expect_state(world: World, rows: str, reason: str) -> None:
-    """Raise StepFailed unless the tables hold exactly these rows and the condition has this reason."""
+    """Raise PostgresWriterError unless the tables hold exactly these rows and the condition has this reason."""
     expect(world.rows() == rows, f"the tables hold {world.rows()!r}, not {rows!r}")
     expect(world.condition()[1] == reason, f"the condition is {world.condition_text()!r}, not {reason}")
 
 
 def create(world: World) -> str:
-    """Apply the sample for the first time."""
+    """Apply sample-student (alex, 23, canada)."""
     world.call("sync")
     expect_state(world, "students: (alex, 23, canada)", "RowSynced")
     return "The row was inserted."
 
 
 def repeat(world: World) -> str:
-    """Sync again with nothing changed: neither the row's version nor the status may move."""
-    before, status = world.database.version("students", ROW_ID), copy.deepcopy(world.resource["status"])
+    """Apply it again, unchanged."""
+    before, status = world.version(), copy.deepcopy(world.resource["status"])
     world.call("sync")
-    after = world.database.version("students", ROW_ID)
+    after = world.version()
     expect(before == after, f"the row was written: its version went from {before} to {after}")
     expect(world.resource["status"] == status, "the status changed")
     return f"Nothing was written: the row's version (xmin, ctid) is still {after}, and the status is the same."
 
 
 def update(world: World) -> str:
-    """Change the age."""
+    """Change the age to 24."""
     world.edit(age=24)
     world.call("sync")
     expect_state(world, "students: (alex, 24, canada)", "RowSynced")
     return "The row follows the spec."
 
 
-def lose(world: World) -> None:
-    """Delete the row directly in PostgreSQL."""
-    world.database.delete("students", ROW_ID)
-
-
 def repair(world: World) -> str:
-    """Sync after the row went missing."""
+    """DELETE the row directly in PostgreSQL."""
     expect(world.rows() == "no row", "the row is still there after a DELETE")
     world.call("sync")
     expect_state(world, "students: (alex, 24, canada)", "RowSynced")
@@ -202,7 +178,7 @@ def repair(world: World) -> str:
 
 
 def move(world: World) -> str:
-    """Move the row to another table."""
+    """Move it to the table alumni."""
     world.edit(table="alumni")
     world.call("sync")
     expect_state(world, "alumni: (alex, 24, canada)", "RowSynced")
@@ -210,7 +186,7 @@ def move(world: World) -> str:
 
 
 def miss(world: World) -> str:
-    """Name a table that does not exist."""
+    """Set spec.table to a table that does not exist."""
     world.edit(table="graduates")
     world.call("sync")
     expect_state(world, "alumni: (alex, 24, canada)", "TableNotFound")
@@ -219,11 +195,11 @@ def miss(world: World) -> str:
 
 
 def inject(world: World) -> str:
-    """Name a table that tries to be SQL."""
+    """Set spec.table to students"; DROP TABLE students; --."""
     world.edit(table='students"; DROP TABLE students; --')
     world.call("sync")
     # first, because the rows of a table that is gone cannot be read
-    expect(world.database.exists("students"), "the table students is gone")
+    expect(world.query("SELECT to_regclass('students')") != [(None,)], "the table students is gone")
     expect_state(world, "alumni: (alex, 24, canada)", "InvalidSpec")
     return "No SQL was injected. The CRD already refuses such a name, but the server does not rely on that."
 
@@ -237,32 +213,13 @@ def delete(world: World) -> str:
 
 
 def delete_again(world: World) -> str:
-    """Delete it again, as Metacontroller may."""
+    """Finalize once more."""
     delete(world)
     return "Finalizing twice does no harm; the answer is still finalized: true."
 
 
-Step = Callable[[World], str]
-STEPS: tuple[tuple[str, Step], ...] = (
-    ("Apply sample-student (alex, 23, canada)", create),
-    ("Apply it again, unchanged", repeat),
-    ("Change the age to 24", update),
-    ("DELETE the row directly in PostgreSQL", repair),
-    ("Move it to the table alumni", move),
-    ("Set spec.table to a table that does not exist", miss),
-    ('Set spec.table to students"; DROP TABLE students; --', inject),
-    ("Delete the resource", delete),
-    ("Finalize once more", delete_again),
-)
-
-
-def play(number: int, title: str, step: Step, world: World) -> None:
-    """Play a step and print the row and the condition before and after."""
-    click.secho(f"{number}. {title}", bold=True)
-    _print_state("before", world)
-    said = step(world)
-    _print_state("after", world)
-    click.echo(f"   {click.style('ok', fg='green')} {said}\n")
+STEPS = (create, repeat, update, repair, move, miss, inject, delete, delete_again)
+"""What is played; a step's docstring is its title, and what it returns says what happened."""
 
 
 def _print_state(when: str, world: World) -> None:
@@ -275,7 +232,7 @@ def served(folder: Path) -> Iterator[World]:
 
     Says that it starts, because a first start takes some seconds.
 
-    Raises StepFailed when it does not come up.
+    Raises PostgresWriterError when it does not come up.
     """
     port = _free_port()
     # what the shell sets for another server or database must not reach the demo's
@@ -296,13 +253,13 @@ def served(folder: Path) -> Iterator[World]:
     try:
         click.echo("Starting a temporary hook server and PostgreSQL ...")
         _wait_until_ready(url, process, log)
-        database = DemoDatabase(folder / "data")
-        with contextlib.closing(database):
-            database.create_table("alumni")
-            client = HookClient(url)
+        connection = connect(DatabaseConfig.from_env(connection_variables(folder / "data")))
+        connection.autocommit = True
+        with contextlib.closing(connection), contextlib.closing(HookClient(url)) as client:
+            world = World(client, connection)
+            world.query("CREATE TABLE alumni (LIKE students INCLUDING ALL)")
             click.echo(f"Using a temporary hook server at {url} and a temporary PostgreSQL.\n")
-            yield World(client, database)
-            client.close()
+            yield world
     finally:
         _stop(process)
 
@@ -315,7 +272,7 @@ def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> 
                 return
         time.sleep(0.05)
     said = log.read_text(encoding="utf-8", errors="replace").strip()
-    raise StepFailed(f"The server did not start. Its output:\n{said}")
+    raise PostgresWriterError(f"The server did not start. Its output:\n{said}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -336,12 +293,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
-
-
-demo = Command(
-    "demo",
-    callback=_run,
-    help="Start a hook server with an embedded PostgreSQL and walk through the life cycle of one row. It needs no "
-    "cluster; everything is removed at the end.",
-    epilog="example:\n  postgres-writer demo\n\nexit codes: 0 all steps succeeded, 1 a step failed, 130 interrupted",
-)

@@ -1,4 +1,4 @@
-"""`postgres-writer serve`: the hook server."""
+"""`postgres-writer serve`: the hook server; `config-reference`: the variables it reads."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import click
 
 from postgres_writer.cli.commands import Command
 from postgres_writer.cli.embedded import embedded_database, stop
-from postgres_writer.config.reference import help_text
+from postgres_writer.config.reference import help_text, markdown
 from postgres_writer.config.settings import Config
 from postgres_writer.errors import ConfigError
 from postgres_writer.telemetry import logs
@@ -29,7 +29,17 @@ exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed while running, 2 wrong argu
 """
 
 
-def _run(embedded: bool, data_dir: Path) -> int:
+@click.command(cls=Command, epilog=f"{help_text()}\n{EXAMPLES}")
+@click.option("--embedded", is_flag=True, help="Run an embedded PostgreSQL for evaluation, with a table students.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".postgres-writer"),
+    metavar="DIR",
+    help="Where the embedded PostgreSQL keeps its data.",
+)
+def serve(embedded: bool, data_dir: Path) -> int:
+    """Serve Metacontroller's sync and finalize hooks. The configuration comes from the environment."""
     environ = dict(os.environ)
     if not embedded:
         return _serve(Config.from_env(environ))
@@ -72,21 +82,9 @@ def _serve(config: Config) -> int:
     return 0
 
 
-serve = Command(
-    "serve",
-    callback=_run,
-    params=[
-        click.Option(
-            ["--embedded"], is_flag=True, help="Run an embedded PostgreSQL for evaluation, with a table students."
-        ),
-        click.Option(
-            ["--data-dir"],
-            type=click.Path(file_okay=False, path_type=Path),
-            default=Path(".postgres-writer"),
-            metavar="DIR",
-            help="Where the embedded PostgreSQL keeps its data.",
-        ),
-    ],
-    help="Serve Metacontroller's sync and finalize hooks. The configuration comes from the environment.",
-    epilog=f"{help_text()}\n{EXAMPLES}",
+@click.command(
+    cls=Command, epilog="example:\n  postgres-writer config-reference >configuration.md\n\nexit codes: 0 printed"
 )
+def config_reference() -> None:
+    """Print every environment variable of the server, with default and meaning, as Markdown."""
+    click.echo(markdown(), nl=False)
