@@ -23,33 +23,18 @@ _DENIED_CODE = "42501"
 _NO_KEY_CODE = "42P10"
 
 
-class NoEffect(str, Enum):
-    """Refusals that carry no SQLSTATE: the statement went through, but not its effect."""
-
-    SWALLOWED = "swallowed"
-    ALTERED = "altered"
-    RENAMED = "renamed"
-    EQUAL = "equal"
-
-
 class Refused(Exception):
     """PostgreSQL refused a statement for a reason that lies in the statement, the table or the row.
 
-    ``code`` is an SQLSTATE or one of NoEffect, ``guard`` the word of the guard that rolled the message back.
+    ``code`` is an SQLSTATE, ``guard`` the word of the guard that rolled the message back, or the store's word for a
+    statement that went through without its effect.
     """
 
-    def __init__(self, code: str, constraint: str = "", guard: str = "") -> None:
+    def __init__(self, code: str = "", constraint: str = "", guard: str = "") -> None:
         super().__init__(code)
         self.code = code
         self.constraint = constraint
         self.guard = guard
-
-    @property
-    def effect(self) -> NoEffect | None:
-        """What became of the row, when the statement went through but not its effect."""
-        if isinstance(self.code, NoEffect):
-            return self.code
-        return {"unwritten": NoEffect.SWALLOWED, "renamed": NoEffect.RENAMED}.get(self.guard)
 
 
 class Key(str, Enum):
@@ -112,10 +97,12 @@ _HINTS = {
     "23514": "a check constraint forbids it",
     "44000": "the check option of the view forbids it",
     _DENIED_CODE: "row-level security or a trigger forbids it",
-    NoEffect.SWALLOWED: "a trigger, a rule or row-level security swallowed it",
-    NoEffect.ALTERED: "a trigger or a rule changed its values",
-    NoEffect.RENAMED: "a trigger, or the type of the column id, changed the id",
-    NoEffect.EQUAL: "it has another row whose id the type or collation of the column id treats as equal",
+}
+_GUARD_HINTS = {
+    "swallowed": "a trigger, a rule or row-level security swallowed it",
+    "altered": "a trigger or a rule changed its values",
+    "renamed": "a trigger, or the type of the column id, changed the id",
+    "equal": "it has another row whose id the type or collation of the column id treats as equal",
 }
 _CLASS_HINTS = {
     "08": "a server that the table depends on is unreachable",
@@ -205,7 +192,7 @@ def _explain_move(table: str, refused: Refused, vacate: Mapping[str, Access]) ->
 def _explain_rejected(table: str, access: Access, refused: Refused, vacate: Mapping[str, Access]) -> RowRejected:
     # the check at run time shares its SQLSTATE with many others
     deferrable = access.key is Key.DEFERRABLE and refused.code == "55000"
-    why = _DEFERRABLE if deferrable else _why(refused.effect or refused.code, refused.constraint)
+    why = _DEFERRABLE if deferrable else _why(refused)
     if vacate:
         # PostgreSQL does not say which statement of the message it refused
         return RowRejected(f"The row could not be moved from {' and '.join(vacate)} to table {table}: {why}.")
@@ -219,7 +206,7 @@ def explain_delete(table: str, refused: Refused, access: Access | None = None) -
             f"The row could not be deleted from table {table}: the PostgresWriter role needs SELECT and DELETE on it. "
             f"Grant them, or {_RETAIN}"
         )
-    why = _why(refused.effect or refused.code, refused.constraint)
+    why = _why(refused)
     return DeleteFailed(f"The row could not be deleted from table {table}: {why}. Fix the cause, or {_RETAIN}")
 
 
@@ -231,10 +218,11 @@ def explain_hidden(table: str) -> DeleteFailed:
     )
 
 
-def _why(code: str, constraint: str) -> str:
+def _why(refused: Refused) -> str:
+    if refused.guard in _GUARD_HINTS:
+        return _GUARD_HINTS[refused.guard]
+    code, constraint = refused.code, refused.constraint
     hint = _HINTS.get(code) or _CLASS_HINTS.get(code[:2], "PostgreSQL refused it")
-    if isinstance(code, NoEffect):
-        return hint
     # The owner of the table chooses the constraint's name, so only a plain name is repeated.
     named = f", constraint {constraint}" if re.fullmatch(r"\w{1,63}", constraint) else ""
     return f"{hint} (SQLSTATE {code}{named})"

@@ -117,9 +117,9 @@ _LATE = SQL(
     "SELECT ('postgres-writer:late ' || clock_timestamp()::text)::integer "
     "WHERE clock_timestamp() >= to_timestamp({until})"
 )
-_UNWRITTEN = SQL(
+_SWALLOWED = SQL(
     # the write reports this itself, but the driver gives only the last result of a message
-    "SELECT ('postgres-writer:unwritten ' || clock_timestamp()::text)::integer "
+    "SELECT ('postgres-writer:swallowed ' || clock_timestamp()::text)::integer "
     "WHERE NOT EXISTS (SELECT 1 FROM {table} WHERE {own} AND {same})"
 )
 
@@ -298,7 +298,7 @@ def move(table: str, vacate: tuple[str, ...]) -> Statement:
     roll back, when a delete or the write was swallowed or the deadline has passed on the way.
     """
     deletes = [_typed(part, old, _NEVER_UNSEEN) for old in vacate for part in (_REMOVE, _UNDELETED)]
-    writes = [_typed(part, table) for part in (_WRITE, _LATE, _UNWRITTEN)]
+    writes = [_typed(part, table) for part in (_WRITE, _LATE, _SWALLOWED)]
     text = SQL("; ").join([*deletes, *writes, SQL("SELECT true")])
     return Statement(text, tables=frozenset({table, *vacate}), writes=True)
 

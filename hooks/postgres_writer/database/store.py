@@ -10,7 +10,7 @@ from enum import Enum
 from postgres_writer.config.settings import DEFAULT_CONNECTIONS, DatabaseConfig
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
-from postgres_writer.core.refusals import Access, Key, NoEffect, Refused
+from postgres_writer.core.refusals import Access, Key, Refused
 from postgres_writer.core.request import Spec
 from postgres_writer.database import statements
 from postgres_writer.database.circuit import Circuit
@@ -119,7 +119,7 @@ class Store:
             return Operation.INSERTED if before is None else Operation.UPDATED
         if after is None and not in_time:
             raise RequestExpired(EXPIRED)
-        raise Refused(NoEffect.SWALLOWED if after is None else NoEffect.ALTERED)
+        raise Refused(guard="swallowed" if after is None else "altered")
 
     def _move(self, plan: Write, call: Call) -> Operation:
         statement, parameters = statements.move(plan.spec.table, plan.vacate), _values(plan.id, plan.spec)
@@ -146,8 +146,8 @@ class Store:
             if access.found and tuple(vacate) != plan.vacate:
                 # A table that is gone, or does not hold the row, must not hold up the move.
                 return self._write(replace(plan, vacate=tuple(vacate)), call)
-            if access.found and refused.effect is NoEffect.SWALLOWED and self._has_equal(plan.id, table, call):
-                refused = Refused(NoEffect.EQUAL)
+            if access.found and refused.guard == "swallowed" and self._has_equal(plan.id, table, call):
+                refused = Refused(guard="equal")
             may_hold = plan.listed or self._may_be_in_target(plan, access, refused, call)
         except TRANSIENT as exc:
             return Outcome((*plan.vacate, table), error=exc, differs=True)
@@ -216,7 +216,7 @@ class Store:
             return exc.guard != "unfit" and self._explain_delete(plan, table, call, exc)
         if seen and not deleted:
             raise (
-                RequestExpired(EXPIRED) if not in_time else refusals.explain_delete(table, Refused(NoEffect.SWALLOWED))
+                RequestExpired(EXPIRED) if not in_time else refusals.explain_delete(table, Refused(guard="swallowed"))
             )
         if hides and not seen:
             presence = self._ask_index(plan.id, plan.spec, table, call)
@@ -256,7 +256,7 @@ class Store:
     def _foresee(self, row: str, spec: Spec, access: Access, call: Call) -> Refused | None:
         """Give the refusal with which a first write would end because of the table, not of the values."""
         if access.barred:
-            return Refused("")
+            return Refused()
         if access.key is Key.USABLE and not access.policies:
             return None
         refused = self._probe(row, spec, spec.table, call)
@@ -271,7 +271,7 @@ class Store:
             others = self._holders(plan.id, plan.others, call)
             if plan.new and plan.table is not None:
                 access = self._survey(plan.table, call)
-                if self._is_barred(plan.id, plan.table, access, Refused(""), call):
+                if self._is_barred(plan.id, plan.table, access, Refused(), call):
                     table = ()
         except TRANSIENT:
             # not proven to be without the row, so none is dropped
@@ -292,7 +292,7 @@ class Store:
 
     def _ask_index(self, row: str, spec: Spec | None, table: str, call: Call) -> Presence:
         """Say whether a row that is not seen is there, as far as the unique index shows."""
-        refused = Refused("") if spec is None else self._probe(row, spec, table, call)
+        refused = Refused() if spec is None else self._probe(row, spec, table, call)
         # an equal id that is seen keeps ours out, too
         if refused.guard == "free" or (refused.guard == "taken" and self._has_equal(row, table, call)):
             return Presence.ABSENT

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from postgres_writer.core.refusals import (
     Access,
     Key,
-    NoEffect,
     Refused,
     cannot_hold,
     explain_delete,
@@ -64,10 +63,10 @@ WRITES = (
     Case("a foreign table", FOREIGN, Refused("42P10"), RowRejected, "t is not writable: it must be a table or"),
     Case("a deferrable key", DEFERRABLE, Refused("55000"), RowRejected, "recreate it as NOT DEFERRABLE."),
     Case("another refusal of a table with a deferrable key", DEFERRABLE, CHECK, RowRejected, "a check constraint"),
-    Case("a swallowed write", FULL, Refused(NoEffect.SWALLOWED), RowRejected, "swallowed it."),
-    Case("a changed write", FULL, Refused(NoEffect.ALTERED), RowRejected, "changed its values."),
+    Case("a swallowed write", FULL, Refused(guard="swallowed"), RowRejected, "swallowed it."),
+    Case("a changed write", FULL, Refused(guard="altered"), RowRejected, "changed its values."),
     Case("a changed id", FULL, Refused("22P02", guard="renamed"), RowRejected, "changed the id."),
-    Case("the guard of a write", FULL, Refused("22P02", guard="unwritten"), RowRejected, "swallowed it.", {"o": FULL}),
+    Case("the guard of a write", FULL, Refused("22P02", guard="swallowed"), RowRejected, "swallowed it.", {"o": FULL}),
     Case("the guard of a delete", FULL, Refused("22P02", guard="undeleted"), DeleteFailed, "its old", {"o": FULL}),
     Case(
         "a row hidden in an old table",
@@ -96,7 +95,7 @@ def test_explain_write(case: Case) -> None:
         (Refused("23503", "marks_student_fkey"), "a foreign key forbids it (SQLSTATE 23503, constraint marks_"),
         (Refused("P0001"), "(SQLSTATE P0001)"),
         (Refused("08001"), "a server that the table depends on is unreachable (SQLSTATE 08001)"),
-        (Refused(NoEffect.SWALLOWED), "a trigger, a rule or row-level security swallowed it."),
+        (Refused(guard="swallowed"), "a trigger, a rule or row-level security swallowed it."),
     ],
 )
 def test_a_refused_delete_names_the_way_out(refused: Refused, text: str) -> None:
