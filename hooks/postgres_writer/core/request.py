@@ -8,10 +8,11 @@ exception, because a broken spec must neither crash a sync nor block a deletion.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from marshmallow import ValidationError, fields, missing, validate
+from marshmallow import ValidationError, fields, missing
 
 from postgres_writer.errors import InvalidRequest
 
@@ -31,13 +32,9 @@ So is ``pg_...`` without a schema, because PostgreSQL looks into pg_catalog befo
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition
 _TIMESTAMP = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ")
 _REASON = re.compile(r"[A-Za-z](?:[A-Za-z0-9_,:]{0,1022}[A-Za-z0-9_])?")
-# how Metacontroller names its finalizers; the name of the controller follows
-_FINALIZER = {
-    "composite": "metacontroller.io/compositecontroller-",
-    "decorator": "metacontroller.io/decoratorcontroller-",
-}
 
 Controller = Literal["composite", "decorator"]
+Field = fields.Field[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,51 +119,41 @@ def is_text(value: str) -> bool:
         return False
 
 
-def _text_field(field: str) -> fields.String:
-    sentence = f"spec.{field} must be a string of 1 to 1024 characters without NUL or lone surrogates."
-    return fields.String(
-        required=True,
-        validate=_must(lambda value: 1 <= len(value) <= _MAX_CHARACTERS and is_text(value), sentence),
-        error_messages=_messages(field, sentence),
-    )
+def _field(kind: type[Field], name: str, holds: Callable[[Any], bool], rule: str, **options: Any) -> Field:
+    sentence = f"spec.{name} must be {rule}."
 
-
-def _must(check: Any, sentence: str) -> Any:
-    def validator(value: Any) -> None:
-        if not check(value):
+    def check(value: Any) -> None:
+        if not holds(value):
             raise ValidationError(sentence)
 
-    return validator
+    messages: dict[str, Any] = dict.fromkeys(("null", "invalid", "invalid_utf8", "too_large"), sentence)
+    messages["required"] = f"spec.{name} is required."
+    return kind(validate=check, error_messages=messages, **{"required": True, **options})
 
 
-def _messages(field: str, sentence: str) -> dict[str, Any]:
-    kinds = ("null", "invalid", "invalid_utf8", "too_large")
-    return {"required": f"spec.{field} is required.", **dict.fromkeys(kinds, sentence)}
+def _is_value(text: str) -> bool:
+    return 1 <= len(text) <= _MAX_CHARACTERS and is_text(text)
 
 
 _TABLE = (
-    "spec.table must be a table or schema.table, each at most 63 letters, digits, '_' or '$', "
-    "not starting with a digit or '$'; system schemas (pg_*, information_schema) are not allowed."
+    "a table or schema.table, each at most 63 letters, digits, '_' or '$', not starting with a digit or '$'; "
+    "system schemas (pg_*, information_schema) are not allowed"
 )
-_AGE = "spec.age must be a whole number from 0 to 2147483647."
-_POLICY = "spec.deletionPolicy must be Delete or Retain."
-
-
-_SPEC: dict[str, fields.Field[Any]] = {
-    "table": fields.String(required=True, validate=_must(is_table, _TABLE), error_messages=_messages("table", _TABLE)),
-    "name": _text_field("name"),
-    "age": fields.Integer(
-        required=True,
-        strict=True,
-        validate=validate.Range(0, 2**31 - 1, error=_AGE),
-        error_messages=_messages("age", _AGE),
+_VALUE = "a string of 1 to 1024 characters without NUL or lone surrogates"
+_SPEC: dict[str, Field] = {
+    "table": _field(fields.String, "table", is_table, _TABLE),
+    "name": _field(fields.String, "name", _is_value, _VALUE),
+    "age": _field(
+        fields.Integer, "age", lambda age: 0 <= age < 2**31, "a whole number from 0 to 2147483647", strict=True
     ),
-    "country": _text_field("country"),
-    "deletionPolicy": fields.String(
-        load_default="Delete",
+    "country": _field(fields.String, "country", _is_value, _VALUE),
+    "deletionPolicy": _field(
+        fields.String,
+        "deletionPolicy",
+        lambda policy: policy in {"Delete", "Retain"},
+        "Delete or Retain",
+        required=False,
         allow_none=True,  # the API server, too, takes null for the default
-        validate=validate.OneOf(("Delete", "Retain"), error=_POLICY),
-        error_messages=_messages("deletionPolicy", _POLICY),
     ),
 }
 """The fields of the spec; the CustomResourceDefinition accepts and refuses the same. Others are accepted and ignored.
@@ -247,7 +234,7 @@ def _is_last_finalizer(controller: Controller, finalizers: object, definition: o
         return True
     metadata = definition.get("metadata") if isinstance(definition, dict) else None
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    own = f"{_FINALIZER[controller]}{name}"
+    own = f"metacontroller.io/{controller}controller-{name}"
     return all(finalizer == own for finalizer in finalizers)
 
 
