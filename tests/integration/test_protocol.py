@@ -31,7 +31,6 @@ from integration.protocol import (
     Protocol,
     ProtocolUnderFaults,
 )
-from postgres_writer.config.parsers import Host
 from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
 from postgres_writer.core.request import HookRequest
 from postgres_writer.database import statements
@@ -71,7 +70,8 @@ def attributes(
     """Give what a machine needs: sound tables, a store that reaches them and one that does not."""
     monkeypatch.setattr("postgres_writer.core.response.MAX_TABLES", MAX_TABLES)
     tables.reset()
-    store, no_store = Store(tables.writer), Store(dataclasses.replace(tables.writer, hosts=(Host("127.0.0.1", 1),)))
+    store = Store(tables.writer)
+    no_store = Store(dataclasses.replace(tables.writer, host_names=("127.0.0.1",), ports=(1,)))
     yield {"tables": tables, "store": store, "no_store": no_store, "kind": request.param}
     store.close()
 

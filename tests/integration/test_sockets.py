@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from postgres_writer.config.parsers import Host
+from postgres_writer.config.settings import Host
 from postgres_writer.database.dial import targets
 from postgres_writer.server.caller import bytes_received, bytes_taken, call_from_socket
 

@@ -23,7 +23,6 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import DatabaseConfig
 from support.waiting import is_running, wait_until
 
@@ -84,7 +83,8 @@ class Database:
     def config(self, **changes: Any) -> DatabaseConfig:
         """Return the configuration that reaches this database, with some fields changed."""
         config = DatabaseConfig(
-            hosts=(Host(self.connect["host"], int(self.connect.get("port", Host.port))),),
+            host_names=(self.connect["host"],),
+            ports=(int(self.connect.get("port", 5432)),),
             dbname=self.connect["dbname"],
             user=self._hook_connect.get("user", "postgres"),
             password=self._hook_connect.get("password", ""),

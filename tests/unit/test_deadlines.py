@@ -12,7 +12,6 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from postgres_writer import deadlines
-from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import Config, DatabaseConfig
 from postgres_writer.core.response import RETRY_SECONDS
 from postgres_writer.database import statements
@@ -81,14 +80,14 @@ def test_what_does_not_fit_is_refused(connect: float, statement: float) -> None:
 
 
 def test_a_dead_connection_is_noticed_while_its_statement_can_be_repeated() -> None:
-    config = DatabaseConfig((Host("db"),))
+    config = DatabaseConfig(("db",))
     assert config.tcp_user_timeout < config.statement_timeout
     start_by = Call(0.0, lambda: False).start_by(config.statement_timeout)
     assert config.tcp_user_timeout < start_by
 
 
 def test_one_statement_at_a_time_tries_a_locked_table() -> None:
-    config = DatabaseConfig((Host("db"),))
+    config = DatabaseConfig(("db",))
     assert config.statement_timeout + deadlines.CLIENT_GRACE_SECONDS < deadlines.TABLE_SECONDS
     assert deadlines.WRITE_BY_SECONDS - config.statement_timeout - config.connect_timeout > deadlines.PATIENCE_SECONDS
 
@@ -109,7 +108,7 @@ def test_no_component_changes_how_long_metacontroller_waits(path: Path) -> None:
 
 
 def test_the_server_outlives_what_its_callers_wait_for() -> None:
-    chosen = settings(Config(DatabaseConfig((Host("db"),))))
+    chosen = settings(Config(DatabaseConfig(("db",))))
     assert chosen["keepalive"] > GO_IDLE_SECONDS
     assert deadlines.CONNECTION_SECONDS > deadlines.WEBHOOK_SECONDS
     assert chosen["graceful_timeout"] >= deadlines.CONNECTION_SECONDS

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import SETTINGS, Config, DatabaseConfig
 from postgres_writer.database.store import Store
 from postgres_writer.server.app import create_app
@@ -90,7 +89,7 @@ def test_every_file_that_a_variable_names_is_in_a_mounted_folder(container: Mani
 
 
 def test_probes_ask_what_the_server_answers(container: Manifest) -> None:
-    config = Config(database=DatabaseConfig((Host("/nowhere"),)))
+    config = Config(database=DatabaseConfig(("/nowhere",)))
     client = create_app(config, Store(config.database)).test_client()
     paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")]
     assert [client.get(path).status_code for path in paths] == [200, 200, 200]

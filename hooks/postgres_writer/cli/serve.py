@@ -10,8 +10,7 @@ import click
 
 from postgres_writer.cli.commands import Command
 from postgres_writer.cli.embedded import embedded_database, stop
-from postgres_writer.config.reference import help_text, markdown
-from postgres_writer.config.settings import Config
+from postgres_writer.config.settings import Config, help_text, markdown
 from postgres_writer.errors import ConfigError
 from postgres_writer.telemetry import logs
 from postgres_writer.telemetry.folder import metrics_folder

@@ -44,30 +44,26 @@ class Setting:
         return self.default
 
 
-def setting(
+def setting(  # noqa: PLR0913, PLR0917 - what a Setting takes
     name: str,
     meaning: str,
     parse: Callable[[str, str], Any] = parsers.text,
     default: Any = None,
     shown_default: str = "",
+    required: str = "",
     **options: Any,
 ) -> Any:
     """Declare a field with the variable that sets it; ``options`` are those of dataclasses.field."""
-    declared = Setting(name, meaning, parse, default, shown_default)
-    return field(default=default, **options, metadata={"settings": (declared,)})
+    if not required:
+        options["default"] = default
+    return field(**options, metadata={"setting": Setting(name, meaning, parse, default, shown_default, required)})
 
 
 def read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the values of the fields that settings declare."""
-    values: dict[str, Any] = {}
-    for declared in fields(cls):
-        read = [one.read(environ) for one in declared.metadata.get("settings", ())]
-        if read:
-            join = declared.metadata.get("join")
-            values[declared.name] = join(*read) if join else read[0]
-    return values
+    return {each.name: each.metadata["setting"].read(environ) for each in fields(cls) if each.metadata}
 
 
 def settings_of(cls: type[Any]) -> tuple[Setting, ...]:
     """Return the settings of a dataclass in the order of its fields."""
-    return tuple(one for each in fields(cls) for one in each.metadata.get("settings", ()))
+    return tuple(each.metadata["setting"] for each in fields(cls) if each.metadata)

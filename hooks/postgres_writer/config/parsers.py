@@ -7,18 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from postgres_writer.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Host:
-    """One server that may answer for the database: a name, an address or the folder of a Unix socket, and a port."""
-
-    name: str
-    port: int = 5432
 
 
 def text(_name: str, value: str) -> str:
@@ -112,13 +103,3 @@ port = integer(1, 65535)
 def ports(name: str, value: str) -> tuple[int, ...]:
     """Return the ports of a comma-separated list."""
     return tuple(port(name, part.strip()) for part in value.split(","))
-
-
-def hosts(names: tuple[str, ...], numbers: tuple[int, ...]) -> tuple[Host, ...]:
-    """Join PSQL_HOST and PSQL_PORT: one port serves all hosts, otherwise each host has its own, as libpq has it."""
-    if len(numbers) not in (1, len(names)):
-        raise ConfigError(
-            f"PSQL_PORT lists {len(numbers)} ports for {len(names)} hosts of PSQL_HOST: give one port, or one per host."
-        )
-    each = numbers * len(names) if len(numbers) == 1 else numbers
-    return tuple(Host(host, number) for host, number in zip(names, each, strict=True))

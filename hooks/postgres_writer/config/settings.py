@@ -6,13 +6,13 @@ import, and no file is loaded here but the password's: server/files.py loads and
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from postgres_writer.config import parsers
-from postgres_writer.config.declaration import Setting, read, setting, settings_of
-from postgres_writer.config.parsers import Host
+from postgres_writer.config.declaration import read, setting, settings_of
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
@@ -40,29 +40,26 @@ _LIBPQ_KEYWORDS = (
 
 
 @dataclass(frozen=True)
+class Host:
+    """One server that may answer for the database: a name, an address or the folder of a Unix socket, and a port."""
+
+    name: str
+    port: int = 5432
+
+
+@dataclass(frozen=True)
 class DatabaseConfig:
     """How to reach PostgreSQL."""
 
-    hosts: tuple[Host, ...] = field(
-        metadata={
-            "settings": (
-                Setting(
-                    "PSQL_HOST",
-                    "Host of PostgreSQL, or the directory of its Unix socket; comma-separated for failover. "
-                    "Required unless --embedded is given.",
-                    parsers.host_names,
-                    required="name the host of PostgreSQL, or start with --embedded",
-                ),
-                Setting(
-                    "PSQL_PORT",
-                    "Port of PostgreSQL: one port for all hosts, or one per host.",
-                    parsers.ports,
-                    (Host.port,),
-                    str(Host.port),
-                ),
-            ),
-            "join": parsers.hosts,
-        }
+    host_names: tuple[str, ...] = setting(
+        "PSQL_HOST",
+        "Host of PostgreSQL, or the directory of its Unix socket; comma-separated for failover. "
+        "Required unless --embedded is given.",
+        parsers.host_names,
+        required="name the host of PostgreSQL, or start with --embedded",
+    )
+    ports: tuple[int, ...] = setting(
+        "PSQL_PORT", "Port of PostgreSQL: one port for all hosts, or one per host.", parsers.ports, (5432,), "5432"
     )
     dbname: str = setting("PSQL_DBNAME", "Database that holds the tables.", default="postgres")
     user: str = setting("PSQL_USER", "Role to log in as.", default="postgres")
@@ -161,6 +158,11 @@ class DatabaseConfig:
         Raises ConfigError with one sentence that names the variable.
         """
         config = cls(**read(cls, environ))
+        hosts, ports = len(config.host_names), len(config.ports)
+        if ports not in {1, hosts}:
+            raise ConfigError(
+                f"PSQL_PORT lists {ports} ports for {hosts} hosts of PSQL_HOST: give one port, or one per host."
+            )
         if config.password is not None and config.password_file is not None:
             raise ConfigError("PSQL_PASSWORD and PSQL_PASSWORD_FILE are both set: keep one of them.")
         _both_or_neither(PSQL_SSLCERT=config.sslcert, PSQL_SSLKEY=config.sslkey)
@@ -172,6 +174,12 @@ class DatabaseConfig:
             )
         config.passwords()
         return config
+
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The servers to try: one port serves all hosts, otherwise each host has its own, as libpq has it."""
+        ports = self.ports * len(self.host_names) if len(self.ports) == 1 else self.ports
+        return tuple(map(Host, self.host_names, ports))
 
     def connect_arguments(self) -> dict[str, str]:
         """Return libpq's keywords for a new connection, except those of the host and the password."""
@@ -296,3 +304,38 @@ def _both_or_neither(**pair: object) -> None:
 DATABASE_SETTINGS = settings_of(DatabaseConfig)
 SERVER_SETTINGS = settings_of(Config)
 SETTINGS = DATABASE_SETTINGS + SERVER_SETTINGS
+_GROUPS = {"database": DATABASE_SETTINGS, "server": SERVER_SETTINGS}
+_INTRODUCTION = """\
+# Configuration
+
+<!-- Made by `make docs` from hooks/postgres_writer/config/settings.py: edit it there. -->
+
+Every setting is an environment variable; an empty one counts as unset. If a value or the contents of a file cannot be
+used, the server does not start: it exits with code 2 and one sentence that names the variable. Tokens, TLS, table
+policy and password are read again when their files change; everything else needs a restart.
+
+In a cluster these come from the Deployment, its two Secrets and the optional ConfigMap `postgres-writer-settings`:
+[install.md](install.md#configure) shows how. `postgres-writer serve --help` prints the same list.
+"""
+
+
+def markdown() -> str:
+    """Return the configuration reference, docs/configuration.md."""
+    lines = [_INTRODUCTION]
+    for title, group in _GROUPS.items():
+        lines += [f"## {title.capitalize()}", "", "| variable | default | meaning |", "| --- | --- | --- |"]
+        lines += [f"| `{each.name}` | {each.default_text} | {each.meaning} |" for each in group]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def help_text() -> str:
+    """Return the variables as a help shows them."""
+    lines: list[str] = []
+    for title, group in _GROUPS.items():
+        lines.append(f"environment ({title}):")
+        for each in group:
+            lines.append(f"  {each.name} (default: {each.default_text})")
+            lines += textwrap.wrap(each.meaning, 80, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        lines.append("")
+    return "\n".join(lines)

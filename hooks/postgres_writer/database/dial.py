@@ -17,7 +17,7 @@ from typing import Any
 
 from psycopg2 import extensions
 
-from postgres_writer.config.parsers import Host
+from postgres_writer.config.settings import Host
 
 _LOOK_SECONDS = 0.1
 """How often a wait for PostgreSQL looks whether the caller has hung up."""

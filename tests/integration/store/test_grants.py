@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from postgres_writer.config.parsers import Host
 from postgres_writer.core.plan import Operation
 from postgres_writer.database.store import Store
 from support.postgres import free_port
@@ -52,7 +51,8 @@ def test_an_outage_during_the_deletion_does_not_list_a_table_that_was_refused(li
     """Listed, it would count as one that held the row, and the missing grant would block the deletion for good."""
     subject = limited.subject
     subject.sync()
-    working, subject.store = subject.store, Store(limited.database.config(hosts=(Host("127.0.0.1", free_port()),)))
+    unreachable = limited.database.config(host_names=("127.0.0.1",), ports=(free_port(),))
+    working, subject.store = subject.store, Store(unreachable)
     assert not subject.finalize()
     assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", [])
     subject.store = working

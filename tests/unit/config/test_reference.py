@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from postgres_writer.config.declaration import Setting
-from postgres_writer.config.reference import markdown
-from postgres_writer.config.settings import SETTINGS
+from postgres_writer.config.settings import SETTINGS, markdown
 
 DOCS = Path(__file__).parents[3] / "docs"
 

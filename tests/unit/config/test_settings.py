@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from postgres_writer.config.parsers import Host
 from postgres_writer.config.settings import (
     SETTINGS,
     Config,
     DatabaseConfig,
+    Host,
 )
 from postgres_writer.errors import ConfigError
 
@@ -19,7 +19,7 @@ HOST = {"PSQL_HOST": "db"}
 
 def test_the_host_alone_is_enough() -> None:
     config = Config.from_env(HOST)
-    assert config.database == DatabaseConfig(hosts=(Host("db", 5432),), dbname="postgres", user="postgres")
+    assert config.database == DatabaseConfig(("db",), (5432,), dbname="postgres", user="postgres")
     assert (config.host, config.port, config.workers, config.connections) == ("127.0.0.1", 8080, 1, 8)
     assert (config.max_body_bytes, config.resync_seconds) == (16 * 1024 * 1024, 300.0)
     assert (config.log_level, config.log_format) == ("INFO", "json")
