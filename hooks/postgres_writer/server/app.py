@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from random import getrandbits
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flask import Flask, Request, Response, g, request
 from flask.sessions import NullSession, SessionInterface
@@ -37,7 +37,7 @@ from postgres_writer.database.store import Store
 from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
-from postgres_writer.server.retries import Outage, RetrySlots, Waiting
+from postgres_writer.server.retries import Outage, RetrySlots
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -87,9 +87,6 @@ class NoSession(SessionInterface):
         """Give the empty session, which Flask would otherwise make for each request."""
         return self._session
 
-    def save_session(self, app: Flask, session: object, response: Response) -> None:
-        """Flask does not call this for a NullSession."""
-
 
 class HookApp(Flask):
     """Flask without the work per request that only sessions, virtual hosts and functions around the views need."""
@@ -130,11 +127,10 @@ class HookServer:
         self._large, self._scrape = threading.Lock(), threading.Lock()
         self._rested = 0.0
         self._metrics_token_required = config.metrics_token_required
-        policy, tokens = config.table_policy_file, config.tokens_file
-        result = config.audit_result_file
-        self._audit_result = Watched("audit result", (result,), lambda: load_audit_result(result)) if result else None
-        self._policy = Watched("table policy", (policy,), lambda: load_policy(policy)) if policy else None
-        self._tokens = Watched("list of tokens", (tokens,), lambda: load_tokens(tokens)) if tokens else None
+        policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
+        self._policy = Watched("table policy", load_policy, policy) if policy else None
+        self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
+        self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 
     def view(self, hook: str) -> Any:
         """Make the view function of a hook."""
@@ -160,10 +156,9 @@ class HookServer:
         return answer
 
     def _slot(self, hook_request: HookRequest, outcome: Outcome, kept: bool) -> float | None:
-        queue: str | Waiting = Waiting.RESYNCS if kept else Waiting.USERS
-        if isinstance(outcome.error, DatabaseBusy):
-            queue = hook_request.table or ""
-        return self._retries.take(time.monotonic(), queue)
+        # what waits for PostgreSQL itself is in no table's queue, and where only a resync is late in one of its own
+        table = (hook_request.table or "") if isinstance(outcome.error, DatabaseBusy) else None
+        return self._retries.take(time.monotonic(), (table, kept))
 
     def _keeps_status(self, plan: Plan, outcome: Outcome) -> bool:
         if is_unreachable(outcome):
@@ -226,20 +221,16 @@ def _decoded(data: bytes) -> object:
         raise BadRequest("The body is not JSON.") from exc
 
 
-# Python reads NaN and Infinity, which are not JSON: echoed in a status they would break Metacontroller's decoder
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(name)
-
-
+# Python reads NaN and Infinity, and 1e999 as Infinity, which are not JSON: echoed in a status they would break
+# Metacontroller's decoder
 def _finite(text: str) -> float:
     value = float(text)
-    if math.isinf(value):
-        # it would be echoed as Infinity, which is not JSON
+    if not math.isfinite(value):
         raise ValueError(text)
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -327,8 +318,7 @@ def _problem(error: HTTPException) -> Response:
     if request.endpoint in ("sync", "finalize"):
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
         logger.warning(
-            "The request was refused.",
-            extra=fields(hook=request.endpoint, status=status, request_id=request_id),
+            "The request was refused.", extra=fields(hook=request.endpoint, status=status, request_id=request_id)
         )
     return response
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from postgres_writer.deadlines import Call
 
-_TCP_INFO = getattr(socket, "TCP_INFO", None)
+_TCP_INFO = getattr(socket, "TCP_INFO", -1)
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 """tcpi_last_data_recv in struct tcp_info: milliseconds since data last came in. linux/include/uapi/linux/tcp.h"""
 _INT = struct.Struct("=i")
@@ -73,8 +73,6 @@ def _hung_up(connection: socket.socket) -> bool:
 
 def _tcp_info(connection: socket.socket, field: struct.Struct) -> int | None:
     """Give a field of struct tcp_info; None where there is none (no Linux, no TCP, closed, an older kernel)."""
-    if _TCP_INFO is None:
-        return None
     try:
         info = connection.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, field.size)
     except OSError:

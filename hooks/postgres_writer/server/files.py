@@ -27,23 +27,23 @@ CHECK_SECONDS = 1.0
 
 
 class Watched(Generic[T]):
-    """The value of ``load()``, made again when one of ``paths`` has changed.
+    """The value of ``load(*paths)``, made again when one of the files has changed.
 
     A change that cannot be loaded (the moment between the writing of two files, a mistake) leaves the previous value
     in use. It is logged once and tried again at every look, because what was wrong need not show in the files: a
     folder on the way to them, or the process's own limits. Raises what ``load`` raises when the first load fails.
     """
 
-    def __init__(self, what: str, paths: tuple[Path, ...], load: Callable[[], T]) -> None:
+    def __init__(self, what: str, load: Callable[..., T], *paths: Path) -> None:
         self._what = what
         self._paths = paths
         self._load = load
         self._lock = threading.Lock()
         # before load(), for the same reason as in _refresh()
-        self._version = self._files_version()
+        self._version = tuple(map(_version, paths))
         self._unusable: tuple[object, ...] | None = None
         self._next_check = time.monotonic() + CHECK_SECONDS
-        self._value = load()
+        self._value = load(*paths)
 
     def current(self) -> T:
         """Give the value of the files as they were a second ago or later."""
@@ -60,21 +60,20 @@ class Watched(Generic[T]):
 
     def _refresh(self) -> None:
         # taken before the files are read: if they change while they are read, the next check finds another version
-        version = self._files_version()
+        version = tuple(map(_version, self._paths))
         if version == self._version:
             return
         try:
-            self._value = self._load()
+            self._value = self._load(*self._paths)
         except (OSError, ValueError, ConfigError) as exc:
             if version != self._unusable:
-                logger.warning("Could not reload the %s; keeping the previous one. %s", self._what, _cause(exc))
+                # the texts of other errors may quote the file
+                cause = str(exc) if isinstance(exc, ConfigError) else f"({type(exc).__name__})"
+                logger.warning("Could not reload the %s; keeping the previous one. %s", self._what, cause)
             self._unusable = version
         else:
             self._version, self._unusable = version, None
             logger.info("Reloaded the %s.", self._what)
-
-    def _files_version(self) -> tuple[object, ...]:
-        return tuple(_version(path) for path in self._paths)
 
 
 def check_files(config: Config) -> None:
@@ -128,15 +127,6 @@ def _no_passphrase() -> str:
     raise ValueError("the key is encrypted")
 
 
-def watched_context(certificate: Path, key: Path) -> Watched[ssl.SSLContext]:
-    """Watch the files of the server's certificate and key.
-
-    Open connections keep their context; new handshakes get the new certificate. Files that do not match (the moment
-    between the writing of one and of the other) leave the previous context in use.
-    """
-    return Watched("server certificate", (certificate, key), lambda: server_context(certificate, key))
-
-
 def load_policy(path: Path) -> TablePolicy:
     """Read the table policy from its file.
 
@@ -172,8 +162,3 @@ def _version(path: Path) -> tuple[int, ...] | None:
     # Kubernetes updates a mounted Secret by swapping a symbolic link: another file, with another inode
     # https://pkg.go.dev/k8s.io/kubernetes/pkg/volume/util#AtomicWriter
     return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino, stat.st_size
-
-
-def _cause(error: Exception) -> str:
-    # the texts of other errors may quote the file
-    return str(error) if isinstance(error, ConfigError) else f"({type(error).__name__})"

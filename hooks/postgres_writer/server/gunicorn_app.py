@@ -15,7 +15,7 @@ from gunicorn.glogging import Logger
 
 from postgres_writer.config.settings import Config
 from postgres_writer.deadlines import GRACEFUL_SECONDS, KEEPALIVE_SECONDS
-from postgres_writer.server.files import watched_context
+from postgres_writer.server.files import Watched, server_context
 from postgres_writer.server.worker import RenewedContext, hold_signals
 from postgres_writer.telemetry.folder import VARIABLE, WorkerSlots, enter_slot, shared_memory_folder
 
@@ -90,7 +90,7 @@ def settings(config: Config) -> dict[str, Any]:
         "child_exit": after_exit,
     }
     if config.tls_cert_file and config.tls_key_file:
-        context = watched_context(config.tls_cert_file, config.tls_key_file)
+        context = Watched("server certificate", server_context, config.tls_cert_file, config.tls_key_file)
         chosen["certfile"] = str(config.tls_cert_file)
         chosen["keyfile"] = str(config.tls_key_file)
         # gunicorn asks for it once in a worker, gevent asks it for every new connection

@@ -6,7 +6,7 @@ If it is lost, some retries come at the same time, and a resource's status may s
 from __future__ import annotations
 
 import threading
-from enum import Enum
+from collections.abc import Hashable
 
 from postgres_writer.core.response import OUTAGE_SECONDS, next_retry
 
@@ -14,14 +14,6 @@ _MOST_QUEUES = 256
 _PAUSE_SECONDS = 10 * OUTAGE_SECONDS
 """After so long with neither a failure nor a success a worker knows nothing of an earlier outage: far longer than the
 retries of a single resource take to go round dozens of workers."""
-
-
-class Waiting(Enum):
-    """The queues of what waits for PostgreSQL itself; those of busy tables have the table's name."""
-
-    USERS = "users"
-    RESYNCS = "resyncs"
-    """Resources that are Ready: nothing but their resync is late."""
 
 
 class RetrySlots:
@@ -32,10 +24,10 @@ class RetrySlots:
 
     def __init__(self, period: float) -> None:
         self._period = period
-        self._last: dict[str | Waiting, float] = {}
+        self._last: dict[Hashable, float] = {}
         self._lock = threading.Lock()
 
-    def take(self, now: float, queue: str | Waiting) -> float | None:
+    def take(self, now: float, queue: Hashable) -> float | None:
         """Take the next slot of a queue; give the seconds until it comes, or None when the period has no more."""
         with self._lock:
             slot = next_retry(self._last.get(queue, 0.0), now, self._period)

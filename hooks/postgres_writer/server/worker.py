@@ -51,7 +51,10 @@ os.register_at_fork(after_in_parent=release_signals)
 
 
 class RenewedContext:
-    """What gevent asks for the TLS of a new connection: the context of the certificate as it is now."""
+    """What gevent asks for the TLS of a new connection: the context of the certificate as it is now.
+
+    Open connections keep their context; new handshakes get the new certificate.
+    """
 
     def __init__(self, context: Watched[ssl.SSLContext]) -> None:
         self._context = context

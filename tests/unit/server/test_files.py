@@ -34,6 +34,11 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
+def number(path: Path) -> int:
+    """Read the file as a number."""
+    return int(path.read_text())
+
+
 def replace(path: Path, text: str) -> None:
     """Replace a file as Kubernetes replaces a mounted one: by a rename."""
     new = path.with_suffix(".new")
@@ -42,7 +47,7 @@ def replace(path: Path, text: str) -> None:
 
 
 def test_a_changed_file_is_in_use_after_the_next_look(path: Path, clock: Callable[[], None]) -> None:
-    value = Watched("number", (path,), lambda: int(path.read_text()))
+    value = Watched("number", number, path)
     assert value.current() == 1
     replace(path, "2")
     assert value.current() == 1, "files are not looked at more often than once a second"
@@ -51,8 +56,8 @@ def test_a_changed_file_is_in_use_after_the_next_look(path: Path, clock: Callabl
 
 
 def test_an_unchanged_file_is_not_read_again(path: Path, clock: Callable[[], None]) -> None:
-    loads: list[None] = []
-    value = Watched("number", (path,), lambda: loads.append(None))
+    loads: list[Path] = []
+    value = Watched("number", loads.append, path)
     for _ in range(3):
         clock()
         value.current()
@@ -62,7 +67,7 @@ def test_an_unchanged_file_is_not_read_again(path: Path, clock: Callable[[], Non
 def test_a_change_of_the_same_size_and_time_is_seen_by_the_file_s_identity(
     path: Path, clock: Callable[[], None]
 ) -> None:
-    value = Watched("number", (path,), lambda: int(path.read_text()))
+    value = Watched("number", number, path)
     stat = path.stat()
     replace(path, "2")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -74,7 +79,7 @@ def test_a_change_of_the_same_size_and_time_is_seen_by_the_file_s_identity(
 def test_an_unusable_change_leaves_the_previous_value_in_use_and_is_logged_once(
     path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture, broken: str | None
 ) -> None:
-    value = Watched("number", (path,), lambda: int(path.read_text()))
+    value = Watched("number", number, path)
     path.unlink() if broken is None else replace(path, broken)
     for _ in range(3):
         clock()
@@ -88,13 +93,13 @@ def test_an_unusable_change_leaves_the_previous_value_in_use_and_is_logged_once(
 
 
 def test_a_corrected_mode_is_seen(path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture) -> None:
-    def load() -> int:
+    def load(path: Path) -> int:
         # root, as which these tests may run, could read it all the same
         if not path.stat().st_mode & 0o400:
             raise PermissionError
         return int(path.read_text())
 
-    value = Watched("number", (path,), load)
+    value = Watched("number", load, path)
     path.write_text("22")
     path.chmod(0o000)
     for _ in range(3):
@@ -111,12 +116,12 @@ def test_what_failed_for_a_reason_outside_the_files_is_tried_again(
 ) -> None:
     failures: list[Exception] = [OSError(), OSError()]
 
-    def load() -> int:
+    def load(path: Path) -> int:
         if path.read_text() != "1" and failures:
             raise failures.pop()
         return int(path.read_text())
 
-    value = Watched("number", (path,), load)
+    value = Watched("number", load, path)
     replace(path, "2")
     seen = []
     for _ in range(3):
@@ -129,12 +134,12 @@ def test_what_failed_for_a_reason_outside_the_files_is_tried_again(
 def test_a_sentence_of_ours_is_logged_as_it_is(
     path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def load() -> int:
+    def load(path: Path) -> int:
         if path.read_text() != "1":
             raise ConfigError("HOOK_TOKENS_FILE: it holds no token.")
         return 1
 
-    value = Watched("list of tokens", (path,), load)
+    value = Watched("list of tokens", load, path)
     replace(path, "2")
     clock()
     value.current()
@@ -144,7 +149,7 @@ def test_a_sentence_of_ours_is_logged_as_it_is(
 
 def test_the_change_is_logged(path: Path, clock: Callable[[], None], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    value = Watched("number", (path,), lambda: int(path.read_text()))
+    value = Watched("number", number, path)
     replace(path, "2")
     clock()
     value.current()
@@ -155,7 +160,7 @@ def test_any_of_several_files_counts(tmp_path: Path, clock: Callable[[], None]) 
     paths = (tmp_path / "a", tmp_path / "b")
     for each in paths:
         each.write_text("1")
-    value = Watched("sum", paths, lambda: sum(int(each.read_text()) for each in paths))
+    value = Watched("sum", lambda *each: sum(map(number, each)), *paths)
     replace(paths[1], "5")
     clock()
     assert value.current() == 6
@@ -163,7 +168,7 @@ def test_any_of_several_files_counts(tmp_path: Path, clock: Callable[[], None]) 
 
 def test_the_first_load_fails_aloud(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Watched("number", (tmp_path / "none",), (tmp_path / "none").read_text)
+        Watched("number", number, tmp_path / "none")
 
 
 def test_a_policy_is_read_from_its_file(path: Path) -> None:
