@@ -28,7 +28,7 @@ from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 
-_MAX_PREPARED = 256
+_MAX_TEXTS = 256
 
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
@@ -107,7 +107,6 @@ class Session:
         """When the pool got the session back; monotonic seconds."""
         self._offset = 0.0
         self._texts: dict[statements.Statement, str] = {}
-        self._prepared: dict[statements.Statement, str] = {}
         self._prepares = config.prepared_statements
         settings = statements.settings(config.statement_timeout, local=not self._prepares)
         # a pooler may give every transaction another server connection, so settings travel with each message then
@@ -191,7 +190,6 @@ class Session:
         self._connection.close()
         self._connection = self._cursor = None
         self._texts.clear()
-        self._prepared.clear()
         metrics.CONNECTIONS_OPEN.dec()
 
     def _attempt(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
@@ -219,38 +217,29 @@ class Session:
 
     def _message(self, call: Call, statement: statements.Statement) -> str:
         """Compose what is sent in one message: the settings that travel with it, the lock, the statement."""
-        if len(self._prepared) + 2 > _MAX_PREPARED:
+        if len(self._texts) + 2 > _MAX_TEXTS:
             # here and nowhere else, or the second of the two would be taken from under the first
-            self._run("DEALLOCATE ALL", None)
-            self._prepared.clear()
+            if self._prepares:
+                self._run("DEALLOCATE ALL", None)
+            self._texts.clear()
         parts = (statement,) if call.lock is None else (statements.LOCK, statement)
-        texts = (
-            self._execute_text(call, part) if self._prepares and part.parameters else self._text(part) for part in parts
-        )
-        return self._prefix + "; ".join(texts)
+        return self._prefix + "; ".join(self._text(call, part) for part in parts)
 
-    def _text(self, statement: statements.Statement) -> str:
-        if not statement.parameters:
-            # such a statement is a new object at every use, so a cached text would never be found again
-            return statement.text.as_string(self._connection)
+    def _text(self, call: Call, statement: statements.Statement) -> str:
         text = self._texts.get(statement)
         if text is None:
-            if len(self._texts) >= _MAX_PREPARED:
-                self._texts.clear()
-            text = self._texts[statement] = statement.text.as_string(self._connection)
-        return text
-
-    def _execute_text(self, call: Call, statement: statements.Statement) -> str:
-        text = self._prepared.get(statement)
-        if text is None:
-            body = self._text(statement)
-            # Named after what it does: behind a pooler that hands out one server connection after the other, a
-            # number would run what another client prepared under it, which may be for another table.
-            name = f"pgw_{blake2b(body.encode(), digest_size=12).hexdigest()}"
-            prepare, text = statements.prepared(body, statement.parameters, name)
-            # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
-            self._run(prepare, None, call.hung_up)
-            self._prepared[statement] = text
+            text = statement.text.as_string(self._connection)
+            if not statement.parameters:
+                # such a statement is a new object at every use, so a kept text would never be found again
+                return text
+            if self._prepares:
+                # Named after what it does: behind a pooler that hands out one server connection after the other, a
+                # number would run what another client prepared under it, which may be for another table.
+                name = f"pgw_{blake2b(text.encode(), digest_size=12).hexdigest()}"
+                prepare, text = statements.prepared(text, statement.parameters, name)
+                # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
+                self._run(prepare, None, call.hung_up)
+            self._texts[statement] = text
         return text
 
     def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:

@@ -305,7 +305,7 @@ def move(table: str, vacate: tuple[str, ...]) -> Statement:
 
 def _typed(text: SQL, table: str, hidden: SQL = _MAY_HIDE) -> Composed:
     """Fill a statement in for a table; ``hidden`` is what a delete is to say of a row that it did not see."""
-    parts: dict[str, Composable] = {name: _parameter(name) for name in _TYPES}
+    parts: dict[str, Composable] = {name: SQL(f"%({name})s::{kind}") for name, kind in _TYPES.items()}
     quoted = Literal(".".join(f'"{part}"' for part in table.split(".")))
     parts |= {
         "table": identifier(table),
@@ -317,10 +317,6 @@ def _typed(text: SQL, table: str, hidden: SQL = _MAY_HIDE) -> Composed:
         "may_hide": _MAY_HIDE.format(regclass=quoted),
     }
     return text.format(hidden=hidden.format(**parts), **parts)
-
-
-def _parameter(name: str) -> SQL:
-    return SQL(f"%({name})s::{_TYPES[name]}")
 
 
 def prepared(text: str, parameters: tuple[str, ...], name: str) -> tuple[str, str]:
