@@ -13,8 +13,8 @@ import pytest
 
 from cluster.audit_setting import PGW, Asked, Setting
 from postgres_writer.audit.cluster import Cluster
-from postgres_writer.audit.compare import Audit, Options
-from postgres_writer.audit.connection import connect
+from postgres_writer.audit.compare import Audit
+from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.database.statements import lock_key
 from support.payloads import payload
@@ -284,7 +284,7 @@ def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
     source = Expiring({"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}, tmp_path)
     source.server, source.expires = setting.cluster, expires
     with closing(source), closing(Spool()) as spool, closing(connect(setting.database.config())) as connection:
-        audit = Audit(Options(namespace=setting.namespace, confirm_after=0), source, connection, spool)
+        audit = Audit(source, connection, spool, namespace=setting.namespace, confirm_after=0)
         audit.look()
         assert (source.lists, audit.resources, audit.matched) == (lists, 6, 6)
         assert [(finding.kind.value, finding.id) for finding in spool.findings()] == [

@@ -12,7 +12,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from postgres_writer.audit.resources import API_PATH, PLURAL, RESYNC_ANNOTATION, Manifest, Source, decoded
+from postgres_writer.audit.resources import API_PATH, PLURAL, RESYNC_ANNOTATION, Manifest, Source, decoded, now
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
 from postgres_writer.errors import AuditError, ListExpired
 
@@ -67,18 +67,14 @@ class Cluster(Source):
 
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
-        response = self._send("GET", self._path(row))
-        return None if _says_not_found(response, row) else _object(response)
+        return self._send_to(row, "GET")
 
-    def request_sync(self, rows: list[str], stamp: str) -> None:
+    def request_sync(self, rows: list[str]) -> None:
         """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
-        patch = json.dumps({"metadata": {"annotations": {RESYNC_ANNOTATION: stamp}}})
-        headers = {"Content-Type": "application/merge-patch+json"}
+        patch = json.dumps({"metadata": {"annotations": {RESYNC_ANNOTATION: now()}}})
         for row in rows:
-            response = self._send("PATCH", self._path(row), data=patch, headers=headers)
-            # deleted meanwhile: nothing is left to be synced
-            if not _says_not_found(response, row):
-                _object(response)
+            # one that was deleted meanwhile needs no sync
+            self._send_to(row, "PATCH", data=patch, headers={"Content-Type": "application/merge-patch+json"})
 
     def describe(self) -> str:
         """Return which cluster it is, for people."""
@@ -101,9 +97,19 @@ class Cluster(Source):
                 return
         raise AuditError(f"The result could not be stored: ConfigMap {name} keeps being changed by another client.")
 
-    def _path(self, row: str) -> str:
+    def _send_to(self, row: str, method: str, **arguments: Any) -> Manifest | None:
+        """Return what the API answers about the resource of a row, None when there is none.
+
+        The same code for a missing kind (another cluster, a deleted CustomResourceDefinition) must not look like it.
+        """
         namespace, _, name = row.partition("/")
-        return f"{API_PATH}/namespaces/{quote(namespace, safe='')}/{PLURAL}/{quote(name, safe='')}"
+        path = f"{API_PATH}/namespaces/{quote(namespace, safe='')}/{PLURAL}/{quote(name, safe='')}"
+        response = self._send(method, path, **arguments)
+        if response.status_code == requests.codes.not_found:
+            details = _body(response).get("details")
+            if isinstance(details, dict) and (details.get("kind"), details.get("name")) == (PLURAL, name):
+                return None
+        return _object(response)
 
     def _send(self, method: str, path: str, **arguments: Any) -> requests.Response:
         try:
@@ -145,15 +151,3 @@ def _body(response: requests.Response) -> Manifest:
     except ValueError:
         return {}
     return body if isinstance(body, dict) else {}
-
-
-def _says_not_found(response: requests.Response, row: str) -> bool:
-    """Say whether the answer is that this very object is not there.
-
-    The same code for a missing kind (another cluster, a deleted CustomResourceDefinition) must not look like it.
-    """
-    if response.status_code != requests.codes.not_found:
-        return False
-    details = _body(response).get("details")
-    known = details if isinstance(details, dict) else {}
-    return known.get("kind") == PLURAL and known.get("name") == row.partition("/")[2]

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg2
-from psycopg2 import extensions
+from psycopg2 import errors, extensions
 
-from postgres_writer.audit.model import Finding, Relation, Resource, Row, judge
+from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, judge
 from postgres_writer.audit.rows import lookup, on, rows_with, selection
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.database.statements import lock_key
@@ -20,11 +20,7 @@ _LIMITS = (
     # the API is asked while the row is locked: if its answer never comes the locks must not stay
     " SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
-_LOCK = "SELECT pg_advisory_xact_lock(%s)"
 _PLACE = "WHERE tableoid = %s AND ctid = %s::tid AND id::text = %s"
-
-
-_LOCK_NOT_AVAILABLE = "55P03"
 
 
 class _Kept(Exception):
@@ -46,16 +42,16 @@ def delete(
         with connection, connection.cursor() as cursor:
             cursor.execute(_LIMITS)
             # first, as the hook server does: what it has sent and not seen answered is over when the lock is ours
-            cursor.execute(_LOCK, (lock_key(finding.id),))
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(finding.id),))
             _lock(cursor, relation, finding)
             resource = resource_now()
             own = [] if resource is None else _require_surplus(cursor, resource, relation, finding)
             _delete(cursor, relation, finding, own)
     except _Kept as kept:
         return str(kept)
+    except errors.LockNotAvailable:
+        return "a write of it is in progress, or its table is locked; try again"
     except psycopg2.Error as error:
-        if error.pgcode == _LOCK_NOT_AVAILABLE:
-            return "a write of it is in progress, or its table is locked; try again"
         return f"PostgreSQL refuses it (SQLSTATE {error.pgcode})"
     return ""
 
@@ -92,7 +88,8 @@ def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own
 
 def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Relation, finding: Finding) -> list[Row]:
     """Judge the resource again on its rows as they are now; gives those in spec.table, locked so that they stay."""
-    tables = lookup(cursor, (name for name in (resource.table, *resource.tables) if name))
+    tables = Tables()
+    lookup(cursor, (resource.table, *resource.tables), tables)
     relations = {relation.oid: relation, **{known.oid: known for known in tables.relations.values()}}
     rows: list[Row] = []
     for known in relations.values():

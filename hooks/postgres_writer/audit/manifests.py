@@ -1,4 +1,7 @@
-"""PostgresWriters for rows that lost theirs: what `kubectl apply` needs to take such rows over as they are."""
+"""What becomes of manifests that are not applied yet, and the manifests for rows that lost theirs.
+
+The former are compared with the database alone; with the latter `kubectl apply` takes the rows over as they are.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from postgres_writer.audit.model import COLUMNS, GROUP, KIND, Finding
+from psycopg2 import extensions
+
+from postgres_writer.audit.model import COLUMNS, GROUP, KIND, Finding, Forecast, Row, Tables, differences_of
+from postgres_writer.audit.rows import Rows
 from postgres_writer.core.audit_result import Kind
-from postgres_writer.core.request import load_request
+from postgres_writer.core.plan import Permits
+from postgres_writer.core.request import HookRequest, load_request
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """https://kubernetes.io/docs/concepts/overview/working-with-objects/names/#dns-subdomain-names"""
@@ -50,3 +57,38 @@ def _manifest(row: Finding, table: str) -> dict[str, Any] | str:
 def _whole(age: Any) -> Any:
     """Return the age as an integer where it is one: a numeric column was kept as text."""
     return int(age) if isinstance(age, str) and age.isascii() and age.isdecimal() else age
+
+
+def forecast(
+    requests: list[HookRequest], permits: Permits, connection: extensions.connection, timeout: float
+) -> Iterator[Finding]:
+    """Yield for each manifest what a sync would find, in their order. ``permits`` is the table policy.
+
+    Raises AuditError when PostgreSQL ends the transaction.
+    """
+    reader = Rows(connection, timeout)
+    reader.resolve(request.table for request in requests if request.table)
+    rows = {(row.id, row.relation.oid): row for row in reader.again({request.id for request in requests})}
+    for request in requests:
+        yield _judge(request, permits, reader.tables, rows)
+
+
+def _judge(request: HookRequest, permits: Permits, tables: Tables, rows: dict[tuple[str, int], Row]) -> Finding:
+    kind, detail = Forecast.WOULD_INSERT, ""
+    differences: tuple[tuple[str, object, object], ...] = ()
+    home = tables.relations.get(request.table or "")
+    spec = request.spec
+    if spec is None:
+        kind, detail = Forecast.INVALID, request.problem
+    elif not permits(request.namespace, spec.table):
+        kind, detail = Forecast.NOT_ALLOWED, f"the table policy does not allow namespace {request.namespace} this table"
+    elif home is None:
+        kind, detail = Forecast.TABLE_MISSING, "the table does not exist, or the role cannot see it"
+    elif home.oid in tables.unreadable:
+        kind, detail = Forecast.UNREADABLE, tables.unreadable[home.oid]
+    else:
+        own = rows.get((request.id, home.oid))
+        if own is not None:
+            differences = differences_of((spec.name, spec.age, spec.country), own.values)
+            kind = Forecast.WOULD_TAKE_OVER if differences else Forecast.UNCHANGED
+    return Finding(kind, request.id, request.table or "", detail, differences)

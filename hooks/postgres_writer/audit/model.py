@@ -7,8 +7,8 @@ deleted on demand, so it is only prunable if nothing is uncertain.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -19,17 +19,15 @@ from postgres_writer.errors import InvalidRequest, Reason
 COLUMNS = ("name", "age", "country")
 GROUP = "demo.yash.com"
 KIND = "PostgresWriter"
-
-
 _UNCERTAIN = "no resource is certainly recorded in this table; give --table with its schema to prune the row"
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A PostgresWriter as the audit needs it. ``values`` is None when the spec is invalid."""
+    """A PostgresWriter as the audit needs it. An invalid spec has None as ``values``, perhaps no ``table`` ("")."""
 
     id: str
-    table: str | None
+    table: str
     values: tuple[str, int, str] | None
     tables: tuple[str, ...]
     reason: str
@@ -107,9 +105,9 @@ class Tables:
     fit several tables of the database: another role's search_path may choose another of them than the audit's.
     """
 
-    relations: Mapping[str, Relation]
-    unreadable: dict[int, str]
-    ambiguous: Collection[str] = ()
+    relations: dict[str, Relation] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    ambiguous: set[str] = field(default_factory=set)
     uncertain: Collection[int] = ()
     """The oids that no status vouches for: none lists them in a spelling that is not ambiguous.
 
@@ -118,7 +116,7 @@ class Tables:
 
     def home(self, resource: Resource) -> Relation | None:
         """Give the relation that the resource's row must be in."""
-        return self.relations.get(resource.table) if resource.table else None
+        return self.relations.get(resource.table)
 
     def listed(self, resource: Resource) -> set[int]:
         """Give the oids of status.tables."""
@@ -126,7 +124,7 @@ class Tables:
 
     def uncertainty(self, resource: Resource) -> str:
         """Say what keeps us from knowing which tables the resource names; an empty text when we know."""
-        for name in dict.fromkeys((resource.table or "", *resource.tables)):
+        for name in dict.fromkeys((resource.table, *resource.tables)):
             if name in self.ambiguous:
                 return f"several schemas have a table {name}, and the hook server may mean another than the audit"
             if name not in self.relations:
@@ -145,7 +143,7 @@ def parse_resource(manifest: dict[str, Any]) -> Resource:
     spec = request.spec
     return Resource(
         id=request.id,
-        table=request.table,
+        table=request.table or "",
         values=(spec.name, spec.age, spec.country) if spec else None,
         tables=request.status.tables,
         reason=request.status.ready.reason if request.status.ready else "",
@@ -162,7 +160,7 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
     # released: no sync comes for it any more, so its row may hold anything
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
         detail = "the controller's selector does not match it; its row is not managed"
-        yield Finding(Kind.UNMANAGED, resource.id, resource.table or "", detail)
+        yield Finding(Kind.UNMANAGED, resource.id, resource.table, detail)
     # while a resource is being deleted its row may be there or gone: both are right
     elif not resource.deleting:
         yield from _judge_managed(resource, rows, tables)
@@ -170,7 +168,7 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
 
 def is_well(resource: Resource, row: Row, tables: Tables) -> bool:
     """Say whether ``judge`` finds nothing about a resource with this one row: the usual case, decided quickly."""
-    home = tables.relations.get(resource.table or "")
+    home = tables.home(resource)
     return (
         home is not None
         and home.oid == row.relation.oid
@@ -188,9 +186,11 @@ def _no_resource(row: Row, tables: Tables) -> Finding:
     detail = "" if row.relation.stores_rows else "shown by a view or foreign table; prune it where it is stored"
     if row.relation.oid in tables.uncertain:
         detail = _UNCERTAIN
-    return Finding(
-        Kind.NO_RESOURCE, row.id, row.relation.label, detail, values=row.values, place=row.place, prunable=not detail
-    )
+    return _about(row, Kind.NO_RESOURCE, detail, prunable=not detail)
+
+
+def _about(row: Row, kind: Kind, detail: str, *, repairable: bool = False, prunable: bool = False) -> Finding:
+    return Finding(kind, row.id, row.relation.label, detail, (), row.values, row.place, repairable, prunable)
 
 
 def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Iterator[Finding]:
@@ -203,13 +203,12 @@ def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Itera
         if home is None or home.oid not in tables.unreadable:
             repairable = resource.values is not None and not resource.paused
             why = _why_missing(resource, home)
-            yield Finding(Kind.MISSING, resource.id, resource.table or "", why, repairable=repairable)
+            yield Finding(Kind.MISSING, resource.id, resource.table, why, repairable=repairable)
     # an invalid spec asks for no values from which the row could differ
     elif resource.values is not None and resource.values != own.values:
         differences = differences_of(resource.values, own.values)
         detail = "paused" if resource.paused else ""
-        table = resource.table or ""
-        yield Finding(Kind.DIFFERS, resource.id, table, detail, differences, repairable=not resource.paused)
+        yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, differences, repairable=not resource.paused)
     # a view decides which rows it shows: they cannot be distinguished from second ones
     if home is not None and home.stores_rows:
         for row in _distinct(rows):
@@ -234,16 +233,7 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
         unsure = tables.uncertainty(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
         detail = unsure or "in neither spec.table nor status.tables"
         prunable = not unsure
-    return Finding(
-        kind,
-        resource.id,
-        row.relation.label,
-        detail,
-        values=row.values,
-        place=row.place,
-        repairable=repairable,
-        prunable=prunable,
-    )
+    return _about(row, kind, detail, repairable=repairable, prunable=prunable)
 
 
 def _why_missing(resource: Resource, home: Relation | None) -> str:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import re
 import subprocess
@@ -13,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -23,14 +25,14 @@ from postgres_writer.errors import AuditError, ListExpired
 RESOURCE = "postgreswriters.demo.yash.com"
 RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
 PAGE = 1000
+NAMES_PER_CALL = 200
+"""Names have up to 253 characters: so many fit on a command line of Linux and macOS."""
 Manifest = dict[str, Any]
 T = TypeVar("T")
 
 API_PATH = "/apis/demo.yash.com/v1"
 PLURAL = "postgreswriters"
 _CHUNK_BYTES = 1 << 16
-# names have up to 253 characters: so many fit on a command line of Linux and macOS
-_NAMES_PER_CALL = 200
 _PATIENCE = "--request-timeout=30s"
 """A single resource is read while its row is locked."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -46,6 +48,11 @@ def is_id(text: str) -> bool:
 def is_namespace(text: str) -> bool:
     """Say whether the text can name a namespace."""
     return _LABEL.fullmatch(text) is not None
+
+
+def now() -> str:
+    """Return the time as Kubernetes writes it."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
@@ -131,8 +138,11 @@ class Source(Protocol):
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
 
-    def request_sync(self, rows: list[str], stamp: str) -> None:
-        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
+    def request_sync(self, rows: list[str]) -> None:
+        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook.
+
+        At most NAMES_PER_CALL, in the order of their ids.
+        """
 
     def describe(self) -> str:
         """Return which cluster it is, for people."""
@@ -157,17 +167,12 @@ class Kubectl(Source):
         )
         return json.loads(printed) if printed.strip() else None
 
-    def request_sync(self, rows: list[str], stamp: str) -> None:
+    def request_sync(self, rows: list[str]) -> None:
         """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
-        by_namespace: dict[str, list[str]] = {}
-        for row in rows:
-            namespace, _, name = row.partition("/")
-            by_namespace.setdefault(namespace, []).append(name)
-        for namespace, names in by_namespace.items():
-            for start in range(0, len(names), _NAMES_PER_CALL):
-                some = names[start : start + _NAMES_PER_CALL]
-                annotation = f"{RESYNC_ANNOTATION}={stamp}"
-                self._run("annotate", RESOURCE, *some, "--namespace", namespace, "--overwrite", annotation)
+        for namespace, group in itertools.groupby(rows, key=lambda row: row.partition("/")[0]):
+            names = [row.partition("/")[2] for row in group]
+            annotation = f"{RESYNC_ANNOTATION}={now()}"
+            self._run("annotate", RESOURCE, *names, "--namespace", namespace, "--overwrite", annotation)
 
     def describe(self) -> str:
         """Return the context that is in use, for people."""

@@ -9,17 +9,20 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
 from psycopg2.sql import SQL, Composable, Identifier
 
-from postgres_writer.audit.connection import transaction, trouble, trying
 from postgres_writer.audit.model import Relation, Row, Tables
 from postgres_writer.audit.resources import is_id
+from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.request import is_table
+from postgres_writer.errors import AuditError
 
 _FETCH = 2000
 _BATCH = 1000
@@ -54,81 +57,100 @@ _WITHIN = 'AND id::text COLLATE "C" >= %(begin)s AND id::text COLLATE "C" < %(en
 _ORDER = 'ORDER BY id::text COLLATE "C"'
 _STORED = "tableoid::bigint, ctid::text"
 
+_REASONS = {
+    "42501": "the role may not read it",
+    "42703": "it lacks one of the columns id, name, age and country",
+    "42809": "it is not a table",
+    "42P01": "it was dropped meanwhile",
+    "55P03": "it is locked",
+    "57014": "reading it took too long",
+}
+_FOREIGN = ("08", "HV")
+
 Count = Callable[[int], object]
+id_of = attrgetter("id")
+
+
+def connect(config: DatabaseConfig) -> extensions.connection:
+    """Connect to PostgreSQL. Raises AuditError when that fails."""
+    failure: psycopg2.Error | None = None
+    names = ",".join(host.name for host in config.hosts)
+    reached = {
+        "host": names,
+        "port": ",".join(str(host.port) for host in config.hosts),
+        # libpq takes whole seconds
+        "connect_timeout": str(math.ceil(config.connect_timeout)),
+        **config.connect_arguments(),
+    }
+    for password in config.passwords():
+        try:
+            return psycopg2.connect(**reached, password=password)  # type: ignore[call-overload,no-any-return]
+        except psycopg2.Error as error:
+            failure = error
+    # without the driver's text: libpq quotes connection strings in some of them
+    raise AuditError(f"PostgreSQL at {names} cannot be reached as {config.user}: check PSQL_*.") from failure
 
 
 class Rows:
-    """Reads the rows over a connection. ``timeout`` is the most seconds that one relation may take for one batch."""
+    """Reads the rows over a connection, and keeps what is known of the tables that it was asked for.
+
+    ``timeout`` is the most seconds that one relation may take for one batch.
+    """
 
     def __init__(self, connection: extensions.connection, timeout: float) -> None:
+        self.tables = Tables()
+        self.relations: dict[int, Relation] = {}
         self._connection = connection
         milliseconds = max(1, round(timeout * 1000))
         # a table that is locked must not hold up the others for long
         self._limits = f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = '5s'"
 
-    def resolve(self, names: Iterable[str], *, discover: bool = False) -> tuple[Tables, list[Relation]]:
+    def resolve(self, names: Iterable[str], *, discover: bool = False) -> None:
         """Find what the spellings mean, and (``discover``) every other table of the same shape."""
-        with transaction(self._connection, "READ ONLY") as cursor:
-            tables = lookup(cursor, names)
-            unique = {relation.oid: relation for relation in tables.relations.values()}
+        with self._transaction("READ ONLY") as cursor:
+            lookup(cursor, names, self.tables)
+            relations = list(self.tables.relations.values())
             if discover:
                 cursor.execute(_SHAPED)
                 shaped = (Relation(*found[:-1]) for found in cursor.fetchall())
-                unique.update({relation.oid: relation for relation in shaped if is_table(relation.label)})
-        return tables, list(unique.values())
+                relations += (relation for relation in shaped if is_table(relation.label))
+        self.relations.update((relation.oid, relation) for relation in relations)
 
     @contextlib.contextmanager
-    def snapshot(
-        self, relations: list[Relation], namespace: str | None, unreadable: dict[int, str], count: Count
-    ) -> Iterator[Iterator[Row]]:
+    def snapshot(self, namespace: str | None, count: Count) -> Iterator[Iterator[Row]]:
         """Give all rows that can be a resource's in the byte order of their ids.
 
-        A relation that cannot be read (further) is added to ``unreadable`` with the reason, before any later row is
-        given.
+        A relation that cannot be read (further) is added to ``tables.unreadable`` with the reason, before any later row
+        is given.
         """
-        with transaction(self._connection, "ISOLATION LEVEL REPEATABLE READ READ ONLY") as cursor:
-            cursor.execute(self._limits)
-            for relation in relations:
-                if relation.id_type:
-                    unreadable[relation.oid] = f"its column id is of type {relation.id_type}, not a text type"
-                    continue
-                try:
-                    with trying(cursor):
-                        cursor.execute(*_declaration(relation, namespace))
-                except psycopg2.Error as error:
-                    unreadable[relation.oid] = trouble(error)
-            opened = [relation for relation in relations if relation.oid not in unreadable]
-            streams = [self._stream(relation, unreadable, count) for relation in opened]
-            yield heapq.merge(*streams, key=_id)
+        with self._transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY") as cursor:
+            for relation in self._readable():
+                with self._attempt(cursor, relation):
+                    cursor.execute(*_declaration(relation, namespace))
+            yield heapq.merge(*(self._stream(relation, count) for relation in self._readable()), key=id_of)
 
-    def again(self, relations: list[Relation], unreadable: dict[int, str], ids: Iterable[str]) -> Iterator[Row]:
-        """Give the rows with these ids as they are now, in the order of the ids; fills ``unreadable``."""
+    def again(self, ids: Iterable[str]) -> Iterator[Row]:
+        """Give the rows with these ids as they are now, in the order of the ids; fills ``tables.unreadable``."""
         remaining = iter(ids)
         while batch := list(itertools.islice(remaining, _BATCH)):
             found: list[Row] = []
-            with transaction(self._connection, "READ ONLY") as cursor:
-                cursor.execute(self._limits)
-                for relation in relations:
-                    if relation.oid in unreadable or relation.id_type:
-                        continue
-                    try:
-                        with trying(cursor):
-                            found += rows_with(cursor, relation, batch)
-                    except psycopg2.Error as error:
-                        unreadable[relation.oid] = trouble(error)
-            yield from sorted(found, key=_id)
+            with self._transaction("READ ONLY") as cursor:
+                for relation in self._readable():
+                    with self._attempt(cursor, relation):
+                        found += rows_with(cursor, relation, batch)
+            yield from sorted(found, key=id_of)
 
-    def _stream(self, relation: Relation, unreadable: dict[int, str], count: Count) -> Iterator[Row]:
-        """Yield the rows of a relation; each fetch in a savepoint, so that its failure leaves the other cursors."""
+    def _readable(self) -> list[Relation]:
+        return [relation for oid, relation in self.relations.items() if oid not in self.tables.unreadable]
+
+    def _stream(self, relation: Relation, count: Count) -> Iterator[Row]:
         with self._connection.cursor() as cursor:
             while True:
-                try:
-                    with trying(cursor):
-                        cursor.execute(f"FETCH FORWARD {_FETCH} FROM {_cursor_name(relation)}")
-                        batch = cursor.fetchall()
-                except psycopg2.Error as error:
-                    unreadable[relation.oid] = trouble(error)
-                    return
+                batch: list[tuple[Any, ...]] = []
+                # each fetch for itself, so that its failure leaves the other cursors
+                with self._attempt(cursor, relation):
+                    cursor.execute(f"FETCH FORWARD {_FETCH} FROM {_cursor_name(relation)}")
+                    batch = cursor.fetchall()
                 if not batch:
                     return
                 count(len(batch))
@@ -136,10 +158,41 @@ class Rows:
                     if is_id(values[0]):
                         yield _row(relation, values)
 
+    @contextlib.contextmanager
+    def _transaction(self, mode: str) -> Iterator[extensions.cursor]:
+        """Run a transaction. Raises AuditError with the SQLSTATE when PostgreSQL ends it."""
+        try:
+            # leaving the connection's block ends the transaction and keeps the connection
+            # https://www.psycopg.org/docs/usage.html#with-statement
+            with self._connection, self._connection.cursor() as cursor:
+                cursor.execute(f"SET TRANSACTION {mode}; {self._limits}")
+                yield cursor
+        except psycopg2.Error as error:
+            code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
+            raise AuditError(f"PostgreSQL ended the audit's transaction{code}: run it again.") from error
 
-def lookup(cursor: extensions.cursor, names: Iterable[str]) -> Tables:
-    """Find what the spellings mean, in the current transaction."""
-    known, ambiguous = {}, set()
+    @contextlib.contextmanager
+    def _attempt(self, cursor: extensions.cursor, relation: Relation) -> Iterator[None]:
+        """Run statements on a relation; when one fails the relation is unreadable, and the transaction goes on.
+
+        Raises the driver's error when it is about the connection: then no relation can be read.
+        """
+        cursor.execute("SAVEPOINT audit")
+        try:
+            yield
+        except psycopg2.Error as error:
+            code = error.pgcode
+            if not code or cursor.connection.closed:
+                raise
+            cursor.execute("ROLLBACK TO SAVEPOINT audit")
+            # in our words: PostgreSQL's own text may hold values of rows
+            other = "its foreign server fails" if code[:2] in _FOREIGN else "PostgreSQL refuses it"
+            self.tables.unreadable[relation.oid] = f"{_REASONS.get(code, other)} (SQLSTATE {code})"
+        cursor.execute("RELEASE SAVEPOINT audit")
+
+
+def lookup(cursor: extensions.cursor, names: Iterable[str], tables: Tables) -> None:
+    """Find what the spellings mean, in the current transaction, and add it to ``tables``."""
     for name in sorted(filter(is_table, names)):
         schema, _, bare = name.rpartition(".")
         if schema:
@@ -148,10 +201,11 @@ def lookup(cursor: extensions.cursor, names: Iterable[str]) -> Tables:
             cursor.execute(_BARE, (bare,))
         found = cursor.fetchone()
         if found:
-            known[name] = Relation(*found[:-1])
+            relation = tables.relations[name] = Relation(*found[:-1])
+            if relation.id_type:
+                tables.unreadable[relation.oid] = f"its column id is of type {relation.id_type}, not a text type"
             if not schema and found[-1] > 1:
-                ambiguous.add(name)
-    return Tables(known, {}, ambiguous)
+                tables.ambiguous.add(name)
 
 
 def rows_with(cursor: extensions.cursor, relation: Relation, ids: list[str]) -> list[Row]:
@@ -183,10 +237,6 @@ def _declaration(relation: Relation, namespace: str | None) -> tuple[Composable,
 
 def _cursor_name(relation: Relation) -> str:
     return f"audit_{relation.oid}"
-
-
-def _id(row: Row) -> str:
-    return row.id
 
 
 def _row(relation: Relation, values: tuple[Any, ...]) -> Row:

@@ -29,7 +29,6 @@ CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, place TEXT, differences T
 CREATE TABLE unconfirmed (id TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 _KINDS = list(Kind)
-_SELECT = "SELECT kind, id, tbl, place, differences, vals, detail, repairable, prunable FROM finding"
 _NO_VALUES = (None, None, None)
 
 
@@ -53,7 +52,16 @@ class Spool:
     def add_resources(self, resources: Iterable[Resource]) -> None:
         """Note resources. Raises AuditError when the disk is full."""
         rows = (
-            (r.id, r.table, *(r.values or _NO_VALUES), _tables_text(r), r.reason, r.paused, r.deleting)
+            (
+                r.id,
+                r.table,
+                *(r.values or _NO_VALUES),
+                # NULL where the status lists just spec.table, as nearly always
+                None if r.tables == (r.table,) else json.dumps(r.tables),
+                r.reason,
+                r.paused,
+                r.deleting,
+            )
             for r in resources
         )
         with _writing():
@@ -69,21 +77,18 @@ class Spool:
 
     def count(self) -> int:
         """Return the number of resources."""
-        return int(self._db.execute("SELECT count(*) FROM resource").fetchone()[0])
+        return int(next(self._column("SELECT count(*) FROM resource")))
 
     def tables(self) -> set[str]:
         """Return every table that a resource names as its own, or as one that may hold its row."""
-        named = {table for (table,) in self._db.execute("SELECT DISTINCT tbl FROM resource WHERE tbl IS NOT NULL")}
-        return named | self.listed_tables()
+        return self.listed_tables().union(self._column("SELECT DISTINCT tbl FROM resource WHERE tbl <> ''"))
 
     def listed_tables(self) -> set[str]:
         """Return every table that the status of a resource lists."""
         # without a text the status lists just spec.table
-        alone = "SELECT DISTINCT tbl FROM resource WHERE tables IS NULL AND tbl IS NOT NULL"
-        listed = {table for (table,) in self._db.execute(alone)}
-        for (tables,) in self._db.execute("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL"):
-            listed.update(json.loads(tables))
-        return listed
+        alone = self._column("SELECT DISTINCT tbl FROM resource WHERE tables IS NULL AND tbl <> ''")
+        texts = self._column("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL")
+        return set(alone).union(*map(json.loads, texts))
 
     def add_findings(self, findings: Iterable[Finding]) -> None:
         """Note findings. Raises AuditError when the disk is full."""
@@ -112,7 +117,7 @@ class Spool:
             self._db.execute("INSERT OR IGNORE INTO unconfirmed SELECT id FROM finding WHERE id <> ''")
             self._db.execute("CREATE TEMP TABLE first AS SELECT DISTINCT kind, id, tbl FROM finding WHERE id <> ''")
             self._db.execute("DELETE FROM finding WHERE id <> ''")
-        return int(self._db.execute("SELECT count(*) FROM unconfirmed").fetchone()[0])
+        return int(next(self._column("SELECT count(*) FROM unconfirmed")))
 
     def keep_confirmed(self) -> None:
         """Drop the findings that the first look did not have. Raises AuditError when the disk is full."""
@@ -121,22 +126,36 @@ class Spool:
 
     def is_unconfirmed(self, row: str) -> bool:
         """Say whether a finding about that id is to be looked at again."""
-        return self._db.execute("SELECT 1 FROM unconfirmed WHERE id = ?", (row,)).fetchone() is not None
+        return any(self._column("SELECT 1 FROM unconfirmed WHERE id = ?", row))
 
     def unconfirmed(self) -> Iterator[str]:
         """Yield the ids to be looked at again, in their byte order."""
-        for (row,) in self._db.execute("SELECT id FROM unconfirmed ORDER BY id"):
-            yield row
+        return self._column("SELECT id FROM unconfirmed ORDER BY id")
 
     def unconfirmed_namespaces(self) -> list[str]:
         """Return the namespaces of these ids."""
-        found = self._db.execute("SELECT DISTINCT substr(id, 1, instr(id, '/') - 1) FROM unconfirmed")
-        return [namespace for (namespace,) in found]
+        return list(self._column("SELECT DISTINCT substr(id, 1, instr(id, '/') - 1) FROM unconfirmed"))
+
+    def repairable(self) -> Iterator[str]:
+        """Yield the ids of what a sync fixes, in their byte order: one sync fixes all findings of a resource."""
+        return self._column("SELECT DISTINCT id FROM finding WHERE repairable ORDER BY id")
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, kind by kind, in the byte order of their ids."""
-        for row in self._db.execute(f"{_SELECT} ORDER BY kind, id, tbl, place"):
-            yield _finding(row)
+        found = self._db.execute("SELECT * FROM finding ORDER BY kind, id, tbl, place")
+        for kind, about, table, place, differences, values, detail, repairable, prunable in found:
+            stored = json.loads(place)
+            yield Finding(
+                _KINDS[kind],
+                about,
+                table,
+                detail,
+                tuple(tuple(difference) for difference in json.loads(differences)),
+                tuple(json.loads(values)),
+                (stored[0], stored[1]) if stored else None,
+                bool(repairable),
+                bool(prunable),
+            )
 
     def summary(self) -> dict[str, int]:
         """Return how many findings there are of each kind that there are."""
@@ -145,9 +164,12 @@ class Spool:
 
     def widths(self) -> tuple[int, int]:
         """Return the lengths of the longest id and the longest table among the findings."""
-        row = self._db.execute("SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding")
-        longest_id, longest_table = row.fetchone()
+        widths = self._db.execute("SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding")
+        longest_id, longest_table = widths.fetchone()
         return longest_id, longest_table
+
+    def _column(self, query: str, *parameters: str) -> Iterator[Any]:
+        return (value for (value,) in self._db.execute(query, parameters))
 
 
 @contextmanager
@@ -157,24 +179,3 @@ def _writing() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error
-
-
-def _tables_text(resource: Resource) -> str | None:
-    """Return status.tables as text; None where it lists just spec.table, as nearly always."""
-    return None if resource.tables == (resource.table,) else json.dumps(resource.tables)
-
-
-def _finding(row: tuple[Any, ...]) -> Finding:
-    kind, about, table, place, differences, values, detail, repairable, prunable = row
-    stored = json.loads(place)
-    return Finding(
-        _KINDS[kind],
-        about,
-        table,
-        detail,
-        tuple(tuple(difference) for difference in json.loads(differences)),
-        tuple(json.loads(values)),
-        (stored[0], stored[1]) if stored else None,
-        bool(repairable),
-        bool(prunable),
-    )

@@ -8,18 +8,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO
+from typing import IO, Any
 
 import click
 
 from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
-from postgres_writer.audit.compare import Audit, Options, Progress, Side, chosen_findings, now
-from postgres_writer.audit.connection import connect
-from postgres_writer.audit.dry_run import forecast
+from postgres_writer.audit.compare import Audit, Progress, Side
+from postgres_writer.audit.manifests import forecast
 from postgres_writer.audit.model import Finding, Forecast
 from postgres_writer.audit.resources import Kubectl, Source, is_id, is_namespace
+from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.cli import audit_report
 from postgres_writer.cli.client import requests_of
@@ -57,22 +58,86 @@ exit codes: 0 no findings (--prune: all shown rows are deleted; --manifests: eve
 """
 
 
-def run(arguments: SimpleNamespace) -> int:
+@click.command(
+    cls=Command,
+    help="Compare the PostgresWriters with the rows: rows that are missing, different, duplicated or without a "
+    "resource, and resources that are Unmanaged. Changes nothing unless --repair or --prune is given.\n\n"
+    "The resources are read with kubectl, in a pod from the API server with the token of its service account, or from "
+    "FILE, the output of `kubectl get pgw -A -o json`; - is standard input.",
+    epilog=EXAMPLES,
+)
+@click.argument("arguments", nargs=-1, type=click.Path(allow_dash=True), metavar="[FILE | ID...]")
+@click.option("--context", metavar="NAME", help="Context for kubectl.")
+@click.option("-n", "--namespace", metavar="NS", help="Audit only one namespace.")
+@click.option("--table", "tables", multiple=True, metavar="TABLE", help="Also read a table that no resource names.")
+@click.option("--all-tables", is_flag=True, help="Read every table with the columns id (unique), name, age, country.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(list(audit_report.WRITERS)),
+    default="table",
+    help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
+)
+@click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the fields.")
+@click.option(
+    "--confirm-after",
+    type=click.FloatRange(min=0),
+    default=5,
+    metavar="SECONDS",
+    help="Check findings again after this time and drop those that have disappeared.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.001),
+    default=300,
+    metavar="SECONDS",
+    help="Maximum time to read a batch of one table; after that the table is reported as unreadable.",
+)
+@click.option(
+    "--service-account",
+    type=click.Path(),
+    default=str(SERVICE_ACCOUNT),
+    metavar="FOLDER",
+    help="In a pod: the folder with token, ca.crt and namespace, used instead of kubectl.",
+)
+@click.option(
+    "--result-config-map",
+    metavar="NAME",
+    help="In a pod: store the number of findings in this ConfigMap, from which the hook server's /metrics shows them.",
+)
+@click.option("--repair", is_flag=True, help="Request a sync of what is missing or differs.")
+@click.option(
+    "--prune", is_flag=True, help="Delete the rows with these IDs, or all of --namespace, that have no resource."
+)
+@click.option(
+    "--manifests",
+    is_flag=True,
+    help="Print PostgresWriters for the rows that have none, for `kubectl apply -f -`, instead of findings.",
+)
+@click.option(
+    "-f",
+    "--filename",
+    type=click.Path(allow_dash=True),
+    metavar="FILE",
+    help="Report the effect of applying these manifests; - is standard input.",
+)
+@click.option(
+    "--policy",
+    type=click.Path(),
+    envvar="HOOK_TABLE_POLICY_FILE",
+    metavar="FILE",
+    help="With -f: the table policy to check (default: HOOK_TABLE_POLICY_FILE; without it all is allowed).",
+)
+@click.option("--yes", is_flag=True, help="Delete without confirmation.")
+def audit(**given: Any) -> int:
     """Audit; returns the exit code.
 
     Raises ConfigError for unusable arguments and AuditError when resources or rows cannot be read.
     """
+    arguments = SimpleNamespace(**given)
     # what follows --prune are ids, otherwise it is the file
     arguments.ids, files = (arguments.arguments, ()) if arguments.prune else ((), arguments.arguments)
     _check(arguments, files)
-    file = files[0] if files else None
-    options = Options(
-        namespace=arguments.namespace,
-        tables=tuple(arguments.table),
-        all_tables=arguments.all_tables,
-        confirm_after=arguments.confirm_after,
-        timeout=arguments.timeout,
-    )
     began = time.monotonic()
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
@@ -81,32 +146,35 @@ def run(arguments: SimpleNamespace) -> int:
     if arguments.filename:
         return _dry_run(arguments)
     with contextlib.ExitStack() as stack:
-        source = None if file else _source(arguments, stack)
-        if arguments.result_config_map and not isinstance(source, Cluster):
+        source = _source(arguments, stack)
+        if arguments.result_config_map and (files or not isinstance(source, Cluster)):
             raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
         spool = stack.enter_context(closing(Spool()))
         connection = stack.enter_context(closing(connect(DatabaseConfig.from_env(os.environ))))
-        listed = stack.enter_context(_opened(file)) if file else None
+        listed = stack.enter_context(_opened(files[0])) if files else None
+        options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
         with _progress() as advance:
-            audit = Audit(options, source, connection, spool, advance)
-            audit.look(listed)
+            looked = Audit(source, connection, spool, advance, **{name: given[name] for name in options})
+            looked.look(listed)
         if arguments.prune:
-            return _prune(audit, arguments)
+            return _prune(looked, arguments)
         if arguments.manifests:
-            return audit_report.write_manifests(audit.manifests(), sys.stdout, sys.stderr)
-        _report(audit, arguments)
+            return audit_report.write_manifests(looked.manifests())
+        result = looked.result()
+        audit_report.WRITERS[arguments.output](spool, result, show_values=arguments.show_values)
         if arguments.repair:
-            number = audit.repair()
+            number = looked.repair()
             sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; check again soon.\n")
         if isinstance(source, Cluster) and arguments.result_config_map:
-            source.store(arguments.result_config_map, audit.result(time.time(), time.monotonic() - began))
-        return int(bool(spool.summary()))
+            timed = replace(result, finished=time.time(), seconds=time.monotonic() - began)
+            source.store(arguments.result_config_map, timed)
+        return int(bool(result.findings))
 
 
 def _dry_run(arguments: SimpleNamespace) -> int:
     """Report what would become of manifests; 0 when each would get a row, or has the same already.
 
-    Raises UsageError for what is not a manifest, ConfigError for an unusable policy.
+    Raises PostgresWriterError for what is not a manifest, ConfigError for an unusable policy.
     """
     with _opened(arguments.filename) as file:
         text = file.read().decode(errors="replace")
@@ -116,7 +184,7 @@ def _dry_run(arguments: SimpleNamespace) -> int:
     policy = load_policy(Path(arguments.policy)) if arguments.policy else ALLOW_ALL
     with closing(connect(DatabaseConfig.from_env(os.environ))) as connection:
         findings = list(forecast(requests, policy.permits, connection, arguments.timeout))
-    audit_report.write_forecast(findings, sys.stdout, output=arguments.output, show_values=arguments.show_values)
+    audit_report.write_forecast(findings, arguments.output, show_values=arguments.show_values)
     return int(any(finding.kind not in (Forecast.WOULD_INSERT, Forecast.UNCHANGED) for finding in findings))
 
 
@@ -154,17 +222,12 @@ def _check_modes(arguments: SimpleNamespace, files: Sequence[str]) -> None:
         raise ConfigError("-f compares manifests only with the database: omit FILE, --context and --result-config-map.")
 
 
-def _report(audit: Audit, arguments: SimpleNamespace) -> None:
-    counts: dict[str, object] = {"resources": audit.resources, "rows": audit.rows, "tables": len(audit.relations)}
-    audit_report.WRITERS[arguments.output](audit.spool, counts, sys.stdout, show_values=arguments.show_values)
-
-
 def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
     """Show the rows, ask, delete them one by one; 0 when all of them are gone.
 
     Raises AuditError when no one can be asked, or when the cluster is likely the wrong one.
     """
-    chosen = chosen_findings(audit.spool, arguments.ids, arguments.namespace)
+    chosen = audit.prunable(arguments.ids)
     if not chosen:
         sys.stdout.write("There is no row to prune.\n")
         return 0
@@ -181,7 +244,7 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
             "the right ones, omit --yes and confirm, or name the cluster with --context."
         )
     widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
-    audit_report.write_rows(chosen, widths, sys.stdout, show_values=arguments.show_values)
+    audit_report.write_rows(chosen, widths, show_values=arguments.show_values)
     if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
         sys.stdout.write("Nothing was deleted.\n")
         return 1
@@ -205,7 +268,7 @@ def _delete(audit: Audit, finding: Finding) -> bool:
         return False
     # a resource created while the row was being deleted may have found its row and be Ready without it now
     if finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding.id) is not None:
-        audit.source.request_sync([finding.id], now())
+        audit.source.request_sync([finding.id])
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
     return True
 
@@ -239,84 +302,3 @@ def _progress() -> Iterator[Progress]:
         if shown:
             # click leaves the finished bar and goes to the next line
             sys.stderr.write("\x1b[A\r\x1b[K\r")
-
-
-audit = Command(
-    "audit",
-    callback=lambda **given: run(SimpleNamespace(**given)),
-    params=[
-        click.Argument(["arguments"], nargs=-1, type=click.Path(allow_dash=True), metavar="[FILE | ID...]"),
-        click.Option(["--context"], metavar="NAME", help="Context for kubectl."),
-        click.Option(["-n", "--namespace"], metavar="NS", help="Audit only one namespace."),
-        click.Option(["--table"], multiple=True, metavar="TABLE", help="Also read a table that no resource names."),
-        click.Option(
-            ["--all-tables"],
-            is_flag=True,
-            help="Read every table with the columns id (unique), name, age, country.",
-        ),
-        click.Option(
-            ["-o", "--output"],
-            type=click.Choice(list(audit_report.WRITERS)),
-            default="table",
-            help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
-        ),
-        click.Option(["--show-values"], is_flag=True, help="Print the values too, not only the names of the fields."),
-        click.Option(
-            ["--confirm-after"],
-            type=click.FloatRange(min=0),
-            default=5,
-            metavar="SECONDS",
-            help="Check findings again after this time and drop those that have disappeared.",
-        ),
-        click.Option(
-            ["--timeout"],
-            type=click.FloatRange(min=0.001),
-            default=300,
-            metavar="SECONDS",
-            help="Maximum time to read a batch of one table; after that the table is reported as unreadable.",
-        ),
-        click.Option(
-            ["--service-account"],
-            type=click.Path(),
-            default=str(SERVICE_ACCOUNT),
-            metavar="FOLDER",
-            help="In a pod: the folder with token, ca.crt and namespace, used instead of kubectl.",
-        ),
-        click.Option(
-            ["--result-config-map"],
-            metavar="NAME",
-            help="In a pod: store the number of findings in this ConfigMap, from which the hook server's /metrics "
-            "shows them.",
-        ),
-        click.Option(["--repair"], is_flag=True, help="Request a sync of what is missing or differs."),
-        click.Option(
-            ["--prune"],
-            is_flag=True,
-            help="Delete the rows with these IDs, or all of --namespace, that have no resource.",
-        ),
-        click.Option(
-            ["--manifests"],
-            is_flag=True,
-            help="Print PostgresWriters for the rows that have none, for `kubectl apply -f -`, instead of findings.",
-        ),
-        click.Option(
-            ["-f", "--filename"],
-            type=click.Path(allow_dash=True),
-            metavar="FILE",
-            help="Report the effect of applying these manifests; - is standard input.",
-        ),
-        click.Option(
-            ["--policy"],
-            type=click.Path(),
-            envvar="HOOK_TABLE_POLICY_FILE",
-            metavar="FILE",
-            help="With -f: the table policy to check (default: HOOK_TABLE_POLICY_FILE; without it all is allowed).",
-        ),
-        click.Option(["--yes"], is_flag=True, help="Delete without confirmation."),
-    ],
-    help="Compare the PostgresWriters with the rows: rows that are missing, different, duplicated or without a "
-    "resource, and resources that are Unmanaged. Changes nothing unless --repair or --prune is given.\n\n"
-    "The resources are read with kubectl, in a pod from the API server with the token of its service account, or from "
-    "FILE, the output of `kubectl get pgw -A -o json`; - is standard input.",
-    epilog=EXAMPLES,
-)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import sys
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, TextIO
+from typing import Any
 
 from postgres_writer.audit.model import COLUMNS, Finding, Forecast
 from postgres_writer.audit.spool import Spool
-from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.telemetry.logs import fields, printable
 
 logger = logging.getLogger(__name__)
@@ -59,99 +60,92 @@ def as_json(finding: Finding, *, show_values: bool) -> dict[str, object]:
     return shown
 
 
-def write_json(spool: Spool, counts: dict[str, object], out: TextIO, *, show_values: bool) -> None:
+def write_json(spool: Spool, result: AuditResult, *, show_values: bool) -> None:
     """Write one JSON object: the findings, and the summary behind them."""
     # piece by piece: a million findings are never in memory together
-    out.write('{"findings": [')
+    sys.stdout.write('{"findings": [')
     separator = "\n"
     for finding in spool.findings():
-        out.write(separator + json.dumps(as_json(finding, show_values=show_values)))
+        sys.stdout.write(separator + json.dumps(as_json(finding, show_values=show_values)))
         separator = ",\n"
-    summary = {**counts, "findings": spool.summary()}
-    out.write(f'],\n"summary": {json.dumps(summary)}}}\n')
+    counts = {"resources": result.resources, "rows": result.rows, "tables": result.tables}
+    sys.stdout.write(f'],\n"summary": {json.dumps({**counts, "findings": result.findings})}}}\n')
 
 
-def write_table(spool: Spool, counts: dict[str, object], out: TextIO, *, show_values: bool) -> None:
+def write_table(spool: Spool, result: AuditResult, *, show_values: bool) -> None:
     """Write the findings in columns, and what they mean below."""
-    summary = spool.summary()
-    if summary:
-        write_rows(spool.findings(), spool.widths(), out, show_values=show_values)
-        out.write("\n")
-    out.write(f"{_summary_line(summary, counts)}\n")
-    for hint in dict.fromkeys(_HINTS[Kind(kind)] for kind in summary):
-        out.write(f"{hint}\n")
+    if result.findings:
+        write_rows(spool.findings(), spool.widths(), show_values=show_values)
+        sys.stdout.write("\n")
+    sys.stdout.write(f"{_summary_line(result)}\n")
+    for hint in dict.fromkeys(_HINTS[Kind(kind)] for kind in result.findings):
+        sys.stdout.write(f"{hint}\n")
 
 
-def write_manifests(made: Iterable[tuple[str, dict[str, Any] | str]], out: TextIO, errors: TextIO) -> int:
-    """Write a List that `kubectl apply -f -` takes, and report the rows that fit into none; gives 1 when there is one.
-
-    In JSON, because YAML reads some plain words (no, on, null) as other values than strings.
-    """
-    out.write('{"apiVersion": "v1", "kind": "List", "items": [')
-    separator, skipped = "\n", 0
-    for about, manifest in made:
-        if isinstance(manifest, str):
-            errors.write(f"Left out {about}: {_text(manifest)}.\n")
-            skipped = 1
-        else:
-            out.write(separator + json.dumps(manifest))
-            separator = ",\n"
-    out.write("\n]}\n")
-    return skipped
-
-
-def write_forecast(findings: list[Finding], out: TextIO, *, output: str, show_values: bool) -> None:
-    """Write what would become of manifests, in columns or as one JSON object."""
-    counted = Counter(finding.kind.value for finding in findings)
-    if output == "json":
-        listed = [as_json(finding, show_values=show_values) for finding in findings]
-        out.write(json.dumps({"findings": listed, "summary": counted}, indent=1) + "\n")
-        return
-    widths = max(len(finding.id) for finding in findings), max(len(finding.table) for finding in findings)
-    write_rows(findings, widths, out, show_values=show_values)
-    out.write(f"\n{len(findings)} manifests: {', '.join(f'{number} {kind}' for kind, number in counted.items())}.\n")
-
-
-def write_log(spool: Spool, counts: dict[str, object], _out: TextIO, *, show_values: bool) -> None:
+def write_log(spool: Spool, result: AuditResult, *, show_values: bool) -> None:
     """Log one line per finding, a hundred at most, and a summary."""
-    summary = spool.summary()
-    total = sum(summary.values())
     for finding in itertools.islice(spool.findings(), _MOST_LINES):
-        logger.warning(
-            "The audit found a problem.",
-            extra=fields(
-                finding=finding.kind.value,
-                id=finding.id,
-                table=finding.table,
-                detail=detail_of(finding, show_values=show_values),
-            ),
-        )
+        detail = detail_of(finding, show_values=show_values)
+        told = fields(finding=finding.kind.value, id=finding.id, table=finding.table, detail=detail)
+        logger.warning("The audit found a problem.", extra=told)
+    total = sum(result.findings.values())
     if total > _MOST_LINES:
         logger.warning("%d more findings are not logged; run the audit manually to see them.", total - _MOST_LINES)
-    logger.log(logging.WARNING if total else logging.INFO, _summary_line(summary, counts))
+    logger.log(logging.WARNING if total else logging.INFO, _summary_line(result))
 
 
 WRITERS = {"table": write_table, "json": write_json, "log": write_log}
 """What --output may say, and who writes it."""
 
 
-def _summary_line(summary: dict[str, int], counts: dict[str, object]) -> str:
-    total = sum(summary.values())
-    each = ", ".join(f"{number} {kind}" for kind, number in summary.items())
+def _summary_line(result: AuditResult) -> str:
+    total = sum(result.findings.values())
+    each = ", ".join(f"{number} {kind}" for kind, number in result.findings.items())
     return (
         f"{total} finding{'' if total == 1 else 's'}{': ' if each else ''}{each} "
-        f"(resources: {counts['resources']}, rows: {counts['rows']}, tables: {counts['tables']})."
+        f"(resources: {result.resources}, rows: {result.rows}, tables: {result.tables})."
     )
 
 
-def write_rows(findings: Iterable[Finding], widths: tuple[int, int], out: TextIO, *, show_values: bool) -> None:
+def write_manifests(made: Iterable[tuple[str, dict[str, Any] | str]]) -> int:
+    """Write a List that `kubectl apply -f -` takes, and report the rows that fit into none; gives 1 when there is one.
+
+    In JSON, because YAML reads some plain words (no, on, null) as other values than strings.
+    """
+    sys.stdout.write('{"apiVersion": "v1", "kind": "List", "items": [')
+    separator, skipped = "\n", 0
+    for about, manifest in made:
+        if isinstance(manifest, str):
+            sys.stderr.write(f"Left out {about}: {_text(manifest)}.\n")
+            skipped = 1
+        else:
+            sys.stdout.write(separator + json.dumps(manifest))
+            separator = ",\n"
+    sys.stdout.write("\n]}\n")
+    return skipped
+
+
+def write_forecast(findings: list[Finding], output: str, *, show_values: bool) -> None:
+    """Write what would become of manifests, in columns or as one JSON object."""
+    counted = Counter(finding.kind.value for finding in findings)
+    if output == "json":
+        listed = [as_json(finding, show_values=show_values) for finding in findings]
+        sys.stdout.write(json.dumps({"findings": listed, "summary": counted}, indent=1) + "\n")
+        return
+    widths = max(len(finding.id) for finding in findings), max(len(finding.table) for finding in findings)
+    write_rows(findings, widths, show_values=show_values)
+    each = ", ".join(f"{number} {kind}" for kind, number in counted.items())
+    sys.stdout.write(f"\n{len(findings)} manifests: {each}.\n")
+
+
+def write_rows(findings: Iterable[Finding], widths: tuple[int, int], *, show_values: bool) -> None:
     """Write findings in columns three blanks apart, like kubectl's."""
     kind_width = max(len(kind.value) for kind in (*Kind, *Forecast))
     id_width, table_width = max(2, widths[0]), max(5, widths[1])
 
     def line(kind: str, about: str, table: str, detail: str) -> None:
         columns = f"{kind:<{kind_width}}   {_text(about):<{id_width}}   {_text(table):<{table_width}}   {detail}"
-        out.write(columns.rstrip() + "\n")
+        sys.stdout.write(columns.rstrip() + "\n")
 
     line("FINDING", "ID", "TABLE", "DETAIL")
     for finding in findings:

@@ -23,7 +23,7 @@ from typing import Any
 import click
 import requests
 
-from postgres_writer.audit.connection import connect
+from postgres_writer.audit.rows import connect
 from postgres_writer.cli.client import HookClient, as_request, finalizing, ready_condition
 from postgres_writer.cli.commands import Command
 from postgres_writer.cli.embedded import connection_variables

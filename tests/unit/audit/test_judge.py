@@ -51,7 +51,7 @@ def rows(draw: st.DrawFn) -> list[Row]:
 RESOURCES = st.builds(
     Resource,
     st.just(ID),
-    st.none() | st.sampled_from(NAMES),
+    st.sampled_from(["", *NAMES]),
     st.none() | st.just(VALUES),
     st.lists(st.sampled_from(NAMES), max_size=3, unique=True).map(tuple),
     st.sampled_from(["", "RowSynced", "Unmanaged"]),
@@ -74,9 +74,9 @@ def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
     names = {resource.table, *resource.tables}
     assert names <= known.relations.keys(), "every table that it names is known"
     assert not names & set(known.ambiguous)
-    assert not {known.relations[name or ""].oid for name in names} & known.unreadable.keys()
-    named = {known.relations[name or ""].oid for name in names}
-    home = known.relations[resource.table or ""]
+    assert not {known.relations[name].oid for name in names} & known.unreadable.keys()
+    named = {known.relations[name].oid for name in names}
+    home = known.relations[resource.table]
     assert home.stores_rows
     assert any(row.relation.oid == home.oid for row in found)
     for finding in prunable:
