@@ -18,14 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 from flask import Flask, Request, Response, g, request
 from flask.sessions import NullSession, SessionInterface
 from gunicorn.http.errors import ParseException
-from werkzeug.exceptions import (
-    BadRequest,
-    HTTPException,
-    InternalServerError,
-    RequestEntityTooLarge,
-    Unauthorized,
-    UnsupportedMediaType,
-)
+from werkzeug import exceptions
 from werkzeug.routing import MapAdapter
 
 from postgres_writer.config.settings import Config
@@ -73,7 +66,7 @@ def create_app(config: Config, store: Store) -> Flask:
         # readyz does not ask the database: with every pod unready Metacontroller would fall into its long back-off
         app.add_url_rule(f"/{probe}", probe, lambda: Response("ok\n", mimetype="text/plain"))
     app.add_url_rule("/metrics", "metrics", server.metrics)
-    app.register_error_handler(HTTPException, _problem)
+    app.register_error_handler(exceptions.HTTPException, _problem)
     app.register_error_handler(Exception, _unexpected)
     return app
 
@@ -121,12 +114,10 @@ class HookServer:
 
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
-        self._period = config.resync_seconds
+        self._config = config
         self._retries, self._outage = RetrySlots(config.resync_seconds), Outage()
-        self._max_body_bytes = config.max_body_bytes
         self._large, self._scrape = threading.Lock(), threading.Lock()
         self._rested = 0.0
-        self._metrics_token_required = config.metrics_token_required
         policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
         self._policy = Watched("table policy", load_policy, policy) if policy else None
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
@@ -146,7 +137,7 @@ class HookServer:
             outcome = self._store.apply(plan, call)
             kept = self._keeps_status(plan, outcome)
             slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
-            body = build_response(hook_request, outcome, time.time(), self._period, slot)
+            body = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
             headers = [("X-Request-Id", request_id)]
             if kept:
@@ -169,7 +160,7 @@ class HookServer:
 
     def metrics(self) -> Response:
         """Answer a scrape for all workers."""
-        if self._metrics_token_required:
+        if self._config.metrics_token_required:
             self._authorize()
         last_audit = self._audit_result.current() if self._audit_result else None
         with self._scrape:
@@ -182,26 +173,26 @@ class HookServer:
 
     def _decoded_body(self, environ: dict[str, Any]) -> object:
         if environ.get("CONTENT_TYPE") != "application/json" and request.mimetype != "application/json":
-            raise UnsupportedMediaType
+            raise exceptions.UnsupportedMediaType
         # straight from gunicorn: werkzeug would put a stream of its own over it, and cut off silently what is too long
         read = environ["wsgi.input"].read
         length = environ.get("CONTENT_LENGTH", "")
         # a chunked body has no length in its head
         size = int(length) if length.isdecimal() else None
-        if size is not None and size > self._max_body_bytes:
-            raise RequestEntityTooLarge
+        if size is not None and size > self._config.max_body_bytes:
+            raise exceptions.RequestEntityTooLarge
         try:
             begun = read(min(size, _LARGE_BYTES) if size is not None else _LARGE_BYTES)
             if len(begun) < _LARGE_BYTES:
                 return _decoded(begun)
             # one at a time: decoding takes tens of times the memory that is read, and no one is served meanwhile
             with self._large:
-                data = begun + read(self._max_body_bytes + 1 - len(begun))
-                if len(data) > self._max_body_bytes:
-                    raise RequestEntityTooLarge
+                data = begun + read(self._config.max_body_bytes + 1 - len(begun))
+                if len(data) > self._config.max_body_bytes:
+                    raise exceptions.RequestEntityTooLarge
                 return _decoded(data)
         except (OSError, ParseException) as exc:
-            raise BadRequest("The body could not be read.") from exc
+            raise exceptions.BadRequest("The body could not be read.") from exc
 
     def _authorize(self) -> None:
         if self._tokens is None:
@@ -211,14 +202,14 @@ class HookServer:
         # every token is compared, in constant time: neither which one nor how much of it matched can be measured
         matches = [hmac.compare_digest(given, known) for known in self._tokens.current()]
         if scheme.lower() != "bearer" or not any(matches):
-            raise Unauthorized
+            raise exceptions.Unauthorized
 
 
 def _decoded(data: bytes) -> object:
     try:
         return _DECODER.decode(data.decode())
     except (ValueError, RecursionError) as exc:
-        raise BadRequest("The body is not JSON.") from exc
+        raise exceptions.BadRequest("The body is not JSON.") from exc
 
 
 # Python reads NaN and Infinity, and 1e999 as Infinity, which are not JSON: echoed in a status they would break
@@ -302,10 +293,10 @@ def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response
     return HookResponse(_problem_details("Too Many Requests", 429, why), 429, headers, content_type=_PROBLEM_TYPE)
 
 
-def _problem(error: HTTPException) -> Response:
+def _problem(error: exceptions.HTTPException) -> Response:
     """Answer what is not a hook request."""
     status = error.code or 500
-    detail = _DETAILS.get(status) or (error.description if isinstance(error, BadRequest) else None)
+    detail = _DETAILS.get(status) or (error.description if isinstance(error, exceptions.BadRequest) else None)
     response = Response(_problem_details(error.name, status, detail), status, content_type=_PROBLEM_TYPE)
     if (request_id := g.get("request_id")) is not None:
         response.headers["X-Request-Id"] = request_id
@@ -325,6 +316,6 @@ def _problem(error: HTTPException) -> Response:
 
 def _unexpected(error: Exception) -> Response:
     if isinstance(error, InvalidRequest):
-        return _problem(BadRequest(str(error)))
+        return _problem(exceptions.BadRequest(str(error)))
     logger.error("Internal error.", exc_info=error, extra=fields(request_id=g.get("request_id")))
-    return _problem(InternalServerError())
+    return _problem(exceptions.InternalServerError())

@@ -11,17 +11,8 @@ import struct
 from collections.abc import Iterator
 from functools import cache
 
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    multiprocess,
-    values,
-)
+import prometheus_client
+from prometheus_client import Counter, Gauge, Histogram, multiprocess, values
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -35,7 +26,7 @@ if VARIABLE in os.environ:
     # a file for each worker's slot and not for each process; before the first metric is made
     values.ValueClass = values.MultiProcessValue(owner)  # type: ignore[no-untyped-call]
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 # up to the timeout of the webhook: a slower answer reaches no one
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -62,8 +53,7 @@ ROWS = Counter(
     ["operation"],
 )
 DRIFT = Counter(
-    "postgres_writer_drift_repaired_total",
-    "Rows that something else had changed or removed and that were restored.",
+    "postgres_writer_drift_repaired_total", "Rows that something else had changed or removed and that were restored."
 )
 CUT_OFF = Counter(
     "postgres_writer_connections_cut_off_total",
@@ -117,21 +107,18 @@ hook_requests = cache(HOOK_REQUESTS.labels)
 hook_seconds = cache(HOOK_SECONDS.labels)
 rows = cache(ROWS.labels)
 
-_HOOKS = ("sync", "finalize")
-_CONTROLLERS = ("composite", "decorator")
 PAUSED = "Paused"
 """Of a paused resource Ready says nothing new, so its requests are counted under the name of the condition Paused."""
-_REFUSALS = ("HTTP400", "HTTP401", "HTTP413", "HTTP415", "HTTP500")
 
 
 def declare() -> None:
     """Let every series exist from the start, at 0: the first failure is then an increase and not a beginning."""
     BUILD_INFO.labels(__version__, platform.python_version()).set(1)
-    for hook in _HOOKS:
+    for hook in ("sync", "finalize"):
         HOOK_SECONDS.labels(hook)
-        for reason in _REFUSALS:
+        for reason in ("HTTP400", "HTTP401", "HTTP413", "HTTP415", "HTTP500"):
             HOOK_REQUESTS.labels(hook, "none", reason)
-        for controller in _CONTROLLERS:
+        for controller in ("composite", "decorator"):
             for reason in (*(known.value for known in Reason), PAUSED):
                 HOOK_REQUESTS.labels(hook, controller, reason)
     for result in ("lent", "expired", "refused", "interrupted"):
@@ -169,21 +156,21 @@ class _LastAudit(Collector):
 
 def exposition(last_audit: AuditResult | None = None) -> bytes:
     """Give the scrape of all workers in the text format, with the last audit's result where there is to be one."""
-    audit = CollectorRegistry()
+    audit = prometheus_client.CollectorRegistry()
     if last_audit is not None:
         audit.register(_LastAudit(last_audit))
     try:
-        own = generate_latest(_all_workers())
+        own = prometheus_client.generate_latest(_all_workers())
     except struct.error:
         # a worker was just making its file, which for a moment has no header
-        own = generate_latest(_all_workers())
-    return own + generate_latest(audit)
+        own = prometheus_client.generate_latest(_all_workers())
+    return own + prometheus_client.generate_latest(audit)
 
 
-def _all_workers() -> CollectorRegistry:
+def _all_workers() -> prometheus_client.CollectorRegistry:
     folder = os.environ.get(VARIABLE)
     if folder is None:
-        return REGISTRY
-    registry = CollectorRegistry()
+        return prometheus_client.REGISTRY
+    registry = prometheus_client.CollectorRegistry()
     multiprocess.MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return registry
