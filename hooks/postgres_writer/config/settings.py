@@ -271,10 +271,7 @@ class Config:
         parsers.path,
     )
     metrics_token_required: bool = setting(
-        "HOOK_METRICS_TOKEN_REQUIRED",
-        "Whether /metrics requires a bearer token too.",
-        parsers.boolean,
-        default=False,
+        "HOOK_METRICS_TOKEN_REQUIRED", "Whether /metrics requires a bearer token too.", parsers.boolean, default=False
     )
     log_level: str = setting(
         "LOG_LEVEL", f"Minimum level: {', '.join(LOG_LEVELS)}.", parsers.one_of(*LOG_LEVELS), "INFO"
