@@ -123,7 +123,11 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
     if request.spec is None:
         return _plan_refused(request, permitted, InvalidSpec(request.problem))
     if permitted is None:
-        return _plan_refused(request, None, _not_allowed(request))
+        sentence = (
+            f"The table policy does not allow namespace {request.namespace} to write to table {table}; "
+            "choose an allowed table or ask your PostgresWriter administrator."
+        )
+        return _plan_refused(request, None, TableNotAllowed(sentence))
     listed = request.status.tables
     others = tuple(other for other in listed if other != permitted)
     # observed but not listed: it was refused, and the CRD's rule no longer freezes it. A write whose answer gets lost
@@ -191,10 +195,3 @@ def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:
 
 def _united(listed: tuple[str, ...], table: str | None) -> tuple[str, ...]:
     return listed if table is None or table in listed else (*listed, table)
-
-
-def _not_allowed(request: HookRequest) -> TableNotAllowed:
-    return TableNotAllowed(
-        f"The table policy does not allow namespace {request.namespace} to write to table {request.table}; "
-        "choose an allowed table or ask your PostgresWriter administrator."
-    )

@@ -15,7 +15,7 @@ from postgres_writer.errors import AccessDenied, DeleteFailed, ResourceError, Ro
 
 MISSING_CODES = {"42P01", "3F000"}
 """undefined_table, invalid_schema_name: of the table itself, or of one that a trigger names."""
-_CANNOT_HOLD_CODES = {"42703", "42883", "22P02", "42809"}
+CANNOT_HOLD_CODES = {"42703", "42883", "22P02", "42809"}
 """Asked for an id, the table has no such column, one of another type, or is not a table: it cannot hold the row."""
 # insufficient_privilege: a missing grant and a row that a policy refuses share it
 _DENIED_CODE = "42501"
@@ -113,11 +113,6 @@ _CLASS_HINTS = {
 _DEFERRABLE = "its primary key or unique constraint on id is DEFERRABLE; recreate it as NOT DEFERRABLE"
 _HIDDEN = "row-level security, or the condition of a view, may hide it from the PostgresWriter role"
 _RETAIN = "set spec.deletionPolicy to Retain to delete the resource and keep the row."
-
-
-def cannot_hold(refused: Refused) -> bool:
-    """Say whether a question for the row's id, refused like this, proves that the row is not there."""
-    return refused.code in _CANNOT_HOLD_CODES
 
 
 def lacks_key(access: Access, refused: Refused) -> bool:

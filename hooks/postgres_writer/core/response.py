@@ -124,7 +124,12 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
 
 
 def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any]:
-    tables, observed_table = _recorded(request, outcome.tables)
+    tables, observed_table = outcome.tables, request.table
+    if len(tables) > MAX_TABLES and observed_table not in request.status.tables:
+        # A table that finds no place in the list is not observed: the rule of the CustomResourceDefinition then holds
+        # back further edits until the list has shrunk.
+        tables = tuple(table for table in tables if table != observed_table)
+        observed_table = request.status.observed_table
     # the composite controller sets observedGeneration itself, the decorator controller does not
     status: dict[str, Any] = {"observedGeneration": request.generation, "id": request.id}
     if observed_table is not None:
@@ -132,16 +137,6 @@ def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any
     status["tables"] = list(tables)
     status["conditions"] = _conditions(request, outcome, now)
     return status
-
-
-def _recorded(request: HookRequest, tables: tuple[str, ...]) -> tuple[tuple[str, ...], str | None]:
-    """Give status.tables and status.observedTable; a table that finds no place in the list is not observed.
-
-    The rule of the CustomResourceDefinition then holds back further edits until the list has shrunk.
-    """
-    if len(tables) > MAX_TABLES and request.table not in request.status.tables:
-        return tuple(table for table in tables if table != request.table), request.status.observed_table
-    return tables, request.table
 
 
 def _conditions(request: HookRequest, outcome: Outcome, now: float) -> list[dict[str, Any]]:
@@ -180,13 +175,7 @@ def _kept(kind: str, prior: Condition) -> dict[str, Any]:
 
 
 def _condition(  # noqa: PLR0913, PLR0917 - a condition has these fields
-    kind: str,
-    status: str,
-    reason: str,
-    message: str,
-    generation: int | None,
-    prior: Condition | None,
-    now: float,
+    kind: str, status: str, reason: str, message: str, generation: int | None, prior: Condition | None, now: float
 ) -> dict[str, Any]:
     """Build a condition; its lastTransitionTime moves only when its status flips.
 

@@ -287,7 +287,7 @@ class Store:
             seen, unseen = self._ask(call, statements.present(table), {"id": row})
         except Refused as exc:
             gone = exc.code in refusals.MISSING_CODES and not self._survey(table, call).found
-            return Presence.IMPOSSIBLE if gone or refusals.cannot_hold(exc) else Presence.UNKNOWN
+            return Presence.IMPOSSIBLE if gone or exc.code in refusals.CANNOT_HOLD_CODES else Presence.UNKNOWN
         return Presence.PRESENT if seen else Presence.UNSEEN if unseen else Presence.ABSENT
 
     def _ask_index(self, row: str, spec: Spec | None, table: str, call: Call) -> Presence:
