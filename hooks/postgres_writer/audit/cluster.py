@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -69,12 +69,15 @@ class Cluster(Source):
         """Return the resource whose row has that id as it is now, None when there is none."""
         return self._send_to(row, "GET")
 
-    def request_sync(self, rows: list[str]) -> None:
-        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
-        patch = json.dumps({"metadata": {"annotations": {RESYNC_ANNOTATION: now()}}})
+    def request_sync(self, rows: Iterable[str]) -> int:
+        """Ask Metacontroller for a sync of the resources, one by one."""
+        number = 0
         for row in rows:
+            patch = json.dumps({"metadata": {"annotations": {RESYNC_ANNOTATION: now()}}})
             # one that was deleted meanwhile needs no sync
             self._send_to(row, "PATCH", data=patch, headers={"Content-Type": "application/merge-patch+json"})
+            number += 1
+        return number
 
     def describe(self) -> str:
         """Return which cluster it is, for people."""

@@ -15,7 +15,7 @@ from psycopg2 import extensions
 from postgres_writer.audit.deletion import delete
 from postgres_writer.audit.manifests import manifests
 from postgres_writer.audit.model import Finding, Resource, Row, is_well, judge, parse_resource
-from postgres_writer.audit.resources import NAMES_PER_CALL, PAGE, Manifest, Source, ahead, from_file
+from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows, id_of
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
@@ -88,15 +88,6 @@ class Audit:
         """Return the numbers of what was found, without the times."""
         tables = len(self._reader.relations)
         return AuditResult(resources=self.resources, rows=self.rows, tables=tables, findings=self.spool.summary())
-
-    def repair(self) -> int:
-        """Ask Metacontroller for a sync of everything that a sync fixes; gives how many resources that are."""
-        wanted = self.spool.repairable()
-        number = 0
-        while batch := list(itertools.islice(wanted, NAMES_PER_CALL)):
-            self.source.request_sync(batch)
-            number += len(batch)
-        return number
 
     def prunable(self, ids: Iterable[str]) -> list[Finding]:
         """Return the findings to prune: those of the ids given, or all (of the namespace).

@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -25,16 +25,13 @@ from postgres_writer.errors import AuditError, ListExpired
 RESOURCE = "postgreswriters.demo.yash.com"
 RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
 PAGE = 1000
-NAMES_PER_CALL = 200
-"""Names have up to 253 characters: so many fit on a command line of Linux and macOS."""
 Manifest = dict[str, Any]
 T = TypeVar("T")
 
 API_PATH = "/apis/demo.yash.com/v1"
 PLURAL = "postgreswriters"
-_CHUNK_BYTES = 1 << 16
-_PATIENCE = "--request-timeout=30s"
-"""A single resource is read while its row is locked."""
+# names have up to 253 characters: so many fit on a command line of Linux and macOS
+_NAMES_PER_CALL = 200
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -66,7 +63,7 @@ def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
     item_parser = ijson.items_coro(items, "items.item", use_float=True)
     kind_parser = ijson.items_coro(kinds, "kind")
     try:
-        while chunk := file.read(_CHUNK_BYTES):
+        while chunk := file.read(1 << 16):
             item_parser.send(chunk)
             kind_parser.send(chunk)
             yield items[:], 0
@@ -138,10 +135,10 @@ class Source(Protocol):
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
 
-    def request_sync(self, rows: list[str]) -> None:
+    def request_sync(self, rows: Iterable[str]) -> int:
         """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook.
 
-        At most NAMES_PER_CALL, in the order of their ids.
+        ``rows`` are in the order of the ids; gives how many they are.
         """
 
     def describe(self) -> str:
@@ -162,17 +159,20 @@ class Kubectl(Source):
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
         namespace, _, name = row.partition("/")
-        printed = self._run(
-            "get", RESOURCE, name, "--namespace", namespace, "--ignore-not-found", _PATIENCE, "-o", "json"
-        )
+        # not forever: the row is locked meanwhile
+        limits = ("--ignore-not-found", "--request-timeout=30s")
+        printed = self._run("get", RESOURCE, name, "--namespace", namespace, *limits, "-o", "json")
         return json.loads(printed) if printed.strip() else None
 
-    def request_sync(self, rows: list[str]) -> None:
-        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook."""
+    def request_sync(self, rows: Iterable[str]) -> int:
+        """Ask Metacontroller for a sync of the resources, many of a namespace at once."""
+        number = 0
         for namespace, group in itertools.groupby(rows, key=lambda row: row.partition("/")[0]):
-            names = [row.partition("/")[2] for row in group]
-            annotation = f"{RESYNC_ANNOTATION}={now()}"
-            self._run("annotate", RESOURCE, *names, "--namespace", namespace, "--overwrite", annotation)
+            while some := [row.partition("/")[2] for row in itertools.islice(group, _NAMES_PER_CALL)]:
+                annotation = f"{RESYNC_ANNOTATION}={now()}"
+                self._run("annotate", RESOURCE, *some, "--namespace", namespace, "--overwrite", annotation)
+                number += len(some)
+        return number
 
     def describe(self) -> str:
         """Return the context that is in use, for people."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from postgres_writer.audit.model import Finding, Resource
@@ -26,7 +25,7 @@ CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, name TEXT, age INTEGER, co
     reason TEXT, paused, deleting) WITHOUT ROWID;
 CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, place TEXT, differences TEXT, vals TEXT, detail TEXT,
     repairable, prunable, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
-CREATE TABLE unconfirmed (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE unconfirmed (id TEXT, kind INTEGER, tbl TEXT, PRIMARY KEY (id, kind, tbl)) WITHOUT ROWID;
 """
 _KINDS = list(Kind)
 _NO_VALUES = (None, None, None)
@@ -46,8 +45,7 @@ class Spool:
 
     def clear_resources(self) -> None:
         """Forget the resources. Raises AuditError when the disk is full."""
-        with _writing():
-            self._db.execute("DELETE FROM resource")
+        self._write("DELETE FROM resource")
 
     def add_resources(self, resources: Iterable[Resource]) -> None:
         """Note resources. Raises AuditError when the disk is full."""
@@ -64,8 +62,7 @@ class Spool:
             )
             for r in resources
         )
-        with _writing():
-            self._db.executemany("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def resources(self) -> Iterator[Resource]:
         """Yield the resources in the byte order of their ids."""
@@ -105,24 +102,20 @@ class Spool:
             )
             for f in findings
         )
-        with _writing():
-            self._db.executemany("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def mark_unconfirmed(self) -> int:
         """Set the findings about single ids aside, to be looked at again; gives how many ids these are.
 
         Raises AuditError when the disk is full.
         """
-        with _writing():
-            self._db.execute("INSERT OR IGNORE INTO unconfirmed SELECT id FROM finding WHERE id <> ''")
-            self._db.execute("CREATE TEMP TABLE first AS SELECT DISTINCT kind, id, tbl FROM finding WHERE id <> ''")
-            self._db.execute("DELETE FROM finding WHERE id <> ''")
-        return int(next(self._column("SELECT count(*) FROM unconfirmed")))
+        self._write("INSERT INTO unconfirmed SELECT DISTINCT id, kind, tbl FROM finding WHERE id <> ''")
+        self._write("DELETE FROM finding WHERE id <> ''")
+        return int(next(self._column("SELECT count(DISTINCT id) FROM unconfirmed")))
 
     def keep_confirmed(self) -> None:
         """Drop the findings that the first look did not have. Raises AuditError when the disk is full."""
-        with _writing():
-            self._db.execute("DELETE FROM finding WHERE id <> '' AND (kind, id, tbl) NOT IN (SELECT * FROM first)")
+        self._write("DELETE FROM finding WHERE id <> '' AND (id, kind, tbl) NOT IN unconfirmed")
 
     def is_unconfirmed(self, row: str) -> bool:
         """Say whether a finding about that id is to be looked at again."""
@@ -130,7 +123,7 @@ class Spool:
 
     def unconfirmed(self) -> Iterator[str]:
         """Yield the ids to be looked at again, in their byte order."""
-        return self._column("SELECT id FROM unconfirmed ORDER BY id")
+        return self._column("SELECT DISTINCT id FROM unconfirmed ORDER BY id")
 
     def unconfirmed_namespaces(self) -> list[str]:
         """Return the namespaces of these ids."""
@@ -171,11 +164,9 @@ class Spool:
     def _column(self, query: str, *parameters: str) -> Iterator[Any]:
         return (value for (value,) in self._db.execute(query, parameters))
 
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    """Say in a sentence that the disk is full."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error
+    def _write(self, statement: str, rows: Iterable[tuple[Any, ...]] = ((),)) -> None:
+        """Run a statement for each of the rows, and say in a sentence that the disk is full."""
+        try:
+            self._db.executemany(statement, rows)
+        except sqlite3.OperationalError as error:
+            raise AuditError("The temporary file cannot be written: set TMPDIR to a folder with more space.") from error

@@ -163,7 +163,7 @@ def audit(**given: Any) -> int:
         result = looked.result()
         audit_report.WRITERS[arguments.output](spool, result, show_values=arguments.show_values)
         if arguments.repair:
-            number = looked.repair()
+            number = source.request_sync(spool.repairable())
             sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; check again soon.\n")
         if isinstance(source, Cluster) and arguments.result_config_map:
             timed = replace(result, finished=time.time(), seconds=time.monotonic() - began)
@@ -179,7 +179,7 @@ def _dry_run(arguments: SimpleNamespace) -> int:
     with _opened(arguments.filename) as file:
         text = file.read().decode(errors="replace")
     # printed by a cluster or not: no hook is called here, so a uid does no harm
-    found = list(requests_of(text, force=True, namespace=arguments.namespace or "default"))
+    found = requests_of(text, force=True, namespace=arguments.namespace or "default")
     requests = [load_request(request) for request in found]
     policy = load_policy(Path(arguments.policy)) if arguments.policy else ALLOW_ALL
     with closing(connect(DatabaseConfig.from_env(os.environ))) as connection:
