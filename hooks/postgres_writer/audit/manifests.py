@@ -44,19 +44,18 @@ def _manifest(row: Finding, table: str) -> dict[str, Any] | str:
     if not _NAME.fullmatch(name):
         return "Kubernetes does not allow this name"
     values = dict(zip(COLUMNS, row.values, strict=True))
+    age = values["age"]
+    # a numeric column was kept as text
+    if isinstance(age, str) and age.isascii() and age.isdecimal():
+        values["age"] = int(age)
     manifest = {
         "apiVersion": f"{GROUP}/v1",
         "kind": KIND,
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"table": table, **values, "age": _whole(values["age"])},
+        "spec": {"table": table, **values},
     }
     # the row of another program may hold what no spec can say: no age, an empty name
     return load_request({"parent": manifest}).problem.rstrip(".") or manifest
-
-
-def _whole(age: Any) -> Any:
-    """Return the age as an integer where it is one: a numeric column was kept as text."""
-    return int(age) if isinstance(age, str) and age.isascii() and age.isdecimal() else age
 
 
 def forecast(

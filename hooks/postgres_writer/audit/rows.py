@@ -50,13 +50,10 @@ _SHAPED = _RELATION + (  # noqa: S608 # nothing in it comes from outside
     "  AND a.attnum = i.indkey[0] JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE i.indrelid = c.oid"
     "  AND i.indisunique AND i.indnkeyatts = 1 AND a.attname = 'id' AND t.typcategory = 'S')"
 )
-_VALUES = "name::text, age, country::text"
 # the rows of other programs are left out by the server: a table may hold millions of them
 _SHAPE = "WHERE id::text COLLATE \"C\" ~ '^[a-z0-9.-]+/[a-z0-9.-]+$'"
 _WITHIN = 'AND id::text COLLATE "C" >= %(begin)s AND id::text COLLATE "C" < %(end)s'
 _ORDER = 'ORDER BY id::text COLLATE "C"'
-_STORED = "tableoid::bigint, ctid::text"
-
 _REASONS = {
     "42501": "the role may not read it",
     "42703": "it lacks one of the columns id, name, age and country",
@@ -66,8 +63,6 @@ _REASONS = {
     "57014": "reading it took too long",
 }
 _FOREIGN = ("08", "HV")
-
-Count = Callable[[int], object]
 id_of = attrgetter("id")
 
 
@@ -117,7 +112,7 @@ class Rows:
         self.relations.update((relation.oid, relation) for relation in relations)
 
     @contextlib.contextmanager
-    def snapshot(self, namespace: str | None, count: Count) -> Iterator[Iterator[Row]]:
+    def snapshot(self, namespace: str | None, count: Callable[[int], object]) -> Iterator[Iterator[Row]]:
         """Give all rows that can be a resource's in the byte order of their ids.
 
         A relation that cannot be read (further) is added to ``tables.unreadable`` with the reason, before any later row
@@ -143,7 +138,7 @@ class Rows:
     def _readable(self) -> list[Relation]:
         return [relation for oid, relation in self.relations.items() if oid not in self.tables.unreadable]
 
-    def _stream(self, relation: Relation, count: Count) -> Iterator[Row]:
+    def _stream(self, relation: Relation, count: Callable[[int], object]) -> Iterator[Row]:
         with self._connection.cursor() as cursor:
             while True:
                 batch: list[tuple[Any, ...]] = []
@@ -218,7 +213,8 @@ def rows_with(cursor: extensions.cursor, relation: Relation, ids: list[str]) -> 
 
 def selection(relation: Relation) -> str:
     """Return the select list and FROM for the rows of a relation."""
-    return f"SELECT id::text, {_VALUES}, {_STORED if relation.stores_rows else 'NULL, NULL'} FROM"
+    place = "tableoid::bigint, ctid::text" if relation.stores_rows else "NULL, NULL"
+    return f"SELECT id::text, name::text, age, country::text, {place} FROM"
 
 
 def on(begin: str, relation: Relation, end: str) -> Composable:

@@ -22,7 +22,6 @@ from postgres_writer.errors import PostgresWriterError
 from postgres_writer.server.files import load_tokens
 
 KIND = "PostgresWriter"
-DEFAULT_URL = "http://127.0.0.1:8080"
 CONTROLLER = "postgres-writer"
 """The name of the controller in metacontroller/*.yaml; Metacontroller makes its finalizer of it."""
 
@@ -222,7 +221,7 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
         epilog=EXAMPLES.format(command=hook, goal=goal),
     )
     @click.argument("file", type=click.File(encoding="utf-8"))
-    @click.option("--url", default=DEFAULT_URL, help="URL of the server.")
+    @click.option("--url", default="http://127.0.0.1:8080", help="URL of the server.")
     @click.option(
         "--token-file",
         type=click.Path(path_type=Path),

@@ -12,9 +12,6 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, ZshComplete
 
 PROGRAM = "postgres-writer"
-SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
-"""Of the program; click hands them on to its commands."""
-
 EPILOG = """\
 `postgres-writer COMMAND --help` lists a command's arguments, with examples.
 
@@ -23,7 +20,6 @@ example:
 
 exit codes: 0 done, 1 not done, 2 wrong arguments or configuration, 130 interrupted; each command's help says more
 """
-
 
 COMMANDS = {
     "serve": ("serve Metacontroller's hooks", "serve"),

@@ -234,7 +234,9 @@ def served(folder: Path) -> Iterator[World]:
 
     Raises PostgresWriterError when it does not come up.
     """
-    port = _free_port()
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        # another process may take the port meanwhile: the server then says so, and the demo shows it
+        port: int = probe.getsockname()[1]
     # what the shell sets for another server or database must not reach the demo's
     foreign = ("PSQL_", "HOOK_", "PG", "LOG_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -285,11 +287,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        # another process may take the port meanwhile: the server then says so, and the demo shows it
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

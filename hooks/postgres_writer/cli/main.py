@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from postgres_writer import __version__
-from postgres_writer.cli.commands import EPILOG, PROGRAM, SETTINGS, Commands
+from postgres_writer.cli.commands import EPILOG, PROGRAM, Commands
 from postgres_writer.errors import PostgresWriterError
 
 NOT_DONE = 1
@@ -18,7 +18,8 @@ INTERRUPTED = 130
 
 program = Commands(
     PROGRAM,
-    context_settings=SETTINGS,
+    # click hands them on to the commands
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     help="Keep exactly one PostgreSQL row per PostgresWriter resource.",
     epilog=EPILOG,
 )
