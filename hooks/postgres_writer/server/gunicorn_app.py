@@ -2,12 +2,10 @@
 
 import gc
 import logging
-import os
 import resource
 import socket
 from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
+from itertools import count
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -17,7 +15,7 @@ from postgres_writer.config.settings import Config
 from postgres_writer.deadlines import GRACEFUL_SECONDS, KEEPALIVE_SECONDS
 from postgres_writer.server.files import Watched, server_context
 from postgres_writer.server.worker import RenewedContext, hold_signals
-from postgres_writer.telemetry.folder import VARIABLE, WorkerSlots, enter_slot, shared_memory_folder
+from postgres_writer.telemetry.folder import enter_slot, leave_slot, shared_memory_folder
 
 WsgiApplication = Callable[..., Any]
 
@@ -127,9 +125,15 @@ def worker_connections() -> int:
     return min(CONNECTIONS, max(files - SPARE_FILES, files // 2))
 
 
-def before_fork(_arbiter: Any, worker: Any) -> None:
-    """Prepare for the fork of a worker."""
-    worker.slot = _slots().take(worker.age)
+def before_fork(arbiter: Any, worker: Any) -> None:
+    """Prepare for the fork of a worker, and choose the slot to whose files of metrics it writes.
+
+    A worker that replaces another continues in its files. This keeps the totals of one that has ended, and workers that
+    end again and again do not fill the memory with files. No two living workers share a slot, whatever their order: it
+    is free once its worker has been reaped.
+    """
+    taken = {other.slot for other in arbiter.WORKERS.values()}
+    worker.slot = next(slot for slot in count() if slot not in taken)
     hold_signals()
 
 
@@ -143,9 +147,4 @@ def after_fork(_arbiter: Any, worker: Any) -> None:
 
 def after_exit(_arbiter: Any, worker: Any) -> None:
     """Free what a worker that has ended had."""
-    _slots().release(worker.age)
-
-
-@lru_cache(maxsize=1)
-def _slots() -> WorkerSlots:
-    return WorkerSlots(Path(os.environ[VARIABLE]))
+    leave_slot(worker.slot)

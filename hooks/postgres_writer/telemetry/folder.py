@@ -60,35 +60,17 @@ def remove_abandoned(place: Path) -> None:
             shutil.rmtree(lock.parent, ignore_errors=True)
 
 
-class WorkerSlots:
-    """Which worker writes to which files: one that replaces another continues in its files.
-
-    This keeps the totals of a worker that has ended, and workers that end again and again do not fill the memory with
-    files. No two living workers share a slot, whatever their order: a slot is free once its worker has been reaped.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._taken: dict[int, int] = {}
-
-    def take(self, age: int) -> int:
-        """Give the lowest free slot to a worker, which ``age`` names: its number among all that were ever started."""
-        taken = set(self._taken.values())
-        slot = next(number for number in range(len(taken) + 1) if number not in taken)
-        self._taken[age] = slot
-        return slot
-
-    def release(self, age: int) -> None:
-        """Free the slot of a worker that has ended, without its live gauges: its successor's would add to them."""
-        from prometheus_client import multiprocess  # noqa: PLC0415 # see the module's docstring
-
-        multiprocess.mark_process_dead(self._taken.pop(age), str(self._folder))  # type: ignore[no-untyped-call]
-
-
 def enter_slot(slot: int) -> None:
     """Let this process, a worker, write its metrics to the files of a slot from now on."""
     global _owner  # noqa: PLW0603 # a process has one; prometheus_client asks for it at every change
     _owner = str(slot)
+
+
+def leave_slot(slot: int) -> None:
+    """Remove the live gauges from the files of a slot whose worker has ended: its successor's would add to them."""
+    from prometheus_client import multiprocess  # noqa: PLC0415 # see the module's docstring
+
+    multiprocess.mark_process_dead(slot, os.environ[VARIABLE])  # type: ignore[no-untyped-call]
 
 
 def owner() -> str:
