@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from postgres_writer.config import parsers
-from postgres_writer.config.declaration import read, setting, settings_of
+from postgres_writer.config import variables
+from postgres_writer.config.variables import read, setting, settings_of
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
@@ -55,11 +55,11 @@ class DatabaseConfig:
         "PSQL_HOST",
         "Host of PostgreSQL, or the directory of its Unix socket; comma-separated for failover. "
         "Required unless --embedded is given.",
-        parsers.host_names,
+        variables.host_names,
         required="name the host of PostgreSQL, or start with --embedded",
     )
     ports: tuple[int, ...] = setting(
-        "PSQL_PORT", "Port of PostgreSQL: one port for all hosts, or one per host.", parsers.ports, (5432,), "5432"
+        "PSQL_PORT", "Port of PostgreSQL: one port for all hosts, or one per host.", variables.ports, (5432,), "5432"
     )
     dbname: str = setting("PSQL_DBNAME", "Database that holds the tables.", default="postgres")
     user: str = setting("PSQL_USER", "Role to log in as.", default="postgres")
@@ -68,54 +68,54 @@ class DatabaseConfig:
         "PSQL_PASSWORD_FILE",
         "File with the password, read again for every connection, so that a rotated password needs no restart. "
         "During a rotation, put the old and the new one on separate lines: both are tried.",
-        parsers.path,
+        variables.path,
     )
     sslmode: str | None = setting(
         "PSQL_SSLMODE",
         f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.",
-        parsers.one_of(*SSL_MODES),
+        variables.one_of(*SSL_MODES),
         shown_default="prefer",
     )
     sslrootcert: str | None = setting(
         "PSQL_SSLROOTCERT",
         "File with the CA certificates that verify PostgreSQL's certificate, or \"system\" for the system's own.",
-        parsers.root_certificate,
+        variables.root_certificate,
     )
     sslcert: str | None = setting(
-        "PSQL_SSLCERT", "File with the client certificate for PostgreSQL.", parsers.libpq_file
+        "PSQL_SSLCERT", "File with the client certificate for PostgreSQL.", variables.libpq_file
     )
-    sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", parsers.libpq_file)
+    sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", variables.libpq_file)
     channel_binding: str | None = setting(
         "PSQL_CHANNEL_BINDING",
         f"SCRAM channel binding: {', '.join(CHANNEL_BINDINGS)}.",
-        parsers.one_of(*CHANNEL_BINDINGS),
+        variables.one_of(*CHANNEL_BINDINGS),
         shown_default="prefer",
     )
     target_session_attrs: str | None = setting(
         "PSQL_TARGET_SESSION_ATTRS",
         f"Which of several hosts are acceptable: {', '.join(SESSION_ATTRIBUTES)}.",
-        parsers.one_of(*SESSION_ATTRIBUTES),
+        variables.one_of(*SESSION_ATTRIBUTES),
         shown_default="any",
     )
     # From a tenth of a second on: libpq's and PostgreSQL's own timers count in milliseconds, where 0 means no limit.
     connect_timeout: float = setting(
         "PSQL_CONNECT_TIMEOUT",
         "Seconds to wait for a connection, for all hosts and the lookup of their names together.",
-        parsers.seconds(0.1, DATABASE_SECONDS),
+        variables.seconds(0.1, DATABASE_SECONDS),
         3.0,
     )
     statement_timeout: float = setting(
         "PSQL_STATEMENT_TIMEOUT",
         "Seconds that a statement may take, including lock waits. Together with PSQL_CONNECT_TIMEOUT at most "
         f"{DATABASE_SECONDS:g}, because Metacontroller gives up after 10 s.",
-        parsers.seconds(0.1, DATABASE_SECONDS),
+        variables.seconds(0.1, DATABASE_SECONDS),
         4.0,
     )
     idle_timeout: float = setting(
         "PSQL_IDLE_TIMEOUT",
         "Seconds after which a connection that is not used is closed. Keep it below the time after which a load "
         "balancer, firewall or NAT in between drops idle connections.",
-        parsers.seconds(0.1, 3600),
+        variables.seconds(0.1, 3600),
         # such devices drop after 350 s (AWS), 240 s (Azure), and the hastier ones after 60 s
         30.0,
     )
@@ -124,16 +124,16 @@ class DatabaseConfig:
     keepalives_idle: int = setting(
         "PSQL_KEEPALIVES_IDLE",
         "Seconds without traffic after which TCP keepalives are sent.",
-        parsers.integer(1, 3600),
+        variables.integer(1, 3600),
         60,
     )
     keepalives_interval: int = setting(
-        "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", parsers.integer(1, 3600), 10
+        "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", variables.integer(1, 3600), 10
     )
     keepalives_count: int = setting(
         "PSQL_KEEPALIVES_COUNT",
         "Unanswered TCP keepalives after which a connection counts as dead.",
-        parsers.integer(1, 100),
+        variables.integer(1, 100),
         3,
     )
     # Below the default statement timeout: the statement is then repeated on a new connection in the same request.
@@ -141,13 +141,13 @@ class DatabaseConfig:
         "PSQL_TCP_USER_TIMEOUT",
         "Seconds without a TCP acknowledgement after which a connection counts as dead and the statement is repeated "
         "on a new one. A slow PostgreSQL still acknowledges; only an unreachable one does not.",
-        parsers.seconds(0.1, 60),
+        variables.seconds(0.1, 60),
         2.0,
     )
     prepared_statements: bool = setting(
         "PSQL_PREPARED_STATEMENTS",
         "Prepare statements once per connection. Set to false behind a PgBouncer with transaction pooling.",
-        parsers.boolean,
+        variables.boolean,
         default=True,
     )
 
@@ -218,65 +218,67 @@ class Config:
         "container image sets it. 0.0.0.0 means all IPv4 addresses.",
         default="127.0.0.1",
     )
-    port: int = setting("HOOK_PORT", "Port to listen on.", parsers.port, 8080)
+    port: int = setting("HOOK_PORT", "Port to listen on.", variables.port, 8080)
     # One answers more calls than an API server lets through, with the least CPU and the shortest tail
     # (docs/performance.md); while it is replaced, the other replica serves.
     workers: int = setting(
         "HOOK_WORKERS",
         "Worker processes. Add replicas before workers: each has its own memory and connections to PostgreSQL.",
-        parsers.integer(1, 128),
+        variables.integer(1, 128),
         1,
     )
     connections: int = setting(
         "HOOK_CONNECTIONS",
         "Maximum number of connections to PostgreSQL per worker. If none is free, a request waits for one.",
-        parsers.integer(3, 256),
+        variables.integer(3, 256),
         DEFAULT_CONNECTIONS,
     )
     tokens_file: Path | None = setting(
         "HOOK_TOKENS_FILE",
         "File with the bearer tokens that /sync and /finalize accept, one per line, all valid at once; read again "
         "when it changes. Without it anyone who reaches the port may call the hooks.",
-        parsers.path,
+        variables.path,
     )
     tls_cert_file: Path | None = setting(
         "HOOK_TLS_CERT_FILE",
         "Certificate chain of the server (PEM); with it the server speaks only TLS 1.2 or later. Read again when "
         "it changes.",
-        parsers.path,
+        variables.path,
     )
-    tls_key_file: Path | None = setting("HOOK_TLS_KEY_FILE", "Key of HOOK_TLS_CERT_FILE.", parsers.path)
+    tls_key_file: Path | None = setting("HOOK_TLS_KEY_FILE", "Key of HOOK_TLS_CERT_FILE.", variables.path)
     max_body_bytes: int = setting(
         "HOOK_MAX_BODY_BYTES",
         "Largest request body in bytes. The default is enough to finalize the largest object that etcd can store.",
-        parsers.integer(1024, 1024**3),
+        variables.integer(1024, 1024**3),
         16 * 1024 * 1024,
     )
     resync_seconds: float = setting(
         "HOOK_RESYNC_SECONDS",
         "Average seconds between resyncs of a resource, which repair drift.",
-        parsers.seconds(0.1, _WEEK),
+        variables.seconds(0.1, _WEEK),
         300.0,
     )
     table_policy_file: Path | None = setting(
         "HOOK_TABLE_POLICY_FILE",
         "YAML file that lists which namespaces may write to which tables; without it, all may. Read again when it "
         "changes.",
-        parsers.path,
+        variables.path,
     )
     audit_result_file: Path | None = setting(
         "HOOK_AUDIT_RESULT_FILE",
         "File with the latest result of the audit, mounted by the component audit; /metrics shows it. Read again when "
         "it changes.",
-        parsers.path,
+        variables.path,
     )
     metrics_token_required: bool = setting(
-        "HOOK_METRICS_TOKEN_REQUIRED", "Whether /metrics requires a bearer token too.", parsers.boolean, default=False
+        "HOOK_METRICS_TOKEN_REQUIRED", "Whether /metrics requires a bearer token too.", variables.boolean, default=False
     )
     log_level: str = setting(
-        "LOG_LEVEL", f"Minimum level: {', '.join(LOG_LEVELS)}.", parsers.one_of(*LOG_LEVELS), "INFO"
+        "LOG_LEVEL", f"Minimum level: {', '.join(LOG_LEVELS)}.", variables.one_of(*LOG_LEVELS), "INFO"
     )
-    log_format: str = setting("LOG_FORMAT", "Format of a log line: json or text.", parsers.one_of(*LOG_FORMATS), "json")
+    log_format: str = setting(
+        "LOG_FORMAT", "Format of a log line: json or text.", variables.one_of(*LOG_FORMATS), "json"
+    )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:

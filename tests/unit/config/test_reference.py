@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from postgres_writer.config.declaration import Setting
 from postgres_writer.config.settings import SETTINGS, markdown
+from postgres_writer.config.variables import Setting
 
 DOCS = Path(__file__).parents[3] / "docs"
 
