@@ -17,8 +17,7 @@ from psycopg2 import extras
 from psycopg2.sql import SQL
 
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.database.circuit import Circuit
-from postgres_writer.database.dial import TimedOut
+from postgres_writer.database.dial import Circuit, TimedOut
 from postgres_writer.database.session import Parameters, Result, SearchPath, Session
 from postgres_writer.database.statements import Statement
 from postgres_writer.database.store import Store

@@ -8,16 +8,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 
 from postgres_writer.core.refusals import Refused
-from postgres_writer.database.circuit import TableCircuits
 from postgres_writer.database.session import BUSY, EXPIRED, Session, is_table_timeout
 from postgres_writer.database.statements import Statement
-from postgres_writer.deadlines import ALONE_SECONDS, PATIENCE_SECONDS
+from postgres_writer.database.tables import Shares, TableCircuits, Tables
+from postgres_writer.deadlines import PATIENCE_SECONDS
 from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -26,70 +26,6 @@ logger = logging.getLogger(__name__)
 
 _SOUND = (ResourceError, Refused)
 """After these a session has ended its statement; any other exception may have come in the middle of one."""
-
-
-Tables = frozenset[str]
-
-
-class Shares:
-    """The connections that are lent, by the tables that their messages name. Pure: no lock, the time is an argument.
-
-    A message needs one connection and a share of each of its tables, all together. One connection is always left to
-    the other tables, and moves, which hold a share of two tables or more, leave one more: those that wait on a locked
-    source must not keep plain writes from a healthy target. A table that is alone may have all connections.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.lent = 0
-        self._size = size
-        self._held: defaultdict[str, int] = defaultdict(int)
-        self._newest: tuple[str, float] | None = None
-        self._other: tuple[str, float] | None = None
-        """The two tables that were named last, and when: all that has to be known to know whether one is alone."""
-
-    def name(self, tables: Tables, now: float) -> None:
-        """Note that a message names these tables."""
-        for table in tables:
-            if self._newest is not None and self._newest[0] != table:
-                self._other = self._newest
-            self._newest = table, now
-
-    def admits(self, tables: Tables, now: float) -> bool:
-        """Say whether a message that names these tables may have a connection now."""
-        if self.lent >= self._size:
-            return False
-        most = self._most(tables, now)
-        # get(), because a defaultdict would keep an entry for each table that was ever asked for
-        return all(self._held.get(table, 0) < most for table in tables)
-
-    def take(self, tables: Tables) -> None:
-        """Lend a connection to a message of these tables."""
-        self.lent += 1
-        for table in tables:
-            self._held[table] += 1
-
-    def give_back(self, tables: Tables) -> None:
-        """Note that a message of these tables has returned its connection."""
-        self.lent -= 1
-        for table in tables:
-            self._held[table] -= 1
-            if not self._held[table]:
-                del self._held[table]
-
-    def weight(self, tables: Tables) -> int:
-        """Give how much these tables hold already: of those that wait, the lightest comes first."""
-        return max((self._held.get(table, 0) for table in tables), default=0)
-
-    def holder_of_all(self) -> str | None:
-        """Give the table that holds every connection, if there is one: it was alone when it took them."""
-        return next((table for table, held in self._held.items() if held >= self._size), None)
-
-    def _most(self, tables: Tables, now: float) -> int:
-        """Give how many connections a table may hold for one more message to be admitted."""
-        if self._other is None or now - self._other[1] > ALONE_SECONDS:
-            return self._size
-        # at least one: with one or two connections a message could otherwise never be sent
-        return max(1, self._size - (1 if len(tables) <= 1 else 2))
 
 
 class _Waiter:

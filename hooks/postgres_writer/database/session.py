@@ -19,8 +19,7 @@ import psycopg2
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
-from postgres_writer.database.circuit import Circuit
-from postgres_writer.database.dial import HungUp, TimedOut, targets, wait
+from postgres_writer.database.dial import Circuit, HungUp, TimedOut, targets, wait
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseImpaired, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
@@ -345,12 +344,12 @@ def _translated(exc: psycopg2.Error) -> Exception:
     primary = diag.message_primary or ""
     # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
     guard = primary.partition(statements.GUARD)[2].partition(" ")[0] if code == _GUARD_CODE else ""
-    found = (_session_error(code, guard) or _forbidden(code, primary)) if diag.context is None else None
+    found = _session_error(code, guard, primary) if diag.context is None else None
     return Refused(code, diag.constraint_name or "", guard) if found is None else found
 
 
-def _session_error(code: str, guard: str) -> Exception | None:
-    """Give the error of the lock, or of a session that is of no use any more though its connection lives."""
+def _session_error(code: str, guard: str, primary: str) -> Exception | None:
+    """Give the error of the lock, of the role, or of a session that is of no use though its connection lives."""
     if guard == statements.BUSY_GUARD:
         return DatabaseBusy(IN_FLIGHT)
     if code in _LOST_PREPARED_CODES:
@@ -358,13 +357,9 @@ def _session_error(code: str, guard: str) -> Exception | None:
         return _Lost(UNAVAILABLE)
     if code == _READ_ONLY_CODE or guard == statements.READ_ONLY_GUARD:
         return _Lost(READ_ONLY)
-    return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None
-
-
-def _forbidden(code: str, primary: str) -> Exception | None:
-    """Give the error of a role that may not execute what the messages call: nothing can be said of any table then.
-
-    The server's text is translated, but names the function. By default every role may execute all of them.
-    """
+    # Where the role may not execute what the messages call, nothing can be said of any table. The server's text is
+    # translated, but names the function. By default every role may execute all of them.
     denied = [name for name in statements.FUNCTIONS if name in primary] if code == _DENIED_CODE else []
-    return DatabaseImpaired(FORBIDDEN.format(denied[0])) if denied else None
+    if denied:
+        return DatabaseImpaired(FORBIDDEN.format(denied[0]))
+    return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None

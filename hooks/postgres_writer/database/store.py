@@ -13,7 +13,7 @@ from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record,
 from postgres_writer.core.refusals import Access, Key, Refused
 from postgres_writer.core.request import Spec
 from postgres_writer.database import statements
-from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.dial import Circuit
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import EXPIRED, Parameters, Result, SearchPath, Session
 from postgres_writer.deadlines import Call

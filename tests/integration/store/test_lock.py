@@ -10,7 +10,7 @@ import pytest
 from psycopg2.sql import SQL
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.dial import Circuit
 from postgres_writer.database.session import IN_FLIGHT, SearchPath, Session
 from postgres_writer.database.statements import Statement, lock_key
 from postgres_writer.database.store import Store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from postgres_writer.database.circuit import Circuit
+from postgres_writer.database.dial import Circuit
 from postgres_writer.deadlines import CIRCUIT_SECONDS
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from postgres_writer.database.pool import Shares, Tables
+from postgres_writer.database.tables import Shares, Tables
 from postgres_writer.deadlines import ALONE_SECONDS
 
 A, B, C = (frozenset({table}) for table in "abc")

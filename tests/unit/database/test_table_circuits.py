@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres_writer.database.circuit import TableCircuits
+from postgres_writer.database.tables import TableCircuits
 
 A, B = frozenset({"a"}), frozenset({"b"})
 SECONDS = 5.0
