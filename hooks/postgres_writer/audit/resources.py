@@ -68,8 +68,8 @@ def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
             kind_parser.send(chunk)
             yield items[:], 0
             del items[:]
-        for parser in (item_parser, kind_parser):
-            parser.close()
+        item_parser.close()
+        kind_parser.close()
     except (ijson.JSONError, UnicodeDecodeError) as error:
         raise AuditError(
             "The list of resources is not complete JSON: use the output of `kubectl get pgw -A -o json`."

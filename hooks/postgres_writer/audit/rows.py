@@ -118,10 +118,15 @@ class Rows:
         A relation that cannot be read (further) is added to ``tables.unreadable`` with the reason, before any later row
         is given.
         """
+        # "0" follows "/"
+        bounds = {"begin": f"{namespace}/", "end": f"{namespace}0"}
+        condition = f"{_SHAPE} {_WITHIN if namespace else ''} {_ORDER}"
         with self._transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY") as cursor:
+            cursor.execute(self._limits)
             for relation in self._readable():
+                declaration = f"DECLARE audit_{relation.oid} NO SCROLL CURSOR FOR {selection(relation)}"
                 with self._attempt(cursor, relation):
-                    cursor.execute(*_declaration(relation, namespace))
+                    cursor.execute(on(declaration, relation, condition), bounds)
             yield heapq.merge(*(self._stream(relation, count) for relation in self._readable()), key=id_of)
 
     def again(self, ids: Iterable[str]) -> Iterator[Row]:
@@ -130,6 +135,7 @@ class Rows:
         while batch := list(itertools.islice(remaining, _BATCH)):
             found: list[Row] = []
             with self._transaction("READ ONLY") as cursor:
+                cursor.execute(self._limits)
                 for relation in self._readable():
                     with self._attempt(cursor, relation):
                         found += rows_with(cursor, relation, batch)
@@ -144,7 +150,7 @@ class Rows:
                 batch: list[tuple[Any, ...]] = []
                 # each fetch for itself, so that its failure leaves the other cursors
                 with self._attempt(cursor, relation):
-                    cursor.execute(f"FETCH FORWARD {_FETCH} FROM {_cursor_name(relation)}")
+                    cursor.execute(f"FETCH FORWARD {_FETCH} FROM audit_{relation.oid}")
                     batch = cursor.fetchall()
                 if not batch:
                     return
@@ -160,7 +166,7 @@ class Rows:
             # leaving the connection's block ends the transaction and keeps the connection
             # https://www.psycopg.org/docs/usage.html#with-statement
             with self._connection, self._connection.cursor() as cursor:
-                cursor.execute(f"SET TRANSACTION {mode}; {self._limits}")
+                cursor.execute(f"SET TRANSACTION {mode}")
                 yield cursor
         except psycopg2.Error as error:
             code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
@@ -222,17 +228,6 @@ def on(begin: str, relation: Relation, end: str) -> Composable:
     # a name that spec.table can have holds no dot; its schema may
     schema, _, name = relation.label.rpartition(".")
     return SQL("{} {} {}").format(SQL(begin), Identifier(schema, name), SQL(end))
-
-
-def _declaration(relation: Relation, namespace: str | None) -> tuple[Composable, dict[str, str]]:
-    # "0" follows "/"
-    bounds = {"begin": f"{namespace}/", "end": f"{namespace}0"}
-    begin = f"DECLARE {_cursor_name(relation)} NO SCROLL CURSOR FOR {selection(relation)}"
-    return on(begin, relation, f"{_SHAPE} {_WITHIN if namespace else ''} {_ORDER}"), bounds
-
-
-def _cursor_name(relation: Relation) -> str:
-    return f"audit_{relation.oid}"
 
 
 def _row(relation: Relation, values: tuple[Any, ...]) -> Row:
