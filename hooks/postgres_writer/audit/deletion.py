@@ -58,13 +58,13 @@ def delete(
 
 def _lock(cursor: extensions.cursor, relation: Relation, finding: Finding) -> None:
     """Lock the row where it was shown."""
-    cursor.execute(on(selection(relation), relation, f"{_PLACE} FOR UPDATE"), (*_place(finding), finding.id))
+    cursor.execute(on(selection(relation), relation, f"{_PLACE} FOR UPDATE"), (*finding.place, finding.id))
     found = cursor.fetchall()
     if not found:
         raise _Kept("it is gone, or was changed since it was shown")
     [(_, *values, table, place)] = found
     # a concurrent update may have moved it while its lock was waited for
-    if (table, place) != _place(finding) or _texts(values) != _texts(finding.values):
+    if (table, place) != finding.place or _texts(values) != _texts(finding.values):
         raise _Kept("it has changed since it was shown")
 
 
@@ -73,7 +73,7 @@ def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own
 
     A rule may delete another row instead, and a trigger may delete more.
     """
-    place = (*_place(finding), finding.id)
+    place = (*finding.place, finding.id)
     cursor.execute(on("DELETE FROM", relation, _PLACE), place)
     deleted = cursor.rowcount
     cursor.execute(on("SELECT 1 FROM", relation, _PLACE), place)
@@ -99,17 +99,11 @@ def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Re
             cursor.execute(on("SELECT 1 FROM", known, "WHERE id = %s FOR SHARE"), (finding.id,))
         rows += rows_with(cursor, known, [finding.id])
     judged = judge(resource, rows, tables)
-    if not any(found.prunable and found.place == _place(finding) for found in judged):
+    if not any(found.prunable and found.place == finding.place for found in judged):
         again = finding.kind is Kind.NO_RESOURCE
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
     home = tables.home(resource)
     return [row for row in rows if home is not None and row.relation.oid == home.oid]
-
-
-def _place(finding: Finding) -> tuple[int, str]:
-    if finding.place is None:
-        raise _Kept("where it is stored is not known")
-    return finding.place
 
 
 def _texts(values: Any) -> list[str | None]:

@@ -58,6 +58,8 @@ class Relation:
 
 Place = tuple[int, str]
 """(tableoid, ctid) of a stored row; of a view's row (oid of the view, id), which names no place."""
+NOWHERE: Place = (0, "(0,0)")
+"""The place of a finding without a row: no table has the oid 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Finding:
     detail: str = ""
     differences: tuple[tuple[str, Any, Any], ...] = ()
     values: tuple[Any, ...] = ()
-    place: Place | None = None
+    place: Place = NOWHERE
     repairable: bool = False
     prunable: bool = False
 

@@ -23,8 +23,8 @@ PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
 CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, name TEXT, age INTEGER, country TEXT, tables TEXT,
     reason TEXT, paused, deleting) WITHOUT ROWID;
-CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, place TEXT, differences TEXT, vals TEXT, detail TEXT,
-    repairable, prunable, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
+CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, oid INTEGER, ctid TEXT, differences TEXT, vals TEXT, detail TEXT,
+    repairable, prunable, PRIMARY KEY (kind, id, tbl, oid, ctid)) WITHOUT ROWID;
 CREATE TABLE unconfirmed (id TEXT, kind INTEGER, tbl TEXT, PRIMARY KEY (id, kind, tbl)) WITHOUT ROWID;
 """
 _KINDS = list(Kind)
@@ -94,15 +94,17 @@ class Spool:
                 _KINDS.index(Kind(f.kind)),
                 f.id,
                 f.table,
+                *f.place,
                 # JSON knows no Decimal, which is what a numeric column gives
-                *(json.dumps(part, default=str) for part in (f.place, f.differences, f.values)),
+                json.dumps(f.differences, default=str),
+                json.dumps(f.values, default=str),
                 f.detail,
                 f.repairable,
                 f.prunable,
             )
             for f in findings
         )
-        self._write("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def mark_unconfirmed(self) -> int:
         """Set the findings about single ids aside, to be looked at again; gives how many ids these are.
@@ -135,9 +137,8 @@ class Spool:
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, kind by kind, in the byte order of their ids."""
-        found = self._db.execute("SELECT * FROM finding ORDER BY kind, id, tbl, place")
-        for kind, about, table, place, differences, values, detail, repairable, prunable in found:
-            stored = json.loads(place)
+        found = self._db.execute("SELECT * FROM finding ORDER BY kind, id, tbl, oid, ctid")
+        for kind, about, table, oid, ctid, differences, values, detail, repairable, prunable in found:
             yield Finding(
                 _KINDS[kind],
                 about,
@@ -145,7 +146,7 @@ class Spool:
                 detail,
                 tuple(tuple(difference) for difference in json.loads(differences)),
                 tuple(json.loads(values)),
-                (stored[0], stored[1]) if stored else None,
+                (oid, ctid),
                 bool(repairable),
                 bool(prunable),
             )
