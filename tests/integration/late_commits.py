@@ -17,7 +17,7 @@ from psycopg2 import extras
 from psycopg2.sql import SQL
 
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.database.dial import Circuit, TimedOut
+from postgres_writer.database.dial import Circuit
 from postgres_writer.database.session import Parameters, Result, SearchPath, Session
 from postgres_writer.database.statements import Statement
 from postgres_writer.database.store import Store
@@ -61,7 +61,7 @@ class SteppedSession(Session):
         if writes and self._stall is not None:
             self._stall(InFlight(self._connection))
             self._connection = self._cursor = None
-            raise TimedOut
+            raise TimeoutError
         super()._run("COMMIT", None)
         return result
 

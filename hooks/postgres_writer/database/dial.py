@@ -24,10 +24,6 @@ _LOOK_SECONDS = 0.1
 """How often a wait for PostgreSQL looks whether the caller has hung up."""
 
 
-class TimedOut(Exception):
-    """The server did not answer in time."""
-
-
 class HungUp(Exception):
     """The caller gave the request up while its statement ran."""
 
@@ -130,7 +126,9 @@ def _look_up(host: str, seconds: float) -> list[str]:
 
 
 def wait(connection: Any, until: float, hung_up: Callable[[], bool] = lambda: False) -> None:
-    """Let libpq go on until the answer is whole, or until the caller has hung up.
+    """Let libpq go on until the answer is whole.
+
+    Raises TimeoutError when it is not in time, and HungUp when the caller has hung up meanwhile.
 
     Where gevent has patched poll(), other greenlets run meanwhile. The caller is looked at in between instead of being
     polled too: the patched poll() knows no POLLRDHUP.
@@ -139,7 +137,7 @@ def wait(connection: Any, until: float, hung_up: Callable[[], bool] = lambda: Fa
     while (state := connection.poll()) != extensions.POLL_OK:
         remaining = until - time.monotonic()
         if remaining <= 0:
-            raise TimedOut
+            raise TimeoutError
         poller = select.poll()
         poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
         if not poller.poll(min(remaining, _LOOK_SECONDS) * 1000) and hung_up():

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database.session import BUSY, EXPIRED, Session, is_table_timeout
@@ -31,8 +30,8 @@ _SOUND = (ResourceError, Refused)
 class _Waiter:
     """A message that waits for a session; ``refused`` when its table tripped meanwhile."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, since: float) -> None:
+        self.since = since
         self.session: Session | None = None
         self.refused = False
         self.answered = threading.Event()
@@ -55,7 +54,6 @@ class Pool:
         """The sessions that are lent, and since when."""
         self._idle: deque[Session] = deque()
         self._waiting: dict[Tables, deque[_Waiter]] = {}
-        self._numbers = count()
         self._reaping = False
         self._lock = threading.Lock()
         self._emptied = threading.Condition(self._lock)
@@ -101,7 +99,7 @@ class Pool:
             self._shares.name(tables, now)
             session = self._pick(tables, now) if self._shares.admits(tables, now) else None
             if session is None:
-                waiter = _Waiter(next(self._numbers))
+                waiter = _Waiter(now)
                 self._waiting.setdefault(tables, deque()).append(waiter)
         if session is None:
             session = self._wait(tables, waiter, until)
@@ -186,7 +184,7 @@ class Pool:
             admitted = [tables for tables in self._waiting if self._shares.admits(tables, now)]
             if not admitted:
                 return
-            tables = min(admitted, key=lambda each: (self._shares.weight(each), self._waiting[each][0].number))
+            tables = min(admitted, key=lambda each: (self._shares.weight(each), self._waiting[each][0].since))
             waiter = self._waiting[tables].popleft()
             if not self._waiting[tables]:
                 del self._waiting[tables]

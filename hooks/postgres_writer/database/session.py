@@ -19,7 +19,7 @@ import psycopg2
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
-from postgres_writer.database.dial import Circuit, HungUp, TimedOut, targets, wait
+from postgres_writer.database.dial import Circuit, HungUp, targets, wait
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseImpaired, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
@@ -151,7 +151,7 @@ class Session:
             # server ends it.
             self.close()
             raise RequestExpired(EXPIRED) from exc
-        except TimedOut as exc:
+        except TimeoutError as exc:
             self._fail(hanging=True, why="no answer in time")
             raise DatabaseUnavailable(UNAVAILABLE) from exc
 
@@ -268,7 +268,7 @@ class Session:
                 self._open({**arguments, **host}, time.monotonic() + share)
             except psycopg2.Error as exc:
                 why = str(exc).strip()
-            except TimedOut:
+            except TimeoutError:
                 why = f"no answer from {host.get('host', 'the server')} in time"
             else:
                 return

@@ -180,8 +180,8 @@ def test_an_interrupted_wait_gives_its_session_on(monkeypatch: pytest.MonkeyPatc
             assert self.is_set()
             raise KeyboardInterrupt
 
-    def begin(waiter: _Waiter, number: int) -> None:
-        waiter.number, waiter.session, waiter.refused, waiter.answered = number, None, False, Interrupted()
+    def begin(waiter: _Waiter, since: float) -> None:
+        waiter.since, waiter.session, waiter.refused, waiter.answered = since, None, False, Interrupted()
 
     pool._take(TABLE, soon())
     with monkeypatch.context() as patched:
