@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from random import getrandbits
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from flask import Flask, Request, Response, g, request
 from flask.sessions import NullSession, SessionInterface
@@ -33,11 +33,6 @@ from postgres_writer.server.files import Watched, load_audit_result, load_policy
 from postgres_writer.server.retries import Outage, RetrySlots
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
@@ -88,9 +83,7 @@ class HookApp(Flask):
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match by path and method; what the header Host and the scheme say makes no difference to any route."""
-        if request is None:
-            return super().create_url_adapter(request)
-        return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method)
+        return MapAdapter(self.url_map, "localhost", "/", "", "http", request.path, request.method) if request else None
 
     def full_dispatch_request(self) -> Response:
         """Call the view. There is nothing to call before and after it, and every view gives a Response."""
@@ -103,7 +96,7 @@ class HookApp(Flask):
 class HookResponse(Response):
     """The answer to a hook request: one piece whose headers are complete when it is made."""
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
         """Give headers and body as they are; werkzeug would copy both, and look for what only other answers need."""
         start_response(self.status, list(self.headers))
         return cast("list[bytes]", self.response)
@@ -297,15 +290,14 @@ def _problem(error: exceptions.HTTPException) -> Response:
     """Answer what is not a hook request."""
     status = error.code or 500
     detail = _DETAILS.get(status) or (error.description if isinstance(error, exceptions.BadRequest) else None)
-    response = Response(_problem_details(error.name, status, detail), status, content_type=_PROBLEM_TYPE)
+    # with the error's own headers: a 405 must say which methods are allowed
+    # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6
+    response = cast("Response", error.get_response())
+    response.data, response.content_type = _problem_details(error.name, status, detail), _PROBLEM_TYPE
     if (request_id := g.get("request_id")) is not None:
         response.headers["X-Request-Id"] = request_id
     if status == 401:  # noqa: PLR2004
         response.headers["WWW-Authenticate"] = "Bearer"
-    # a 405 must say which methods are allowed; https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6
-    for header, value in error.get_headers():
-        if header == "Allow":
-            response.headers[header] = value
     if request.endpoint in ("sync", "finalize"):
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
         logger.warning(

@@ -17,8 +17,6 @@ from postgres_writer.server.files import Watched, server_context
 from postgres_writer.server.worker import RenewedContext, hold_signals
 from postgres_writer.telemetry.folder import enter_slot, leave_slot, shared_memory_folder
 
-WsgiApplication = Callable[..., Any]
-
 CONNECTIONS = 2000
 """Connections of callers that a worker serves at a time: each costs about 25 KB, and further ones wait."""
 _COLLECT_AFTER = 10_000
@@ -43,7 +41,7 @@ class RootLogger(Logger):
 class HookApplication(BaseApplication):
     """The WSGI application under gunicorn."""
 
-    def __init__(self, config: Config, load: Callable[[], WsgiApplication]) -> None:
+    def __init__(self, config: Config, load: Callable[[], Any]) -> None:
         self._config = config
         self._load = load
         super().__init__()
@@ -54,7 +52,7 @@ class HookApplication(BaseApplication):
             self.cfg.set(name, value)
         self.cfg.set("worker_connections", worker_connections() // len(self.cfg.bind))
 
-    def load(self) -> WsgiApplication:
+    def load(self) -> Any:
         """Return the WSGI application."""
         return self._load()
 
