@@ -154,13 +154,13 @@ def audit(**given: Any) -> int:
         listed = stack.enter_context(_opened(files[0])) if files else None
         options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
         with _progress() as advance:
-            looked = Audit(source, connection, spool, advance, **{name: given[name] for name in options})
-            looked.look(listed)
+            comparison = Audit(source, connection, spool, advance, **{name: given[name] for name in options})
+            comparison.look(listed)
         if arguments.prune:
-            return _prune(looked, arguments)
+            return _prune(comparison, arguments)
         if arguments.manifests:
-            return audit_report.write_manifests(looked.manifests())
-        result = looked.result()
+            return audit_report.write_manifests(comparison.manifests())
+        result = comparison.result()
         audit_report.WRITERS[arguments.output](spool, result, show_values=arguments.show_values)
         if arguments.repair:
             number = source.request_sync(spool.repairable())

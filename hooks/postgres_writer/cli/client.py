@@ -85,10 +85,14 @@ class HookClient:
 
 def _json_object(response: requests.Response) -> dict[str, Any]:
     try:
-        body = response.json()
+        return _mapping(response.json())
     except ValueError:
         return {}
-    return body if isinstance(body, dict) else {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """Return the value where it is an object, else an empty one."""
+    return value if isinstance(value, dict) else {}
 
 
 def ready_condition(status: dict[str, Any]) -> tuple[str, str, str]:
@@ -101,8 +105,7 @@ def ready_condition(status: dict[str, Any]) -> tuple[str, str, str]:
 
 def the_object(request: dict[str, Any]) -> dict[str, Any]:
     """Return the object that a hook request is about, of either kind of controller."""
-    found = request.get("parent") or request.get("object")
-    return found if isinstance(found, dict) else {}
+    return _mapping(request.get("parent") or request.get("object"))
 
 
 def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterator[dict[str, Any]]:
@@ -120,8 +123,8 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
         raise PostgresWriterError("The input contains no manifest.")
     for document in _flattened(documents):
         request = as_request(document, namespace)
-        metadata = the_object(request).get("metadata") or {}
-        if isinstance(metadata, dict) and metadata.get("uid") and not force:
+        metadata = _mapping(the_object(request).get("metadata"))
+        if metadata.get("uid") and not force:
             raise PostgresWriterError(
                 f"{metadata.get('namespace')}/{metadata.get('name')} has a uid, so it exists in a cluster, where only "
                 "Metacontroller may call the hooks: use kubectl, or --force if no controller manages it."
@@ -146,10 +149,8 @@ def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
         return document
     if document.get("kind") != KIND:
         raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {KIND}.")
-    given = document.get("metadata")
-    metadata = given if isinstance(given, dict) else {}
     # the API server would fill these in
-    filled = {"namespace": namespace, "generation": 1, **metadata}
+    filled = {"namespace": namespace, "generation": 1, **_mapping(document.get("metadata"))}
     parent = {**document, "metadata": filled}
     controller = {"metadata": {"name": CONTROLLER}}
     return {"controller": controller, "parent": parent, "children": {}, "related": {}, "finalizing": False}
@@ -158,20 +159,14 @@ def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
 def finalizing(request: dict[str, Any]) -> dict[str, Any]:
     """Return the request as it would be after a `kubectl delete`."""
     key, kind = ("parent", "composite") if "parent" in request else ("object", "decorator")
-    finalizer = f"metacontroller.io/{kind}controller-{_controller_name(request)}"
+    name = _mapping(_mapping(request.get("controller")).get("metadata")).get("name")
+    finalizer = f"metacontroller.io/{kind}controller-{name if isinstance(name, str) else CONTROLLER}"
     resource = the_object(request)
-    metadata = resource.get("metadata") or {}
+    metadata = _mapping(resource.get("metadata"))
     now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     # an object that is being deleted already keeps its own time and finalizers
     deleted = {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0, "finalizers": [finalizer], **metadata}
     return {**request, key: {**resource, "metadata": deleted}, "finalizing": True}
-
-
-def _controller_name(request: dict[str, Any]) -> str:
-    definition = request.get("controller")
-    metadata = definition.get("metadata") if isinstance(definition, dict) else None
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    return name if isinstance(name, str) else CONTROLLER
 
 
 def render(answers: list[Answer], output: str) -> str:
@@ -187,7 +182,7 @@ def render(answers: list[Answer], output: str) -> str:
 
 def _columns(answer: Answer) -> tuple[str, ...]:
     resource = the_object(answer.request)
-    metadata, spec = resource.get("metadata") or {}, resource.get("spec") or {}
+    metadata, spec = _mapping(resource.get("metadata")), _mapping(resource.get("spec"))
     about = (metadata.get("namespace", ""), metadata.get("name", ""), spec.get("table", ""))
     return (*map(str, about), *answer.condition)
 
@@ -196,10 +191,8 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
     """Return rows in columns three blanks apart, like kubectl's; the last column is not padded."""
     printable = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*printable, strict=True)]
-    lines = (
-        "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in printable
-    )
-    return "\n".join(lines) + "\n"
+    padded = ("   ".join(map(str.ljust, row, widths)).rstrip() for row in printable)
+    return "\n".join(padded) + "\n"
 
 
 def _read(file: IO[str]) -> str:
