@@ -73,3 +73,14 @@ def test_findings_are_confirmed_by_a_second_look(spool: Spool) -> None:
     fill_with_findings(spool)
     confirm(spool)
     assert sum(spool.summary().values()) == COUNT
+
+
+def test_a_resource_with_several_findings_is_synced_once(spool: Spool) -> None:
+    findings = [
+        Finding(Kind.DIFFERS, "a/b", "students", repairable=True),
+        Finding(Kind.DUPLICATE, "a/b", "public.old", repairable=True),
+        Finding(Kind.MISSING, "a/c", "students", repairable=True),
+        Finding(Kind.MISSING, "a/a", "students"),
+    ]
+    spool.add_findings(findings)
+    assert list(spool.repairable()) == ["a/b", "a/c"]
