@@ -91,6 +91,13 @@ class TestSync:
         assert ("children" if kind == "composite" else "attachments") in answer
         assert answer["status"]["tables"] == ["students"]
 
+    @pytest.mark.parametrize("hook", ["sync", "finalize"])
+    def test_a_request_without_objects_is_the_server_s_to_refuse(self, server: ServerProcess, hook: str) -> None:
+        given = json.dumps({"parent": {"metadata": "text", "spec": "text"}})
+        ended = run(hook, "-", "--url", server.url, given=given)
+        assert (ended.returncode, ended.stderr) == (1, "")
+        assert "HTTP400" in ended.stdout
+
     def test_a_list_of_kubectl_is_taken_apart(self, server: ServerProcess, database: Database) -> None:
         listed = {"kind": "List", "items": [yaml.safe_load(ALEX), yaml.safe_load(MANIFEST % ("b", "students"))]}
         assert run("sync", "-", "--url", server.url, given=json.dumps(listed)).returncode == 0
