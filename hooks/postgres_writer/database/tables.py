@@ -76,10 +76,10 @@ class Shares:
 
 @dataclass(slots=True)
 class _Trouble:
-    """What is known of a table since its last success: the id that timed out on it first; until when to fail fast."""
+    """What is known of a table since its last success: the first id that timed out; until when to fail fast, or 0."""
 
     row: str
-    until: float | None = None
+    until: float = 0.0
 
 
 class TableCircuits:
@@ -99,8 +99,9 @@ class TableCircuits:
         """Say whether a message that names these tables may be sent; of a tripped table, one at a time as a trial."""
         if not self._troubles:
             return True
-        tripped = [self._troubles[table] for table in tables if self._is_open(table)]
-        if any(now < trouble.until for trouble in tripped if trouble.until is not None):
+        known = [self._troubles[table] for table in tables if table in self._troubles]
+        tripped = [trouble for trouble in known if trouble.until]
+        if any(now < trouble.until for trouble in tripped):
             return False
         # only when all tables agree: a move that is held back by one must not use up the trial of the other
         for trouble in tripped:
@@ -116,11 +117,11 @@ class TableCircuits:
                 del self._troubles[next(iter(self._troubles))]
             self._troubles[table] = _Trouble(row)
             return False
-        if trouble.until is None and trouble.row == row:
+        if not trouble.until and trouble.row == row:
             # the same row again proves nothing about the table
             return False
         # a trial that timed out, too, holds its table back for another while
-        tripped = trouble.until is None
+        tripped = not trouble.until
         trouble.until = now + self._seconds
         return tripped
 
@@ -128,11 +129,5 @@ class TableCircuits:
         """Note that a message went through; gives those of its tables that had tripped."""
         if not self._troubles:
             return []
-        closed = [table for table in tables if self._is_open(table)]
-        for table in tables:
-            self._troubles.pop(table, None)
-        return closed
-
-    def _is_open(self, table: str) -> bool:
-        trouble = self._troubles.get(table)
-        return trouble is not None and trouble.until is not None
+        known = {table: self._troubles.pop(table) for table in tables if table in self._troubles}
+        return [table for table, trouble in known.items() if trouble.until]
