@@ -176,11 +176,10 @@ def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
     metadata = resource.get("metadata")
     if not isinstance(metadata, dict):
         raise InvalidRequest("The resource must have metadata with a namespace and a name.")
-    spec, problem = _load_spec(resource.get("spec"))
-    raw_spec = resource.get("spec")
+    raw_spec, raw_status = resource.get("spec"), resource.get("status")
+    spec, problem = _load_spec(raw_spec)
     wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
     table = wire_spec.get("table")
-    raw_status = resource.get("status")
     deleting = metadata.get("deletionTimestamp") is not None
     annotations = metadata.get("annotations")
     uid = metadata.get("uid")

@@ -152,8 +152,7 @@ class Session:
             self.close()
             raise RequestExpired(EXPIRED) from exc
         except TimeoutError as exc:
-            self._fail(hanging=True, why="no answer in time")
-            raise DatabaseUnavailable(UNAVAILABLE) from exc
+            raise self._fail(hanging=True, why="no answer in time") from exc
 
     def confirm_late(self, call: Call) -> bool:
         """Say, after the server refused a statement as late, whether it really was.
@@ -258,8 +257,7 @@ class Session:
             hosts = targets(self._config.hosts, max(0.0, until - time.monotonic()))
             passwords = self._config.passwords()
         except (ConfigError, OSError) as exc:
-            self._fail(hanging=False, why=str(exc))
-            raise DatabaseUnavailable(UNAVAILABLE) from exc
+            raise self._fail(hanging=False, why=str(exc)) from exc
         tries = [{**host, **({"password": word} if word else {})} for host in hosts for word in passwords]
         for number, host in enumerate(tries):
             # an equal part of what is left, so that a host which hangs leaves time for the next one
@@ -272,8 +270,7 @@ class Session:
                 why = f"no answer from {host.get('host', 'the server')} in time"
             else:
                 return
-        self._fail(hanging=False, why=why)
-        raise DatabaseUnavailable(UNAVAILABLE)
+        raise self._fail(hanging=False, why=why)
 
     def _open(self, arguments: dict[str, str], until: float) -> None:
         # whatever the database's encoding is, so that it is PostgreSQL which refuses a character that it lacks
@@ -301,12 +298,13 @@ class Session:
             metrics.CIRCUIT_OPEN.set(0)
             logger.info("PostgreSQL is reachable again")
 
-    def _fail(self, hanging: bool, why: str) -> None:
+    def _fail(self, hanging: bool, why: str) -> DatabaseUnavailable:
         self.close()
         metrics.CONNECTIONS_FAILED.inc()
         metrics.CIRCUIT_OPEN.set(1)
         if self._circuit.failed(time.monotonic(), hanging):
             logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why))
+        return DatabaseUnavailable(UNAVAILABLE)
 
 
 def _expect_waiting(call: Call, start_by: float) -> None:

@@ -135,7 +135,7 @@ class HookServer:
             headers = [("X-Request-Id", request_id)]
             if kept:
                 return _later(str(outcome.error), body["resyncAfterSeconds"], headers)
-            return HookResponse(_encoded(body), headers=headers, content_type="application/json")
+            return HookResponse(_ENCODER.encode(body).encode(), headers=headers, content_type="application/json")
 
         return answer
 
@@ -268,13 +268,10 @@ def _summarize(hook_request: HookRequest, outcome: Outcome) -> tuple[str, str, s
     return status, reason.value, message
 
 
-def _encoded(body: dict[str, Any]) -> bytes:
-    return _ENCODER.encode(body).encode()
-
-
 def _problem_details(title: str, status: int, detail: str | None) -> bytes:
     """Give the body of an answer of _PROBLEM_TYPE; https://www.rfc-editor.org/rfc/rfc9457."""
-    return _encoded({"type": "about:blank", "title": title, "status": status, **({"detail": detail} if detail else {})})
+    body = {"type": "about:blank", "title": title, "status": status, **({"detail": detail} if detail else {})}
+    return _ENCODER.encode(body).encode()
 
 
 def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:

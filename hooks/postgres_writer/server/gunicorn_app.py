@@ -83,7 +83,7 @@ def settings(config: Config) -> dict[str, Any]:
         "secure_scheme_headers": {},
         "pre_fork": before_fork,
         "post_fork": after_fork,
-        "child_exit": after_exit,
+        "child_exit": lambda _arbiter, worker: leave_slot(worker.slot),
     }
     if config.tls_cert_file and config.tls_key_file:
         context = Watched("server certificate", server_context, config.tls_cert_file, config.tls_key_file)
@@ -141,8 +141,3 @@ def after_fork(_arbiter: Any, worker: Any) -> None:
     # what was loaded before the fork lives as long as the process, and most of a request dies without the collector
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
-
-
-def after_exit(_arbiter: Any, worker: Any) -> None:
-    """Free what a worker that has ended had."""
-    leave_slot(worker.slot)
