@@ -1,4 +1,4 @@
-"""Fixtures that tests of all folders share: the environment without leftovers, and a database per test."""
+"""Fixtures that tests of all folders share: the environment without leftovers, and an empty database for each test."""
 
 import os
 from collections.abc import Iterator
@@ -35,23 +35,23 @@ def maintenance() -> Iterator[Database]:
 
 
 @pytest.fixture(scope="session")
-def template(maintenance: Database) -> Iterator[Database]:
-    """Make a database with an empty table students, to be copied for every test."""
+def recycled(maintenance: Database) -> Iterator[Database]:
+    """Make one database for many tests: to make and drop one for each would take most of their time."""
     with maintenance.sibling() as database:
         yield database
 
 
 @pytest.fixture
-def database(maintenance: Database, template: Database) -> Iterator[Database]:
-    """Make a database of the test's own with an empty table students."""
-    with maintenance.sibling(template) as database:
-        yield database
+def database(recycled: Database) -> Database:
+    """Give a database in which nothing is but an empty table students, and no session of an earlier test."""
+    recycled.empty()
+    return recycled
 
 
 @pytest.fixture(scope="module")
-def shared_database(maintenance: Database, template: Database) -> Iterator[Database]:
+def shared_database(maintenance: Database) -> Iterator[Database]:
     """Make a database that the tests of a module share."""
-    with maintenance.sibling(template) as database:
+    with maintenance.sibling() as database:
         yield database
 
 

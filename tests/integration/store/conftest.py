@@ -1,4 +1,4 @@
-"""Fixtures of the store's tests: an empty database, the store, a resource, and a role with few grants."""
+"""Fixtures of the store's tests: the store, a resource, and a role with few grants."""
 
 from __future__ import annotations
 
@@ -9,35 +9,8 @@ import pytest
 from psycopg2 import sql
 
 from postgres_writer.database.store import Store
-from support.postgres import STUDENTS, Database, PostgresInstance, packaged_programs, private_instance
+from support.postgres import Database, PostgresInstance, packaged_programs, private_instance
 from support.subject import Limited, Subject
-
-EMPTY = f"""
-DO $$ DECLARE found name; BEGIN
-    PERFORM pg_terminate_backend(pid, 5000) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid();
-    FOR found IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
-        EXECUTE format('DROP SCHEMA %I CASCADE', found);
-    END LOOP;
-END $$;
-CREATE SCHEMA public;
-GRANT USAGE ON SCHEMA public TO PUBLIC;
-{STUDENTS};
-"""
-
-
-@pytest.fixture(scope="package")
-def recycled(maintenance: Database, template: Database) -> Iterator[Database]:
-    """Make one database for all these tests: to make and drop one for each would take most of their time."""
-    with maintenance.sibling(template) as database:
-        yield database
-
-
-@pytest.fixture
-def database(recycled: Database) -> Database:
-    """Give a database in which nothing is but an empty table students."""
-    recycled.query(EMPTY)
-    return recycled
 
 
 @pytest.fixture(scope="package")
