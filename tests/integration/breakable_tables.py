@@ -67,6 +67,7 @@ class BreakableTables:
     connection: psycopg2.extensions.connection
     writer: DatabaseConfig
     faults: dict[str, set[str]] = field(default_factory=lambda: {table: {"dropped"} for table in TABLES})
+    _looks: set[tuple[str, ...]] = field(default_factory=set)
 
     def reset(self) -> None:
         """Recreate all tables, intact and with only the bystander."""
@@ -104,13 +105,12 @@ class BreakableTables:
 
     def rows(self) -> dict[str, dict[str, Row]]:
         """Give every row by table and id, but for the bystander, which must be there unchanged."""
-        there = [table for table in TABLES if self.exists(table)]
+        there = tuple(table for table in TABLES if self.exists(table))
         found: dict[str, dict[str, Row]] = {table: {} for table in TABLES}
         if not there:
             return found
-        parts = [sql.SQL("SELECT {}, id, name, age, country FROM {}").format(sql.Literal(t), _name(t)) for t in there]
         with self.connection.cursor() as cursor:
-            cursor.execute(sql.SQL(" UNION ALL ").join(parts))
+            cursor.execute(sql.SQL("EXECUTE {}").format(self._look(there)))
             for table, *row in cursor.fetchall():
                 found[table][row[0]] = tuple(row)
         for table in there:
@@ -130,6 +130,16 @@ class BreakableTables:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (self.writer.user,)
             )
+
+    def _look(self, there: tuple[str, ...]) -> sql.Identifier:
+        """Give the prepared statement that reads these tables: it is run after every step."""
+        name = sql.Identifier(" ".join(there))
+        if there not in self._looks:
+            parts = [sql.SQL("SELECT {}, id, name, age, country FROM {}").format(sql.Literal(t), _name(t)) for t in there]
+            with self.connection.cursor() as cursor:
+                cursor.execute(sql.SQL("PREPARE {} AS {}").format(name, sql.SQL(" UNION ALL ").join(parts)))
+            self._looks.add(there)
+        return name
 
     def _make(self, table: str) -> None:
         self._run(_MAKE, table, *BYSTANDER)

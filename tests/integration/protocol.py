@@ -234,8 +234,12 @@ class Protocol(RuleBasedStateMachine):
     # What must hold
 
     @invariant()
-    def every_row_is_found_again(self) -> None:
+    def state_is_sound(self) -> None:
         rows = self.tables.rows()
+        self.every_row_is_found_again(rows)
+        self.ready_is_true(rows)
+
+    def every_row_is_found_again(self, rows: dict[str, dict[str, Row]]) -> None:
         for name in self.api.history:
             current = self.api.objects.get(name)
             allowed = self.left.setdefault(name, set())
@@ -248,9 +252,7 @@ class Protocol(RuleBasedStateMachine):
             if lost:
                 raise OrphanedRow(f"{name} has a row in {sorted(lost)}, only {sorted(allowed)} are recorded")
 
-    @invariant()
-    def ready_is_true(self) -> None:
-        rows = {} if self.tampered else self.tables.rows()
+    def ready_is_true(self, rows: dict[str, dict[str, Row]]) -> None:
         for name, current in self.api.objects.items():
             spec, conditions = current["spec"], current.get("status", {}).get("conditions", [])
             found = next((one for one in conditions if one["type"] == "Ready"), {"status": "False"})
@@ -302,12 +304,14 @@ class Protocol(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         """Deliver everything until nothing changes any more; a state that never settles would be written endlessly."""
+        state = self._state(self.tables.rows())
         for _ in range(ROUNDS):
-            before = self._state()
             for name in self.api.history:
                 self._deliver(name)
-                self.every_row_is_found_again()
-            if self._state() == before:
+                rows = self.tables.rows()
+                self.every_row_is_found_again(rows)
+            before, state = state, self._state(rows)
+            if state == before:
                 return
         raise AssertionError(f"still changing after {ROUNDS} rounds")
 
@@ -316,9 +320,9 @@ class Protocol(RuleBasedStateMachine):
         self.write(name, True)
         self.sync(name, "answered", True)
 
-    def _state(self) -> Any:
+    def _state(self, rows: dict[str, dict[str, Row]]) -> Any:
         newest = [versions[-1] for versions in self.api.history.values()]
-        return [version and version["metadata"]["resourceVersion"] for version in newest], self.tables.rows()
+        return [version and version["metadata"]["resourceVersion"] for version in newest], rows
 
 
 class ProtocolUnderFaults(Protocol):

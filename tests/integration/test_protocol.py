@@ -121,8 +121,7 @@ def walk(machine: Protocol, chance: random.Random) -> None:
         ]
     for _ in range(20):
         chance.choice(steps)()
-        machine.every_row_is_found_again()
-        machine.ready_is_true()
+        machine.state_is_sound()
 
 
 def walk_all(machine: type[Protocol]) -> None:
@@ -192,10 +191,9 @@ def walk_among_late_commits(machine: ProtocolUnderFaults, chance: random.Random)
         ):
             if chance.random() < 0.7:
                 step()
-                machine.every_row_is_found_again()
-                machine.ready_is_true()
+                machine.state_is_sound()
     machine.flight.end_all()
-    machine.every_row_is_found_again()
+    machine.every_row_is_found_again(machine.tables.rows())
 
 
 @pytest.fixture
