@@ -135,7 +135,9 @@ class BreakableTables:
         """Give the prepared statement that reads these tables: it is run after every step."""
         name = sql.Identifier(" ".join(there))
         if there not in self._looks:
-            parts = [sql.SQL("SELECT {}, id, name, age, country FROM {}").format(sql.Literal(t), _name(t)) for t in there]
+            parts = [
+                sql.SQL("SELECT {}, id, name, age, country FROM {}").format(sql.Literal(t), _name(t)) for t in there
+            ]
             with self.connection.cursor() as cursor:
                 cursor.execute(sql.SQL("PREPARE {} AS {}").format(name, sql.SQL(" UNION ALL ").join(parts)))
             self._looks.add(there)

@@ -8,10 +8,17 @@ import pytest
 from support.postgres import Database, private_instance
 
 
-def test_each_test_gets_an_empty_database_of_its_own(database: Database, template: Database) -> None:
-    database.query("INSERT INTO students VALUES ('default/a', 'alex', 23, 'canada')")
-    assert database.rows() == [("default/a", "alex", 23, "canada")]
-    assert template.rows() == []
+def test_an_emptied_database_has_nothing_of_an_earlier_test(database: Database) -> None:
+    with database.connection() as left, left.cursor() as cursor:
+        cursor.execute("INSERT INTO students VALUES ('default/a', 'alex', 23, 'canada')")
+        cursor.execute("CREATE SCHEMA team; CREATE TABLE team.pupils (id text); CREATE FOREIGN DATA WRAPPER none")
+        cursor.execute("BEGIN; LOCK TABLE students")
+        database.empty()
+        with pytest.raises(psycopg2.OperationalError):
+            cursor.execute("SELECT 1")
+    assert database.rows() == []
+    named = "SELECT nspname FROM pg_namespace WHERE nspname = 'team' UNION SELECT fdwname FROM pg_foreign_data_wrapper"
+    assert database.query(named) == []
 
 
 def test_a_private_server_asks_for_its_password_and_comes_back_after_a_kill() -> None:
