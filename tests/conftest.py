@@ -1,5 +1,6 @@
 """Fixtures that tests of all folders share: the environment without leftovers, and an empty database for each test."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -16,6 +17,13 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if name not in kept:
             del os.environ[name]
+    # or every process of the tests, some hundred, compiles our modules anew
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over what collection made: it stays, and each stop of a server collects all."""
+    gc.freeze()
 
 
 def pytest_report_header() -> str:
