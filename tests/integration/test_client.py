@@ -72,6 +72,11 @@ class TestSync:
         ]
         assert [row[0] for row in database.rows()] == ["default/other", "default/sample-student"]
 
+    def test_what_looks_like_a_date_is_a_text_as_for_kubectl(self, server: ServerProcess, database: Database) -> None:
+        ended = run("sync", "-", "--url", server.url, given=ALEX.replace("alex", "2026-11-24"))
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert database.rows()[0][1] == "2026-11-24"
+
     def test_one_that_is_not_ready_makes_it_one(self, server: ServerProcess, database: Database) -> None:
         ended = run("sync", "-", "--url", server.url, given=f"{MANIFEST % ('x', 'nowhere')}---\n{ALEX}")
         assert ended.returncode == 1
@@ -146,12 +151,27 @@ class TestRefused:
         [
             ("", "no manifest"),
             ("a: [", "neither YAML nor JSON"),
+            ("[" * 2000, "neither YAML nor JSON"),
+            (ALEX.replace("alex", "!!timestamp 2026-13-01"), "neither YAML nor JSON"),
+            (ALEX.replace("alex", ".nan"), "neither YAML nor JSON"),
             ("[1, 2]", "not an object"),
+            ("{kind: List, items: 1}", "not an object"),
             ("kind: Pod", "of kind Pod"),
             (ALEX.replace("metadata: {", "metadata: {uid: 5a1f, "), "--force"),
             (json.dumps(payload(resource())), "--force"),
         ],
-        ids=["empty", "no YAML", "a list", "another kind", "from a cluster", "a request from a cluster"],
+        ids=[
+            "empty",
+            "no YAML",
+            "too deep",
+            "no month",
+            "no JSON",
+            "a list",
+            "no list of items",
+            "another kind",
+            "from a cluster",
+            "a request from a cluster",
+        ],
     )
     def test_the_input(self, given: str, sentence: str) -> None:
         ended = run("sync", "-", "--url", "http://127.0.0.1:1", given=given)

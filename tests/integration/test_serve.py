@@ -49,6 +49,7 @@ class TestStart:
             ({"PSQL_HOST": "db", "HOOK_TOKENS_FILE": "/no/such"}, "HOOK_TOKENS_FILE"),
             ({"PSQL_HOST": "db", "HOOK_TLS_CERT_FILE": os.devnull}, "HOOK_TLS_KEY_FILE"),
             ({"PSQL_HOST": "db", "HOOK_TABLE_POLICY_FILE": os.devnull}, "HOOK_TABLE_POLICY_FILE"),
+            ({"PSQL_HOST": "db", "HOOK_AUDIT_RESULT_FILE": os.devnull}, "HOOK_AUDIT_RESULT_FILE"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )

@@ -35,6 +35,15 @@ exit codes: 0 all {goal}, 1 not all, 2 wrong arguments or input
 """
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as kubectl reads it: what looks like a date is a text, because JSON has no dates."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - yaml's own attribute
+        first: [(tag, pattern) for tag, pattern in known if tag != "tag:yaml.org,2002:timestamp"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 @dataclass(frozen=True)
 class Answer:
     """What the hook said about one object; ``condition`` is (status, reason, message) of Ready."""
@@ -116,8 +125,11 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
     Raises PostgresWriterError for what is neither, and for objects from a cluster unless forced.
     """
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document is not None]
-    except yaml.YAMLError as error:
+        documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
+        # what YAML has and JSON has not: .nan, !!binary, !!set, an anchor inside itself
+        json.dumps(documents, allow_nan=False)
+    except (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        # all but the first for a value that does not fit its tag, a number that is too long, brackets too deep
         raise PostgresWriterError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
     if not documents:
         raise PostgresWriterError("The input contains no manifest.")
@@ -136,7 +148,8 @@ def _flattened(documents: list[Any]) -> Iterator[Any]:
     for document in documents:
         # `kubectl get -o yaml` prints several objects as one List
         if isinstance(document, dict) and document.get("kind") == "List":
-            yield from document.get("items") or []
+            items = document.get("items") or []
+            yield from items if isinstance(items, list) else [items]
         else:
             yield document
 

@@ -43,7 +43,8 @@ def parse_policy(content: bytes) -> TablePolicy:
     """
     try:
         loaded = _PolicySchema().load(yaml.safe_load(content.decode()))
-    except (yaml.YAMLError, ValidationError) as exc:
+    except (yaml.YAMLError, ValidationError, AttributeError, LookupError, RecursionError) as exc:
+        # the last three for a value that does not fit its tag, and for brackets too deep
         raise ValueError("not a table policy") from exc
     return TablePolicy(tuple((_union(rule["namespaces"]), _union(rule["tables"])) for rule in loaded["rules"]))
 

@@ -84,6 +84,8 @@ def check_files(config: Config) -> None:
         server_context(config.tls_cert_file, config.tls_key_file)
     if config.table_policy_file:
         load_policy(config.table_policy_file)
+    if config.audit_result_file:
+        load_audit_result(config.audit_result_file)
 
 
 def load_tokens(path: Path, name: str = "HOOK_TOKENS_FILE") -> tuple[bytes, ...]:
@@ -145,12 +147,14 @@ def load_policy(path: Path) -> TablePolicy:
 def load_audit_result(path: Path) -> AuditResult:
     """Read what the last audit found; before the first one there is no file.
 
-    Raises ValueError when it is something else.
+    Raises ConfigError with one sentence when it cannot be read or is something else.
     """
     try:
         return AuditResult.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return AuditResult()
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ConfigError(f"HOOK_AUDIT_RESULT_FILE: {path} must be readable and hold what the audit stored.") from exc
 
 
 def _version(path: Path) -> tuple[int, ...] | None:

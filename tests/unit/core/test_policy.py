@@ -94,6 +94,9 @@ def test_no_rules_permit_nothing() -> None:
         "rules: []\nextra: 1",
         "rules: [",
         "rules: !!python/object/apply:os.system ['true']",
+        "rules: [{namespaces: [!!bool x], tables: [a]}]",
+        "rules: [{namespaces: [!!timestamp x], tables: [a]}]",
+        "rules: " + "[" * 2000,
         "\x00",
     ],
 )
