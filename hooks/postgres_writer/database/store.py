@@ -31,14 +31,10 @@ class Presence(Enum):
 
     PRESENT = "present"
     ABSENT = "absent"
+    """It is not there, or the table is gone, or no id in it can be this one."""
     UNSEEN = "unseen"
     """The row is not seen, but row-level security or the condition of a view may hide it."""
-    IMPOSSIBLE = "impossible"
-    """The table is gone, or no id in it can be this one."""
     UNKNOWN = "unknown"
-
-
-NOT_HELD = (Presence.ABSENT, Presence.IMPOSSIBLE)
 
 
 class Store:
@@ -161,7 +157,7 @@ class Store:
             presence = self._presence(plan.id, table, call)
             if presence is Presence.UNSEEN:
                 presence = self._ask_index(plan.id, plan.spec, table, call)
-            if presence not in NOT_HELD:
+            if presence is not Presence.ABSENT:
                 access = held[table] = self._survey(table, call)
                 if presence is Presence.PRESENT and not access.takes_rows:
                     shown[table] = access
@@ -179,10 +175,10 @@ class Store:
 
     def _is_barred(self, row: str, table: str, access: Access, refused: Refused, call: Call) -> bool:
         """Say whether the row cannot be in a table that status does not list, though a write may be in flight."""
-        if access.barred:
-            return True
-        # a first write shows that it is not hidden, so what is not seen here is not there
-        return refusals.lacks_key(access, refused) and self._presence(row, table, call) in (*NOT_HELD, Presence.UNSEEN)
+        if refusals.lacks_key(access, refused) and not access.barred:
+            # a first write shows that it is not hidden, so what is not seen here is not there
+            return self._presence(row, table, call) in (Presence.ABSENT, Presence.UNSEEN)
+        return access.barred
 
     def _remove(self, plan: Remove, call: Call) -> Outcome:
         """Delete table by table: each delete is idempotent."""
@@ -231,7 +227,7 @@ class Store:
             logger.warning("A table that may have held the row does not exist", extra=fields(id=plan.id, table=table))
             return False
         presence = self._presence(plan.id, table, call)
-        if presence in NOT_HELD:
+        if presence is Presence.ABSENT:
             return False
         # else a mistyped table, on which nothing is granted, would block the deletion permanently
         if table not in plan.listed and (access.undeletable or presence is Presence.UNSEEN):
@@ -280,14 +276,14 @@ class Store:
 
     def _holders(self, row: str, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
         """Give those tables that hold the row or may hold it."""
-        return tuple(table for table in tables if self._presence(row, table, call) not in NOT_HELD)
+        return tuple(table for table in tables if self._presence(row, table, call) is not Presence.ABSENT)
 
     def _presence(self, row: str, table: str, call: Call) -> Presence:
         try:
             seen, unseen = self._ask(call, statements.present(table), {"id": row})
         except Refused as exc:
             gone = exc.code in refusals.MISSING_CODES and not self._survey(table, call).found
-            return Presence.IMPOSSIBLE if gone or exc.code in refusals.CANNOT_HOLD_CODES else Presence.UNKNOWN
+            return Presence.ABSENT if gone or exc.code in refusals.CANNOT_HOLD_CODES else Presence.UNKNOWN
         return Presence.PRESENT if seen else Presence.UNSEEN if unseen else Presence.ABSENT
 
     def _ask_index(self, row: str, spec: Spec | None, table: str, call: Call) -> Presence:
