@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postgres_writer.config import variables
-from postgres_writer.config.variables import read, setting, settings_of
+from postgres_writer.config.variables import choice, read, setting, settings_of
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
@@ -70,12 +70,7 @@ class DatabaseConfig:
         "During a rotation, put the old and the new one on separate lines: both are tried.",
         variables.path,
     )
-    sslmode: str | None = setting(
-        "PSQL_SSLMODE",
-        f"TLS to PostgreSQL: {', '.join(SSL_MODES)}.",
-        variables.one_of(*SSL_MODES),
-        shown_default="prefer",
-    )
+    sslmode: str | None = choice("PSQL_SSLMODE", "TLS to PostgreSQL", SSL_MODES, shown_default="prefer")
     sslrootcert: str | None = setting(
         "PSQL_SSLROOTCERT",
         "File with the CA certificates that verify PostgreSQL's certificate, or \"system\" for the system's own.",
@@ -85,17 +80,11 @@ class DatabaseConfig:
         "PSQL_SSLCERT", "File with the client certificate for PostgreSQL.", variables.libpq_file
     )
     sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", variables.libpq_file)
-    channel_binding: str | None = setting(
-        "PSQL_CHANNEL_BINDING",
-        f"SCRAM channel binding: {', '.join(CHANNEL_BINDINGS)}.",
-        variables.one_of(*CHANNEL_BINDINGS),
-        shown_default="prefer",
+    channel_binding: str | None = choice(
+        "PSQL_CHANNEL_BINDING", "SCRAM channel binding", CHANNEL_BINDINGS, shown_default="prefer"
     )
-    target_session_attrs: str | None = setting(
-        "PSQL_TARGET_SESSION_ATTRS",
-        f"Which of several hosts are acceptable: {', '.join(SESSION_ATTRIBUTES)}.",
-        variables.one_of(*SESSION_ATTRIBUTES),
-        shown_default="any",
+    target_session_attrs: str | None = choice(
+        "PSQL_TARGET_SESSION_ATTRS", "Which of several hosts are acceptable", SESSION_ATTRIBUTES, shown_default="any"
     )
     # From a tenth of a second on: libpq's and PostgreSQL's own timers count in milliseconds, where 0 means no limit.
     connect_timeout: float = setting(
@@ -273,9 +262,7 @@ class Config:
     metrics_token_required: bool = setting(
         "HOOK_METRICS_TOKEN_REQUIRED", "Whether /metrics requires a bearer token too.", variables.boolean, default=False
     )
-    log_level: str = setting(
-        "LOG_LEVEL", f"Minimum level: {', '.join(LOG_LEVELS)}.", variables.one_of(*LOG_LEVELS), "INFO"
-    )
+    log_level: str = choice("LOG_LEVEL", "Minimum level", LOG_LEVELS, "INFO")
     log_format: str = setting(
         "LOG_FORMAT", "Format of a log line: json or text.", variables.one_of(*LOG_FORMATS), "json"
     )

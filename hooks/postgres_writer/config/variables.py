@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,11 @@ def setting(  # noqa: PLR0913, PLR0917 - what a Setting takes
     if not required:
         options["default"] = default
     return field(**options, metadata={"setting": Setting(name, meaning, parse, default, shown_default, required)})
+
+
+def choice(name: str, meaning: str, choices: Sequence[str], default: str | None = None, shown_default: str = "") -> Any:
+    """Declare a field whose variable takes one of the choices, which its meaning lists."""
+    return setting(name, f"{meaning}: {', '.join(choices)}.", one_of(*choices), default, shown_default)
 
 
 def read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
