@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from integration.audits import audit, findings, made, row
+from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,6 +116,18 @@ def test_a_slow_table_is_that_table_s_trouble(database: Database) -> None:
     done = audit(database, "-o", "json", "--timeout", "2", resources=[made("a", "slow"), made("b")])
     assert findings(done) == [("unreadable", "", "public.slow")]
     assert "57014" in done.stdout
+
+
+def test_a_connection_that_is_ended_ends_the_audit_with_a_sentence(database: Database) -> None:
+    database.query("CREATE VIEW slow AS SELECT pg_sleep(600)::text AS id, 'n' AS name, 1 AS age, 'c' AS country")
+    row(database, "default/b")
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND wait_event = 'PgSleep'"
+    with ThreadPoolExecutor() as pool:
+        running = pool.submit(audit, database, "-o", "json", resources=[made("a", "slow"), made("b")])
+        wait_until(lambda: database.query(end, database.name) == [(True,)], "the audit to read the slow view")
+        done = running.result()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "postgres-writer: PostgreSQL ended the audit's transaction: run it again.\n"
 
 
 def test_another_search_path_makes_no_duplicate_of_a_live_row(database: Database) -> None:
