@@ -19,6 +19,7 @@ from flask import Flask, Request, Response, g, request
 from flask.sessions import NullSession, SessionInterface
 from gunicorn.http.errors import ParseException
 from werkzeug import exceptions
+from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.routing import MapAdapter
 
 from postgres_writer.config.settings import Config
@@ -195,7 +196,7 @@ class HookServer:
         # every token is compared, in constant time: neither which one nor how much of it matched can be measured
         matches = [hmac.compare_digest(given, known) for known in self._tokens.current()]
         if scheme.lower() != "bearer" or not any(matches):
-            raise exceptions.Unauthorized
+            raise exceptions.Unauthorized(www_authenticate=WWWAuthenticate("bearer"))
 
 
 def _decoded(data: bytes) -> object:
@@ -287,14 +288,12 @@ def _problem(error: exceptions.HTTPException) -> Response:
     """Answer what is not a hook request."""
     status = error.code or 500
     detail = _DETAILS.get(status) or (error.description if isinstance(error, exceptions.BadRequest) else None)
-    # with the error's own headers: a 405 must say which methods are allowed
+    # with the error's own headers: a 405 must say which methods are allowed, a 401 how to authenticate
     # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6
     response = cast("Response", error.get_response())
     response.data, response.content_type = _problem_details(error.name, status, detail), _PROBLEM_TYPE
     if (request_id := g.get("request_id")) is not None:
         response.headers["X-Request-Id"] = request_id
-    if status == 401:  # noqa: PLR2004
-        response.headers["WWW-Authenticate"] = "Bearer"
     if request.endpoint in ("sync", "finalize"):
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
         logger.warning(
