@@ -1,22 +1,18 @@
-"""`postgres-writer audit` as a process on a list of resources, for tests."""
+"""`postgres-writer audit` on a list of resources, for tests."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
+from support.command import run_here
 from support.payloads import recorded, resource
-from support.postgres import scrubbed_environment
 from support.spec_cases import spec_with
 
 if TYPE_CHECKING:
     from support.postgres import Database
 
-PROGRAM = Path(sys.executable).with_name("postgres-writer")
 INSERT = "INSERT INTO {} VALUES (%s, 'alex', 23, 'canada')"
 
 
@@ -34,22 +30,15 @@ def row(database: Database, *ids: str, table: str = "students") -> None:
 
 def audit(
     database: Database, *arguments: str, resources: list[dict[str, Any]] | None = None, text: str | None = None
-) -> subprocess.CompletedProcess[str]:
+) -> CompletedProcess[str]:
     """Run the command on a list given on standard input."""
     if resources is not None:
         text = json.dumps({"apiVersion": "v1", "items": resources, "kind": "List", "metadata": {}}, indent=4)
-    return subprocess.run(
-        [str(PROGRAM), "audit", *arguments, *(["-"] if text is not None else [])],
-        input=text,
-        env={**scrubbed_environment(os.environ), **database.environ},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    files = ["-"] if text is not None else []
+    return run_here("audit", *arguments, *files, given=text or "", environ=database.environ)
 
 
-def findings(done: subprocess.CompletedProcess[str]) -> list[tuple[str, str, str]]:
+def findings(done: CompletedProcess[str]) -> list[tuple[str, str, str]]:
     """Return (finding, id, table) of a run with -o json."""
     assert done.returncode in (0, 1), done.stderr
     found = json.loads(done.stdout)["findings"]

@@ -1,4 +1,4 @@
-"""`postgres-writer audit` as a process, on a real database, with lists of resources as kubectl prints them."""
+"""`postgres-writer audit` on a real database, with lists of resources as kubectl prints them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from integration.audits import PROGRAM, audit, findings, made, row
+from integration.audits import audit, findings, made, row
 from support.payloads import DELETED, condition, recorded
 from support.postgres import scrubbed_environment
+from support.server import PROGRAM
 
 if TYPE_CHECKING:
     from support.postgres import Database

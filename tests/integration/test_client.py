@@ -15,6 +15,7 @@ import yaml
 from postgres_writer import __version__
 from postgres_writer.cli.client import finalizing, requests_of
 from postgres_writer.cli.commands import COMMANDS
+from support.command import run_here
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server
@@ -31,11 +32,11 @@ spec: {table: %s, name: alex, age: 23, country: canada}
 ALEX = MANIFEST % ("sample-student", "students")
 
 
-def run(*arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
-    """Run the program with text on its standard input."""
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the program."""
     return subprocess.run(
         [str(PROGRAM), *arguments],
-        input=given,
+        stdin=subprocess.DEVNULL,
         env=scrubbed_environment(os.environ),
         capture_output=True,
         text=True,
@@ -63,7 +64,7 @@ class TestSync:
 
     def test_several_documents_become_rows_and_a_table(self, server: ServerProcess, database: Database) -> None:
         both = f"{ALEX}---\n{MANIFEST % ('other', 'students')}---\n"
-        ended = run("sync", "-", "--url", server.url, given=both)
+        ended = run_here("sync", "-", "--url", server.url, given=both)
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.splitlines() == [
             "NAMESPACE   NAME             TABLE      READY   REASON      MESSAGE",
@@ -73,12 +74,12 @@ class TestSync:
         assert [row[0] for row in database.rows()] == ["default/other", "default/sample-student"]
 
     def test_what_looks_like_a_date_is_a_text_as_for_kubectl(self, server: ServerProcess, database: Database) -> None:
-        ended = run("sync", "-", "--url", server.url, given=ALEX.replace("alex", "2026-11-24"))
+        ended = run_here("sync", "-", "--url", server.url, given=ALEX.replace("alex", "2026-11-24"))
         assert (ended.returncode, ended.stderr) == (0, "")
         assert database.rows()[0][1] == "2026-11-24"
 
     def test_one_that_is_not_ready_makes_it_one(self, server: ServerProcess, database: Database) -> None:
-        ended = run("sync", "-", "--url", server.url, given=f"{MANIFEST % ('x', 'nowhere')}---\n{ALEX}")
+        ended = run_here("sync", "-", "--url", server.url, given=f"{MANIFEST % ('x', 'nowhere')}---\n{ALEX}")
         assert ended.returncode == 1
         assert "TableNotFound" in ended.stdout
         assert len(database.rows()) == 1
@@ -90,7 +91,7 @@ class TestSync:
     ) -> None:
         file = tmp_path / "request.json"
         file.write_text(json.dumps(payload(resource(), kind)))
-        ended = run("sync", str(file), "--url", server.url, "-o", output, "--force")
+        ended = run_here("sync", str(file), "--url", server.url, "-o", output, "--force")
         assert ended.returncode == 0
         answer = load(ended.stdout)
         assert ("children" if kind == "composite" else "attachments") in answer
@@ -99,13 +100,13 @@ class TestSync:
     @pytest.mark.parametrize("hook", ["sync", "finalize"])
     def test_a_request_without_objects_is_the_server_s_to_refuse(self, server: ServerProcess, hook: str) -> None:
         given = json.dumps({"parent": {"metadata": "text", "spec": "text"}})
-        ended = run(hook, "-", "--url", server.url, given=given)
+        ended = run_here(hook, "-", "--url", server.url, given=given)
         assert (ended.returncode, ended.stderr) == (1, "")
         assert "HTTP400" in ended.stdout
 
     def test_a_list_of_kubectl_is_taken_apart(self, server: ServerProcess, database: Database) -> None:
         listed = {"kind": "List", "items": [yaml.safe_load(ALEX), yaml.safe_load(MANIFEST % ("b", "students"))]}
-        assert run("sync", "-", "--url", server.url, given=json.dumps(listed)).returncode == 0
+        assert run_here("sync", "-", "--url", server.url, given=json.dumps(listed)).returncode == 0
         assert len(database.rows()) == 2
 
 
@@ -113,15 +114,15 @@ class TestFinalize:
     """The deletionTimestamp is added, and the row is deleted."""
 
     def test_the_row_goes_and_may_go_twice(self, server: ServerProcess, database: Database) -> None:
-        run("sync", "-", "--url", server.url, given=ALEX)
+        run_here("sync", "-", "--url", server.url, given=ALEX)
         assert len(database.rows()) == 1
         for _ in range(2):
-            ended = run("finalize", "-", "--url", server.url, "-o", "json", given=ALEX)
+            ended = run_here("finalize", "-", "--url", server.url, "-o", "json", given=ALEX)
             assert (ended.returncode, json.loads(ended.stdout)["finalized"]) == (0, True)
             assert database.rows() == []
 
     def test_the_sample_is_released_without_waiting_for_another_finalizer(self, server: ServerProcess) -> None:
-        ended = run("finalize", str(SAMPLE), "--url", server.url)
+        ended = run_here("finalize", str(SAMPLE), "--url", server.url)
         assert ended.returncode == 0
         _, line = ended.stdout.splitlines()
         assert line.split()[:4] == ["default", "sample-student", "students", "Finalized"], line
@@ -138,7 +139,7 @@ class TestFinalize:
 
     def test_what_is_not_finalized_makes_it_one(self) -> None:
         with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
-            ended = run("finalize", "-", "--url", server.url, given=ALEX)
+            ended = run_here("finalize", "-", "--url", server.url, given=ALEX)
         assert ended.returncode == 1
         assert "DatabaseUnavailable" in ended.stdout
 
@@ -174,17 +175,17 @@ class TestRefused:
         ],
     )
     def test_the_input(self, given: str, sentence: str) -> None:
-        ended = run("sync", "-", "--url", "http://127.0.0.1:1", given=given)
+        ended = run_here("sync", "-", "--url", "http://127.0.0.1:1", given=given)
         assert (ended.returncode, ended.stdout) == (2, "")
         [line] = ended.stderr.splitlines()
         assert sentence in line
 
     def test_a_file_that_is_not_there(self) -> None:
-        ended = run("sync", "/no/such")
+        ended = run_here("sync", "/no/such")
         assert (ended.returncode, "/no/such" in ended.stderr) == (2, True)
 
     def test_a_server_that_is_not_there_makes_it_one(self) -> None:
-        ended = run("sync", "-", "--url", f"http://127.0.0.1:{free_port()}", given=ALEX)
+        ended = run_here("sync", "-", "--url", f"http://127.0.0.1:{free_port()}", given=ALEX)
         assert ended.returncode == 1
         assert "is it serving?" in ended.stderr
 
@@ -196,9 +197,9 @@ def test_a_token_goes_along(database: Database, tmp_path: Path) -> None:
     wrong.write_text("wrong\n")
     with running_server(database, HOOK_TOKENS_FILE=str(tokens)) as server:
         for arguments in ([], ["--token-file", str(wrong)]):
-            ended = run("sync", "-", "--url", server.url, *arguments, given=ALEX)
+            ended = run_here("sync", "-", "--url", server.url, *arguments, given=ALEX)
             assert (ended.returncode, "HTTP401" in ended.stdout) == (1, True)
-        assert run("sync", "-", "--url", server.url, "--token-file", str(tokens), given=ALEX).returncode == 0
+        assert run_here("sync", "-", "--url", server.url, "--token-file", str(tokens), given=ALEX).returncode == 0
 
 
 class TestProgram:
