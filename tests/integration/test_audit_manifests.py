@@ -53,6 +53,32 @@ def test_rows_that_no_spec_can_say_are_left_out_with_a_reason(database: Database
     assert reasons == ["Left out a/do..ts", "Left out a/empty", "Left out a/no-age", "Left out a/twice"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "age"),
+    [
+        ("numeric", "1e5000"),
+        ("text", "repeat('9', 5000)"),
+        ("date", "date '99999-01-01'"),
+        ("timestamptz", "timestamptz '0044-03-15 BC'"),
+        ("float8", "float8 'NaN'"),
+        ("bytea", "'\\x00ff'"),
+    ],
+)
+def test_an_age_that_is_none_is_shown_as_it_is_and_fits_into_no_manifest(
+    database: Database, kind: str, age: str
+) -> None:
+    database.query(f"CREATE TABLE odd (id text PRIMARY KEY, name text, age {kind}, country text)")
+    database.query(f"INSERT INTO odd VALUES ('a/b', 'alex', {age}, 'canada')")
+    [(shown,)] = database.query("SELECT age::text FROM odd")
+    given = [made("b", "odd", namespace="a")]
+    done = audit(database, "-o", "json", "--show-values", resources=given)
+    [finding] = json.loads(done.stdout, parse_constant=pytest.fail)["findings"]
+    assert finding["differences"] == [{"field": "age", "resource": 23, "row": shown}]
+    done = audit(database, "--table", "odd", "--manifests", resources=[])
+    assert (done.returncode, printed(done)) == (1, [])
+    assert "Left out a/b: spec.age must be a whole number" in done.stderr
+
+
 def test_tables_are_spelled_as_others_do_and_with_the_schema_where_it_matters(database: Database) -> None:
     database.query("CREATE SCHEMA other")
     for table in ("other.students", "other.pupils", "numeric_age"):

@@ -46,7 +46,7 @@ def _manifest(row: Finding, table: str) -> dict[str, Any] | str:
     values = dict(zip(COLUMNS, row.values, strict=True))
     age = values["age"]
     # a numeric column was kept as text
-    if isinstance(age, str) and age.isascii() and age.isdecimal():
+    if isinstance(age, str) and re.fullmatch("[0-9]{1,20}", age):
         values["age"] = int(age)
     manifest = {
         "apiVersion": f"{GROUP}/v1",

@@ -65,6 +65,15 @@ _REASONS = {
 _FOREIGN = ("08", "HV")
 id_of = attrgetter("id")
 
+# A column age that is not ours may hold what Python or JSON has not (the year 99999, NaN): only a number is read as
+# one, a float as a Decimal, and all else as PostgreSQL writes it.
+_KEPT = (extensions.INTEGER, extensions.LONGINTEGER, extensions.DECIMAL, extensions.BOOLEAN, extensions.UNICODE)
+_OTHERS = extensions.string_types.keys() - {oid for kind in (*_KEPT, extensions.FLOAT) for oid in kind.values}
+_TYPES = (
+    extensions.new_type(extensions.FLOAT.values, "FLOAT", extensions.DECIMAL),
+    extensions.new_type(tuple(_OTHERS), "TEXT", lambda value, _cursor: value),
+)
+
 
 def connect(config: DatabaseConfig) -> extensions.connection:
     """Connect to PostgreSQL. Raises AuditError when that fails."""
@@ -79,9 +88,13 @@ def connect(config: DatabaseConfig) -> extensions.connection:
     }
     for password in config.passwords():
         try:
-            return psycopg2.connect(**reached, password=password)  # type: ignore[call-overload,no-any-return]
+            connection: extensions.connection = psycopg2.connect(**reached, password=password)  # type: ignore[call-overload]
         except psycopg2.Error as error:
             failure = error
+        else:
+            for kind in _TYPES:
+                extensions.register_type(kind, connection)
+            return connection
     # without the driver's text: libpq quotes connection strings in some of them
     raise AuditError(f"PostgreSQL at {names} cannot be reached as {config.user}: check PSQL_*.") from failure
 
