@@ -101,9 +101,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(params=SHELLS)
+@pytest.fixture(scope="module", params=SHELLS)
 def terminal(request: pytest.FixtureRequest, folder: Path) -> Iterator[Terminal]:
-    """Start the shell in the folder."""
+    """Start the shell in the folder; every Tab in it counts, not only the first."""
     require_program(request.param, request.param)
     terminal = Terminal(request.param, folder)
     yield terminal

@@ -72,7 +72,19 @@ class Commands(Command, click.Group):
         ]
 
 
-_SHELLS = {"bash": BashComplete, "zsh": ZshComplete}
+class _ZshComplete(ZshComplete):
+    """What click prints, and in a zsh that loads it from fpath it completes at every Tab.
+
+    zsh keeps the file as the body of a function: click's own would offer nothing at the second Tab, only register.
+    """
+
+    source_template = ZshComplete.source_template.replace(
+        '    %(complete_func)s "$@"\n',
+        '    compdef %(complete_func)s %(prog_name)s\n    %(complete_func)s "$@"\n',
+    )
+
+
+_SHELLS = {"bash": BashComplete, "zsh": _ZshComplete}
 
 
 @click.command(
