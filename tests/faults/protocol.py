@@ -1,4 +1,4 @@
-"""A state machine of random users, delivery and faults around the real hook; see tests/integration/test_protocol.py.
+"""A state machine of random users, delivery and faults around the real hook; see tests/faults/test_protocol.py.
 
 Two things are not random, because the protocol assumes them: a policy or a grant is narrowed only while no answer is
 on its way, and what the controller has sent under another policy or grant it sends again only in a newer version.
@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from integration.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
-from integration.cluster_model import (
+from faults.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
+from faults.cluster_model import (
     NAMESPACE,
     OTHER_FINALIZER,
     ApiServer,
@@ -23,7 +23,7 @@ from integration.cluster_model import (
     is_managed,
     is_paused,
 )
-from integration.late_commits import Flight, SteppedSession
+from faults.late_commits import Flight, SteppedSession
 from postgres_writer.core.plan import Permits, Plan, make_plan
 from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequest, load_request
 from postgres_writer.core.response import build_response

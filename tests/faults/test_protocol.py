@@ -1,6 +1,6 @@
 """Exactly one row, whatever users, the delivery and the database do: random histories on a real PostgreSQL.
 
-The users and the controller are those of integration.cluster_model; what runs is load_request, make_plan, Store.apply
+The users and the controller are those of faults.cluster_model; what runs is load_request, make_plan, Store.apply
 and build_response. In every state a resource's row may be only in status.tables united with spec.table, and
 nowhere once the finalizer is released; what a status calls Ready must be true; when everything is repaired and
 delivered, rows and resources are the same. A call may hang in its commit, answered as a failure or not, and what it
@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from integration.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, breakable_tables
-from integration.late_commits import UNLOCKED, LookFirst
-from integration.protocol import (
+from faults.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, breakable_tables
+from faults.late_commits import UNLOCKED, LookFirst
+from faults.protocol import (
     EDITS,
     FATES,
     MAX_TABLES,
