@@ -12,6 +12,8 @@ def test_an_emptied_database_has_nothing_of_an_earlier_test(database: Database) 
     with database.connection() as left, left.cursor() as cursor:
         cursor.execute("INSERT INTO students VALUES ('default/a', 'alex', 23, 'canada')")
         cursor.execute("CREATE SCHEMA team; CREATE TABLE team.pupils (id text); CREATE FOREIGN DATA WRAPPER none")
+        cursor.execute(f"ALTER DATABASE {database.name} SET search_path = team")
+        cursor.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {database.name} SET search_path = team")
         cursor.execute("BEGIN; LOCK TABLE students")
         database.empty()
         with pytest.raises(psycopg2.OperationalError):
@@ -19,6 +21,7 @@ def test_an_emptied_database_has_nothing_of_an_earlier_test(database: Database) 
     assert database.rows() == []
     named = "SELECT nspname FROM pg_namespace WHERE nspname = 'team' UNION SELECT fdwname FROM pg_foreign_data_wrapper"
     assert database.query(named) == []
+    assert database.query("SELECT current_schemas(false)") == [(["public"],)]
 
 
 def test_a_private_server_asks_for_its_password_and_comes_back_after_a_kill() -> None:

@@ -44,7 +44,13 @@ DO $$ DECLARE found name; BEGIN
     FOR found IN SELECT fdwname FROM pg_foreign_data_wrapper LOOP
         EXECUTE format('DROP FOREIGN DATA WRAPPER %I CASCADE', found);
     END LOOP;
+    FOR found IN SELECT rolname FROM pg_db_role_setting JOIN pg_roles ON pg_roles.oid = setrole
+        WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) LOOP
+        EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', found, current_database());
+    END LOOP;
+    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
 END $$;
+SET search_path = public;
 CREATE SCHEMA public;
 GRANT USAGE ON SCHEMA public TO PUBLIC;
 {STUDENTS};
@@ -152,7 +158,7 @@ class Database:
     def empty(self) -> None:
         """Leave nothing in the database but an empty students, and end everyone's sessions.
 
-        Settings of the database and roles stay: the test that made them takes them back.
+        Roles, and settings of a role in all databases, stay: the test that made them takes them back.
         """
         self.query(_EMPTY)
 
