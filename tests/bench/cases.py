@@ -152,6 +152,8 @@ def _scraping(server: ServerProcess) -> Iterator[None]:
 
 
 def _run(case: Case, seconds: int, postgres: int) -> None:
+    # the case before may have needed fewer connections to PostgreSQL: opening one hashes a password for milliseconds
+    load.run(case.load, 1, _WARM)
     if case.prepare is not None:
         case.prepare(case.first, seconds)
     server_before, database_before = load.cpu_seconds(case.server.pid), load.cpu_seconds(postgres)
