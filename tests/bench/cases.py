@@ -125,8 +125,6 @@ def finalize(parts: Bench, connections: int) -> Case:
 
 def run_rounds(cases: list[Case], rounds: int, seconds: int, postgres: int) -> None:
     """Measure all cases one after the other, as often as there are rounds; ``postgres`` is the postmaster's pid."""
-    for case in {case.server.port: case for case in cases}.values():
-        load.run(replace(case.load, connections=32), 1, _WARM)
     for _ in range(rounds):
         for case in cases:
             _run(case, seconds, postgres)
