@@ -34,6 +34,7 @@ TRIED_ELSEWHERE = {
     "What you need": 1,
     "Install": 5,
     "Give Metacontroller its flags": 1,
+    "Finalizers from the start": 1,
     "Protect from deletion": 3,
     "Switch controllers": 3,
     "Try it on your own machine": 2,

@@ -27,6 +27,8 @@ from support.manifests import (
 from support.metacontroller import TUNED_FLAGS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from support.apiserver import ApiServer
 
 # auth is part of the default install; metacontroller-flags is for Metacontroller's manifests
@@ -39,9 +41,11 @@ COMBINATIONS = [(), *((name,) for name in COMPONENTS), tuple(COMPONENTS), tuple(
 
 
 @pytest.fixture(scope="module")
-def prepared(cluster: ApiServer) -> ApiServer:
+def prepared(cluster: ApiServer) -> Iterator[ApiServer]:
     prepare(cluster, foreign=True)
-    return cluster
+    yield cluster
+    # the only policies that act on the resources of other tests
+    cluster.kubectl("delete", "--ignore-not-found", "-f", str(K8S / "components" / "early-finalizer" / "policies.yaml"))
 
 
 def apply(server: ApiServer, folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -19,11 +20,19 @@ FINALIZER = f"metacontroller.io/{{}}controller-{NAME}"
 pytestmark = pytest.mark.timeout(300)
 
 
-def test_switch_to_the_decorator_and_back_under_load(stack: Stack) -> None:
+@pytest.mark.parametrize("early", [False, True], ids=["late", "early-finalizer"])
+def test_switch_to_the_decorator_and_back_under_load(stack: Stack, early: bool) -> None:
     stack.client.clear_events()
     stack.install(Variant("composite"), HOOK_RESYNC_SECONDS="20")
     stack.wait_for_controller()
     stack.client.create_namespace("switch")
+    with stack.early_finalizer() if early else nullcontext():
+        switch_there_and_back(stack)
+    stack.uninstall()
+
+
+def switch_there_and_back(stack: Stack) -> None:
+    """Switch twice while users go on; in the end each resource has the finalizer of the controller that is there."""
     traffic = Traffic(stack.client, stack.recorder, ("switch",), TABLES, seed=3, objects=60)
     for old, new in (("composite", "decorator"), ("decorator", "composite")):
         traffic.start()
@@ -35,7 +44,6 @@ def test_switch_to_the_decorator_and_back_under_load(stack: Stack) -> None:
             traffic.stop()
         stack.world.converge(60)
         assert carried(stack) == {FINALIZER.format(new)}
-    stack.uninstall()
 
 
 @pytest.mark.parametrize("kind", ["composite", "decorator"])

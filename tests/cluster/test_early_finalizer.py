@@ -1,0 +1,138 @@
+"""The component early-finalizer on a real API server: a new resource has the finalizer of its controller."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from cluster.conftest import apply_crd
+from support.api_client import ApiClient, ApiError, path_of, resource
+from support.manifests import COMPOSITE, DECORATOR, K8S, ROOT, documents, guide, prepare, shell
+from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from support.apiserver import ApiServer
+
+POLICIES = K8S / "components" / "early-finalizer" / "policies.yaml"
+KINDS = {"composite": COMPOSITE, "decorator": DECORATOR}
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def served(new_cluster: Callable[[], ApiServer]) -> Iterator[ApiServer]:
+    """Give an API server that had the policies before it knew Metacontroller's kinds and ours."""
+    server = new_cluster()
+    shell(server, guide("Finalizers from the start")[0])
+    prepare(server)
+    apply_crd(server)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def client(served: ApiServer) -> ApiClient:
+    return ApiClient(served.url, served.token, str(served.certificate))
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest, served: ApiServer, client: ApiClient) -> Iterator[str]:
+    """Install one kind of controller for the test, and wait until the policies have seen it come and go."""
+    kind: str = request.param
+    served.kubectl("apply", "-f", str(ROOT / "metacontroller" / f"{kind}.yaml"))
+    wait_until(lambda: born_with(client) == [KINDS[kind]], "the policy to be at work")
+    yield kind
+    served.kubectl("delete", "-f", str(ROOT / "metacontroller" / f"{kind}.yaml"))
+    wait_until(lambda: born_with(client) == [], "the policy to see that its controller is gone")
+
+
+def born_with(client: ApiClient, *finalizers: str) -> list[str] | None:
+    """Return the finalizers that a new resource would have, or None while the API server reads the definition."""
+    try:
+        made = client.request("POST", f"{path_of('default')}?dryRun=All", manifest("probe", *finalizers))
+    except ApiError as error:
+        if error.code != 503 or "There can be a delay" not in str(error):
+            raise
+        return None
+    found: list[str] = made["metadata"].get("finalizers", [])
+    return found
+
+
+def manifest(name: str, *finalizers: str) -> dict[str, Any]:
+    made = resource("default", name)
+    if finalizers:
+        made["metadata"]["finalizers"] = list(finalizers)
+    return made
+
+
+def test_what_is_there_is_kept_and_nothing_is_there_twice(client: ApiClient, kind: str) -> None:
+    own = KINDS[kind]
+    assert born_with(client, "example.com/a") == ["example.com/a", own]
+    assert born_with(client, own, "example.com/a") == [own, "example.com/a"]
+
+
+@pytest.mark.parametrize("mode", [(), ("--server-side",)], ids=["client-side", "server-side"])
+def test_who_applies_again_neither_sees_nor_removes_it(
+    served: ApiServer, client: ApiClient, kind: str, mode: tuple[str, ...]
+) -> None:
+    name = f"applied-{next(_numbers)}"
+    text = json.dumps(manifest(name))
+    for _ in range(2):
+        served.kubectl("apply", *mode, "-f", "-", input=text)
+        found = client.get("default", name)
+        assert found is not None
+        assert found["metadata"]["finalizers"] == [KINDS[kind]]
+        assert "f:finalizers" not in json.dumps(found["metadata"]["managedFields"])
+    shown = served.kubectl("diff", *mode, "-f", "-", input=text, check=False)
+    assert (shown.returncode, shown.stdout) == (0, "")
+    text = json.dumps(manifest(name) | {"spec": {**manifest(name)["spec"], "age": 24}})
+    served.kubectl("apply", *mode, "-f", "-", input=text)
+    assert client.request("GET", path_of("default", name))["metadata"]["finalizers"] == [KINDS[kind]]
+    remove(client, name)
+
+
+def test_one_that_was_taken_away_stays_away(client: ApiClient, kind: str) -> None:
+    """A resource that its controller released may go; only a new one gets the finalizer."""
+    name = f"released-{next(_numbers)}"
+    client.create(manifest(name))
+    client.merge("default", name, {"metadata": {"finalizers": None}})
+    changed = client.edit("default", name, age=24)
+    assert "finalizers" not in changed["metadata"]
+    client.delete("default", name)
+    assert client.get("default", name) is None
+
+
+def test_a_controller_with_a_selector_adds_its_finalizer_by_itself(
+    served: ApiServer, client: ApiClient, kind: str
+) -> None:
+    [shipped] = documents((ROOT / "metacontroller" / f"{kind}.yaml").read_text(encoding="utf-8"))
+    spec = shipped["spec"]
+    rule = spec["parentResource"] if kind == "composite" else spec["resources"][0]
+    rule["labelSelector"] = {"matchLabels": {"shard": "a"}}
+    served.kubectl("apply", "-f", "-", input=yaml.safe_dump(shipped))
+    wait_until(lambda: born_with(client) == [], "the policy to see the selector")
+
+
+def test_without_a_controller_or_with_one_of_another_name_there_is_none(served: ApiServer, client: ApiClient) -> None:
+    [shipped] = documents((ROOT / "metacontroller" / "composite.yaml").read_text(encoding="utf-8"))
+    served.kubectl("apply", "-f", "-", input=yaml.safe_dump(shipped))
+    wait_until(lambda: born_with(client) == [COMPOSITE], "the policy to be at work")
+    served.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "postgres-writer")
+    wait_until(lambda: born_with(client) == [], "the policy to see that its controller is gone")
+    shipped["metadata"]["name"] = "another"
+    served.kubectl("apply", "-f", "-", input=yaml.safe_dump(shipped))
+    client.create(manifest("unmanaged"))
+    client.delete("default", "unmanaged")
+    assert client.get("default", "unmanaged") is None
+    served.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "another")
+
+
+def remove(client: ApiClient, name: str) -> None:
+    """Delete a resource as if its controller had finished with it."""
+    client.delete("default", name)
+    client.merge("default", name, {"metadata": {"finalizers": None}})
