@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from bench.contenders import Contender, contenders
+from bench.contenders import LATE, NAIVE, OURS, Contender, contenders
 from bench.load import cpu_seconds
 from bench.progress import Progress
 from support.api_client import resource
@@ -89,10 +89,11 @@ def main() -> int:
             stack.stop()
     for line in table(entries):
         print(line)
-    figures = ratios(entries)
+    figures = ratios(entries, OURS)
     missed = [line for line in verdicts(figures) if line.startswith("MISSED")]
     print("\n".join(verdicts(figures)))
-    print(json.dumps({"objects": OBJECTS, "rounds": ROUNDS, "clients": CLIENTS, **figures}))
+    run = {"objects": OBJECTS, "rounds": ROUNDS, "clients": CLIENTS}
+    print(json.dumps({**run, **figures, LATE: ratios(entries, LATE)}))
     return int(bool(missed))
 
 
@@ -167,12 +168,12 @@ def table(entries: Iterable[Entry]) -> list[str]:
     return lines
 
 
-def ratios(entries: Iterable[Entry]) -> dict[str, float]:
-    """Give, per kind of controller, ours over the naive hook's: each rate, and the CPU of API server and hook."""
+def ratios(entries: Iterable[Entry], name: str) -> dict[str, float]:
+    """Give, per kind of controller, someone's over the naive hook's: each rate, and the CPU of API server and hook."""
     by_name = {(entry.contender.name, entry.contender.controller): entry for entry in entries}
     figures = {}
     for kind in ("composite", "decorator"):
-        ours, naive = by_name["PostgresWriter", kind], by_name["naive Flask hook", kind]
+        ours, naive = by_name[name, kind], by_name[NAIVE, kind]
         for step in STEPS:
             figures[f"{kind}_{step}_ratio"] = round(ours.over(naive, step, lambda leg: leg.rate), 3)
         worst = max(ours.over(naive, s, lambda leg: leg.cpu_ms["API server"] + leg.cpu_ms["hook"]) for s in STEPS)

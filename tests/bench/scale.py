@@ -54,7 +54,8 @@ def main() -> int:
             stack.install(Variant(os.environ.get("CONTROLLER") or "composite"), HOOK_WORKERS="")
             stack.client.create_namespace(NAMESPACE)
             stack.wait_for_controller()
-            found = Scale(stack).run()
+            with stack.early_finalizer():
+                found = Scale(stack).run()
         finally:
             stack.stop()
     print(json.dumps(found))
