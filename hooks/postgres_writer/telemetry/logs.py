@@ -33,6 +33,7 @@ FIELDS = (
     "before",
 )
 
+_SEPARATORS = frozenset(' "=')
 _ENCODER = json.JSONEncoder(default=str)
 
 
@@ -111,9 +112,11 @@ def _details(record: logging.LogRecord) -> dict[str, object]:
 
 def _quoted(value: object) -> str:
     text = str(value)
-    return json.dumps(text) if not text or any(c in ' "=' or not c.isprintable() for c in text) else text
+    return text if text.isprintable() and _SEPARATORS.isdisjoint(text) and text else json.dumps(text)
 
 
 def printable(text: str) -> str:
     """Return the text on one line, whatever it holds."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
