@@ -47,7 +47,7 @@ def kind(request: pytest.FixtureRequest, served: ApiServer, client: ApiClient) -
     served.kubectl("apply", "-f", str(ROOT / "metacontroller" / f"{kind}.yaml"))
     wait_until(lambda: born_with(client) == [KINDS[kind]], "the policy to be at work")
     yield kind
-    served.kubectl("delete", "-f", str(ROOT / "metacontroller" / f"{kind}.yaml"))
+    served.kubectl("delete", "--ignore-not-found", "-f", str(ROOT / "metacontroller" / f"{kind}.yaml"))
     wait_until(lambda: born_with(client) == [], "the policy to see that its controller is gone")
 
 
@@ -107,15 +107,32 @@ def test_one_that_was_taken_away_stays_away(client: ApiClient, kind: str) -> Non
     assert client.get("default", name) is None
 
 
-def test_a_controller_with_a_selector_adds_its_finalizer_by_itself(
-    served: ApiServer, client: ApiClient, kind: str
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labelSelector": {"matchLabels": {"shard": "a"}}},
+        {"resource": "configmaps"},
+        {"apiVersion": "example.com/v1"},
+    ],
+    ids=["selector", "another-resource", "another-group"],
+)
+def test_a_controller_that_does_not_manage_every_resource_adds_its_finalizer_itself(
+    served: ApiServer, client: ApiClient, kind: str, change: dict[str, Any]
 ) -> None:
     [shipped] = documents((ROOT / "metacontroller" / f"{kind}.yaml").read_text(encoding="utf-8"))
     spec = shipped["spec"]
     rule = spec["parentResource"] if kind == "composite" else spec["resources"][0]
-    rule["labelSelector"] = {"matchLabels": {"shard": "a"}}
+    rule |= change
     served.kubectl("apply", "-f", "-", input=yaml.safe_dump(shipped))
-    wait_until(lambda: born_with(client) == [], "the policy to see the selector")
+    wait_until(lambda: born_with(client) == [], "the policy to see the change")
+
+
+def test_a_controller_that_is_being_deleted_gives_none(served: ApiServer, client: ApiClient, kind: str) -> None:
+    name = f"{kind}controllers.metacontroller.k8s.io/postgres-writer"
+    served.kubectl("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": ["example.com/held"]}}')
+    served.kubectl("delete", name, "--wait=false")
+    wait_until(lambda: born_with(client) == [], "the policy to see the deletion")
+    served.kubectl("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
 
 
 def test_without_a_controller_or_with_one_of_another_name_there_is_none(served: ApiServer, client: ApiClient) -> None:
