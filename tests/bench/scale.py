@@ -77,10 +77,12 @@ class Scale:
         self._create()
         self._measure_memory()
         self._steady()
-        self._restart_metacontroller()
+        # before the restart: for half a resync period after it hardly any resync is due that an outage could hit
         self._outage("without_postgresql", self._no_postgresql)
         self._wait_until_quiet()
         self._outage("without_hook_servers", self._no_hook_servers)
+        self._wait_until_quiet()
+        self._restart_metacontroller()
         self._audit()
         self.progress.stop()
         return self.found
