@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from cluster.conftest import apply_crd
-from support.api_client import ApiClient, ApiError, path_of, resource
-from support.manifests import COMPOSITE, DECORATOR, K8S, ROOT, documents, guide, prepare, shell
+from support.api_client import ApiClient, path_of, resource
+from support.manifests import COMPOSITE, DECORATOR, ROOT, documents, guide, prepare, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
-POLICIES = K8S / "components" / "early-finalizer" / "policies.yaml"
 KINDS = {"composite": COMPOSITE, "decorator": DECORATOR}
 _numbers = count(1)
 
@@ -52,15 +51,13 @@ def kind(request: pytest.FixtureRequest, served: ApiServer, client: ApiClient) -
 
 
 def born_with(client: ApiClient, *finalizers: str) -> list[str] | None:
-    """Return the finalizers that a new resource would have, or None while the API server reads the definition."""
-    try:
-        made = client.request("POST", f"{path_of('default')}?dryRun=All", manifest("probe", *finalizers))
-    except ApiError as error:
-        if error.code != 503 or "There can be a delay" not in str(error):
-            raise
-        return None
-    found: list[str] = made["metadata"].get("finalizers", [])
-    return found
+    """Return the finalizers of a new resource, created with these; None while the policies do not know its schema."""
+    return client.finalizers_at_birth(manifest("probe", *finalizers))
+
+
+def shipped_controller(kind: str) -> dict[str, Any]:
+    [shipped] = documents((ROOT / "metacontroller" / f"{kind}.yaml").read_text(encoding="utf-8"))
+    return shipped
 
 
 def manifest(name: str, *finalizers: str) -> dict[str, Any]:
@@ -74,6 +71,11 @@ def test_what_is_there_is_kept_and_nothing_is_there_twice(client: ApiClient, kin
     own = KINDS[kind]
     assert born_with(client, "example.com/a") == ["example.com/a", own]
     assert born_with(client, own, "example.com/a") == [own, "example.com/a"]
+    empty = manifest("probe")
+    empty["metadata"]["finalizers"] = []
+    assert client.finalizers_at_birth(empty) == [own]
+    empty["metadata"]["finalizers"] = None
+    assert client.finalizers_at_birth(empty) == [own]
 
 
 @pytest.mark.parametrize("mode", [(), ("--server-side",)], ids=["client-side", "server-side"])
@@ -119,7 +121,7 @@ def test_one_that_was_taken_away_stays_away(client: ApiClient, kind: str) -> Non
 def test_a_controller_that_does_not_manage_every_resource_adds_its_finalizer_itself(
     served: ApiServer, client: ApiClient, kind: str, change: dict[str, Any]
 ) -> None:
-    [shipped] = documents((ROOT / "metacontroller" / f"{kind}.yaml").read_text(encoding="utf-8"))
+    shipped = shipped_controller(kind)
     spec = shipped["spec"]
     rule = spec["parentResource"] if kind == "composite" else spec["resources"][0]
     rule |= change
@@ -136,7 +138,7 @@ def test_a_controller_that_is_being_deleted_gives_none(served: ApiServer, client
 
 
 def test_without_a_controller_or_with_one_of_another_name_there_is_none(served: ApiServer, client: ApiClient) -> None:
-    [shipped] = documents((ROOT / "metacontroller" / "composite.yaml").read_text(encoding="utf-8"))
+    shipped = shipped_controller("composite")
     served.kubectl("apply", "-f", "-", input=yaml.safe_dump(shipped))
     wait_until(lambda: born_with(client) == [COMPOSITE], "the policy to be at work")
     served.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "postgres-writer")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from support.manifests import (
+    EARLY_FINALIZER,
     K8S,
     ROOT,
     STATEFULSET,
@@ -45,7 +46,7 @@ def prepared(cluster: ApiServer) -> Iterator[ApiServer]:
     prepare(cluster, foreign=True)
     yield cluster
     # the only policies that act on the resources of other tests
-    cluster.kubectl("delete", "--ignore-not-found", "-f", str(K8S / "components" / "early-finalizer" / "policies.yaml"))
+    cluster.kubectl("delete", "--ignore-not-found", "-f", str(EARLY_FINALIZER))
 
 
 def apply(server: ApiServer, folder: Path) -> None:

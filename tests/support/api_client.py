@@ -72,6 +72,17 @@ class ApiClient:
         created: Object = self.request("POST", path_of(manifest["metadata"]["namespace"]), manifest)
         return created
 
+    def finalizers_at_birth(self, manifest: Object) -> list[str] | None:
+        """Return the finalizers that a new PostgresWriter would have; None while policies do not know its schema."""
+        try:
+            born = self.request("POST", f"{path_of(manifest['metadata']['namespace'])}?dryRun=All", manifest)
+        except ApiError as error:
+            if error.code != 503 or "There can be a delay" not in str(error):
+                raise
+            return None
+        found: list[str] = born["metadata"].get("finalizers", [])
+        return found
+
     def get(self, namespace: str, name: str) -> Object | None:
         """Return a PostgresWriter, or None."""
         try:

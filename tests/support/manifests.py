@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
 GUIDE = ROOT / "docs" / "install.md"
+EARLY_FINALIZER = K8S / "components" / "early-finalizer" / "policies.yaml"
 COMPOSITE = "metacontroller.io/compositecontroller-postgres-writer"
 DECORATOR = "metacontroller.io/decoratorcontroller-postgres-writer"
 HOLD = "demo.yash.com/hold"

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from psycopg2 import sql
 
-from support.api_client import ApiClient, ApiError, Recorder, path_of, ready_of, resource
+from support.api_client import ApiClient, ApiError, Recorder, ready_of, resource
 from support.apiserver import ApiServer
 from support.balancer import Balancer
 from support.certificates import Certificate, make_certificate
+from support.manifests import EARLY_FINALIZER
 from support.metacontroller import Metacontroller, crd_manifests
 from support.postgres import Database, PostgresInstance, prepare_programs, private_instance
 from support.server import ServerProcess
@@ -197,14 +198,14 @@ class Stack:
     @contextmanager
     def early_finalizer(self) -> Iterator[None]:
         """Apply the policies that give a new resource the finalizer of the installed controller, for the block."""
-        policies = str(TOP / "k8s" / "components" / "early-finalizer" / "policies.yaml")
-        self.api.kubectl("apply", "--filename", policies)
-        wait_until(lambda: self._born_with_finalizer() is True, "the policies to be at work")
+        probe = resource("default", "probe")
+        self.api.kubectl("apply", "--filename", str(EARLY_FINALIZER))
+        wait_until(lambda: self.client.finalizers_at_birth(probe), "the policies to be at work")
         try:
             yield
         finally:
-            self.api.kubectl("delete", "--filename", policies)
-            wait_until(lambda: self._born_with_finalizer() is False, "the policies to be gone")
+            self.api.kubectl("delete", "--filename", str(EARLY_FINALIZER))
+            wait_until(lambda: self.client.finalizers_at_birth(probe) == [], "the policies to be gone")
 
     def wait_for_controller(self, timeout: float = 30) -> None:
         """Wait until a new resource becomes Ready, so that a case does not pay for the controller's start."""
@@ -218,16 +219,6 @@ class Stack:
         """Return the shipped sample."""
         found: dict[str, Any] = yaml.safe_load((TOP / "k8s" / "samples" / "sample-student.yaml").read_text())
         return found
-
-    def _born_with_finalizer(self) -> bool | None:
-        """Say whether a new resource would have a finalizer, None while the API server cannot tell yet."""
-        try:
-            made = self.client.request("POST", f"{path_of('default')}?dryRun=All", resource("default", "probe"))
-        except ApiError as error:
-            if error.code != 503:
-                raise
-            return None
-        return "finalizers" in made["metadata"]
 
     def _webhook(self, url: str, shipped: dict[str, Any]) -> dict[str, Any]:
         led = {key: value for key, value in shipped.items() if key in ("timeout", "responseUnMarshallMode")}
