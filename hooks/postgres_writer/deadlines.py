@@ -65,18 +65,17 @@ GRACEFUL_SECONDS = 15
 class Call:
     """The request on whose behalf the database is asked.
 
-    ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone,
-    ``lock`` is the row's id whose advisory lock every message for it takes first (None: none).
+    ``arrival`` is when it reached this machine (monotonic seconds), ``hung_up`` says whether its caller is gone.
     """
 
     arrival: float
     hung_up: Callable[[], bool]
-    lock: str | None = None
 
-    def under(self, lock: str | None) -> Call:
-        """Give the same request under another lock."""
-        return Call(self.arrival, self.hung_up, lock)
+    @property
+    def write_by(self) -> float:
+        """The moment (monotonic seconds) by which all that is written for this request must be written."""
+        return self.arrival + WRITE_BY_SECONDS
 
     def start_by(self, statement_timeout: float) -> float:
         """Give the latest moment (monotonic seconds) to begin a statement that must end in time for this request."""
-        return self.arrival + WRITE_BY_SECONDS - statement_timeout
+        return self.write_by - statement_timeout

@@ -88,6 +88,6 @@ def _judge(request: HookRequest, permits: Permits, tables: Tables, rows: dict[tu
     else:
         own = rows.get((request.id, home.oid))
         if own is not None:
-            differences = differences_of((spec.name, spec.age, spec.country), own.values)
+            differences = differences_of(tuple(value for _, value in spec.values), own.values)
             kind = Forecast.WOULD_TAKE_OVER if differences else Forecast.UNCHANGED
     return Finding(kind, request.id, request.table or "", detail, differences)

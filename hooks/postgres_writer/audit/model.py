@@ -28,7 +28,7 @@ class Resource:
 
     id: str
     table: str
-    values: tuple[str, int, str] | None
+    values: tuple[Any, ...] | None
     tables: tuple[str, ...]
     reason: str
     paused: bool
@@ -145,8 +145,8 @@ def parse_resource(manifest: dict[str, Any]) -> Resource:
     spec = request.spec
     return Resource(
         id=request.id,
-        table=request.table or "",
-        values=(spec.name, spec.age, spec.country) if spec else None,
+        table=request.relation or "",
+        values=tuple(value for _, value in spec.values) if spec else None,
         tables=request.status.tables,
         reason=request.status.ready.reason if request.status.ready else "",
         paused=request.paused,

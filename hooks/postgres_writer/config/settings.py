@@ -62,6 +62,12 @@ class DatabaseConfig:
         "PSQL_PORT", "Port of PostgreSQL: one port for all hosts, or one per host.", variables.ports, (5432,), "5432"
     )
     dbname: str = setting("PSQL_DBNAME", "Database that holds the tables.", default="postgres")
+    schema: str = setting(
+        "PSQL_SCHEMA",
+        "Schema of the tables whose names are given without one, whatever the role's search_path is.",
+        variables.schema,
+        "public",
+    )
     user: str = setting("PSQL_USER", "Role to log in as.", default="postgres")
     password: str | None = setting("PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", repr=False)
     password_file: Path | None = setting(

@@ -153,6 +153,16 @@ def root_certificate(name: str, value: str) -> str:
     return value if value == "system" else libpq_file(name, value)
 
 
+def schema(name: str, value: str) -> str:
+    """Return the name of a schema that spec.table can name, too."""
+    if not re.fullmatch(r"(?!pg_|information_schema\Z)[A-Za-z_][A-Za-z0-9_$]{0,62}", value):
+        raise ConfigError(
+            f"{name} must be at most 63 letters, digits, '_' or '$', not starting with a digit or '$', and no system "
+            f"schema, not {value!r}."
+        )
+    return value
+
+
 def host_names(name: str, value: str) -> tuple[str, ...]:
     """Return the hosts of a comma-separated list."""
     hosts = tuple(host.strip() for host in value.split(","))

@@ -1,6 +1,7 @@
 """HookRequest -> Plan: what must be true of which tables. Pure; the store carries it out and returns an Outcome.
 
-The invariant all of this serves: the row can exist only in status.tables united with spec.table. The rule of the
+The invariant all of this serves: the row can exist only in status.tables united with spec.table. Tables are relation
+names here (schema.table), so that two spellings of one table are no move. The rule of the
 CustomResourceDefinition freezes spec.table until status.observedTable records it, so a table may be written when
 the rule still holds it (observedTable differs) or when status.tables lists it; otherwise it is recorded first.
 """
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from postgres_writer.core.request import HookRequest, Spec, is_table
+from postgres_writer.core.request import HookRequest, Spec
 from postgres_writer.errors import InvalidSpec, ResourceError, TableNotAllowed
 
 Permits = Callable[[str, str], bool]
@@ -49,7 +50,7 @@ class Inspect:
     """Nothing is written; of ``others`` those proven not to hold the row are dropped.
 
     ``table`` is spec.table where it is to be listed. It stays, unless it is ``new`` to the list and cannot have been
-    written (a missing grant, a foreign table, ...): listed it would block the deletion.
+    written (a missing grant, a view, ...): listed it would block the deletion.
     """
 
     id: str
@@ -66,8 +67,6 @@ class Remove:
     id: str
     tables: tuple[str, ...]
     listed: tuple[str, ...]
-    spec: Spec | None
-    """What the row holds, if the spec is valid; only needed where the row may be hidden."""
     may_hold: tuple[str, ...]
     """Those that may hold the row if the delete fails in a way that proves nothing."""
 
@@ -112,9 +111,9 @@ class Outcome:
 
 def make_plan(request: HookRequest, permits: Permits) -> Plan:
     """Decide what must be true of which tables; ``permits`` is the table policy."""
-    table = request.table
+    table = request.relation
     # a glob of the policy may match what cannot be a table: only what passes both is ever listed or written
-    permitted = table if table is not None and is_table(table) and permits(request.namespace, table) else None
+    permitted = table if table is not None and permits(request.namespace, table) else None
     if request.finalizing:
         return _plan_finalize(request, permitted)
     if request.paused:
@@ -132,7 +131,7 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
     others = tuple(other for other in listed if other != permitted)
     # observed but not listed: it was refused, and the CRD's rule no longer freezes it. A write whose answer gets lost
     # could be followed by another change of spec.table, which would orphan the row.
-    if request.status.observed_table == permitted and permitted not in listed:
+    if request.status.observed_table == request.table and permitted not in listed:
         return Record(request.id, request.spec, others)
     steady = listed == (permitted,) and _is_ready(request)
     return Write(request.id, request.spec, others, permitted in listed, steady)
@@ -150,7 +149,7 @@ def is_adopted(request: HookRequest, outcome: Outcome) -> bool:
     failing. After a lost answer the resource's own row looks the same.
     """
     ready = request.status.ready
-    undecided = ready is None or ready.status == "Unknown" or request.table not in request.status.tables
+    undecided = ready is None or ready.status == "Unknown" or request.relation not in request.status.tables
     first = ready is not None and ready.status == "False" and request.generation == 1
     return outcome.operation is Operation.UPDATED and (undecided or first)
 
@@ -168,7 +167,7 @@ def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
     listed = request.status.tables
     # of listed tables the policy is not asked again: a delete reaches only the id of this resource
     tables = _united(listed, permitted)
-    return Remove(request.id, tables, listed, request.spec, _may_hold(request, permitted)) if tables else Skip(())
+    return Remove(request.id, tables, listed, _may_hold(request, permitted)) if tables else Skip(())
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:
@@ -189,7 +188,7 @@ def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:
     recorded; to list it now would let a mistyped table without a grant block the deletion.
     """
     listed = request.status.tables
-    refused_before = permitted == request.status.observed_table
+    refused_before = request.table == request.status.observed_table
     return listed if refused_before else _united(listed, permitted)
 
 

@@ -17,16 +17,14 @@ from marshmallow import ValidationError, fields, missing
 from postgres_writer.errors import InvalidRequest
 
 PAUSED_ANNOTATION = "demo.yash.com/paused"
+DEFAULT_SCHEMA = "public"
 MAX_TABLES = 16
 """What status.tables may list at most; the CustomResourceDefinition says the same."""
 
 _MAX_CHARACTERS = 1024
 _PART = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
 TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){_PART}(?:\.{_PART})?")
-"""``table`` or ``schema.table``; PostgreSQL truncates a longer identifier than 63 bytes, so it is refused.
-
-So is ``pg_...`` without a schema, because PostgreSQL looks into pg_catalog before anything else.
-"""
+"""``table`` or ``schema.table``; PostgreSQL truncates a longer identifier than 63 bytes, so it is refused."""
 
 # the patterns of metav1.Condition: the API server accepted nothing else, and would refuse it if it were echoed
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition
@@ -39,12 +37,15 @@ Field = fields.Field[Any]
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A valid spec: the row's values and the table they belong to."""
+    """A valid spec: the values of the row by column, and the relation they belong to, always with its schema."""
 
     table: str
-    name: str
-    age: int
-    country: str
+    values: tuple[tuple[str, Any], ...]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the row's values are for."""
+        return tuple(column for column, _ in self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,7 @@ class Condition:
 class PriorStatus:
     """What the status that came with the request says; what has a foreign shape counts as not said.
 
+    ``tables`` are relation names (schema.table); ``observed_table`` is as it was written.
     A resource that no sync has answered yet comes with the defaults of the CustomResourceDefinition: ``ready`` is then
     Unknown with the reason Pending, which is not a verdict.
     """
@@ -78,8 +80,8 @@ class PriorStatus:
 class HookRequest:
     """One resource as Metacontroller handed it over, and what it wants done.
 
-    ``table`` is spec.table as written, also when it cannot be a table name; ``spec`` is None exactly when ``problem``
-    has a text (one sentence per field).
+    ``table`` is spec.table as written, also when it cannot be a table name, and ``relation`` the relation that it
+    names; ``spec`` is None exactly when ``problem`` has a text (one sentence per field).
     """
 
     controller: Controller
@@ -93,6 +95,7 @@ class HookRequest:
     paused: bool
     retain: bool
     table: str | None
+    relation: str | None
     spec: Spec | None
     problem: str
     status: PriorStatus
@@ -107,6 +110,16 @@ class HookRequest:
 def is_table(value: object) -> bool:
     """Say whether the value can be the name of a table that this product writes."""
     return isinstance(value, str) and TABLE_PATTERN.fullmatch(value) is not None
+
+
+def relation_name(table: object, schema: str = DEFAULT_SCHEMA) -> str | None:
+    """Give the one relation that ``table`` or ``schema.table`` names; None where it can be no table's name.
+
+    A table without a schema is in ``schema``, whatever the search path of the session or role says.
+    """
+    if not isinstance(table, str) or TABLE_PATTERN.fullmatch(table) is None:
+        return None
+    return table if "." in table else f"{schema}.{table}"
 
 
 def is_text(value: str) -> bool:
@@ -139,6 +152,7 @@ _TABLE = (
     "a table or schema.table, each at most 63 letters, digits, '_' or '$', not starting with a digit or '$'; "
     "system schemas (pg_*, information_schema) are not allowed"
 )
+COLUMNS = ("name", "age", "country")
 _VALUE = "a string of 1 to 1024 characters without NUL or lone surrogates"
 _SPEC: dict[str, Field] = {
     "table": _field(fields.String, "table", is_table, _TABLE),
@@ -162,8 +176,10 @@ They stand alone because a Schema around them would take as long again as they t
 """
 
 
-def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
+def load_request(payload: object, *, finalizing: bool = False, schema: str = DEFAULT_SCHEMA) -> HookRequest:
     """Turn the decoded body of a hook request into a value; ``finalizing``: it came to the finalize hook.
+
+    ``schema`` is that of tables without one in their name.
 
     A resource that is being deleted is finalized whichever hook was called: without a finalize hook Metacontroller
     calls sync for it, which must not write the row again.
@@ -177,7 +193,7 @@ def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
     if not isinstance(metadata, dict):
         raise InvalidRequest("The resource must have metadata with a namespace and a name.")
     raw_spec, raw_status = resource.get("spec"), resource.get("status")
-    spec, problem = _load_spec(raw_spec)
+    spec, problem = _load_spec(raw_spec, schema)
     wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
     table = wire_spec.get("table")
     deleting = metadata.get("deletionTimestamp") is not None
@@ -197,9 +213,10 @@ def load_request(payload: object, *, finalizing: bool = False) -> HookRequest:
         retain=wire_spec.get("deletionPolicy") == "Retain",
         # also where it is no table name: the rule on spec.table compares it with observedTable as it is
         table=table if isinstance(table, str) and is_text(table) else None,
+        relation=relation_name(table, schema),
         spec=spec,
         problem=problem,
-        status=_load_status(raw_status),
+        status=_load_status(raw_status, schema),
         raw_status=raw_status if isinstance(raw_status, dict) else None,
     )
 
@@ -237,7 +254,7 @@ def _is_last_finalizer(controller: Controller, finalizers: object, definition: o
     return all(finalizer == own for finalizer in finalizers)
 
 
-def _load_spec(spec: object) -> tuple[Spec | None, str]:
+def _load_spec(spec: object, schema: str) -> tuple[Spec | None, str]:
     if not isinstance(spec, dict):
         return None, "spec is required: give table, name, age and country."
     values: dict[str, Any] = {}
@@ -249,7 +266,8 @@ def _load_spec(spec: object) -> tuple[Spec | None, str]:
             problems.append(str(exc.messages[0]))
     if problems:
         return None, " ".join(problems)
-    return Spec(values["table"], values["name"], values["age"], values["country"]), ""
+    relation = relation_name(values["table"], schema)
+    return Spec(relation or "", tuple((column, values[column]) for column in COLUMNS)), ""
 
 
 def _whole(value: object) -> int | None:
@@ -258,11 +276,12 @@ def _whole(value: object) -> int | None:
     return value if type(value) is int and 0 <= value < 2**63 else None
 
 
-def _load_status(status: object) -> PriorStatus:
+def _load_status(status: object, schema: str) -> PriorStatus:
     if not isinstance(status, dict):
         return PriorStatus()
     tables = status.get("tables")
-    named = tables if isinstance(tables, list) else []
+    # what cannot be the name of a table never held the row
+    named = (relation_name(table, schema) for table in (tables if isinstance(tables, list) else []))
     observed = status.get("observedTable")
     conditions = status.get("conditions")
     by_type = {
@@ -271,8 +290,7 @@ def _load_status(status: object) -> PriorStatus:
         if isinstance(condition, dict) and isinstance(condition.get("type"), str)
     }
     return PriorStatus(
-        # what cannot be the name of a table never held the row
-        tables=tuple(dict.fromkeys(table for table in named if is_table(table))),
+        tables=tuple(dict.fromkeys(filter(None, named))),
         observed_table=observed if isinstance(observed, str) else None,
         ready=_load_condition(by_type.get("Ready")),
         stalled=_load_condition(by_type.get("Stalled")),

@@ -108,7 +108,7 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
     if outcome.error is not None:
         return "False", outcome.error.reason, str(outcome.error)
     if not request.finalizing:
-        return "True", Reason.ROW_SYNCED, f"The row in table {request.table} matches the spec."
+        return "True", Reason.ROW_SYNCED, f"The row in table {request.relation} matches the spec."
     if not request.deleting:
         return (
             "Unknown",
@@ -125,10 +125,10 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
 
 def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any]:
     tables, observed_table = outcome.tables, request.table
-    if len(tables) > MAX_TABLES and observed_table not in request.status.tables:
+    if len(tables) > MAX_TABLES and request.relation not in request.status.tables:
         # A table that finds no place in the list is not observed: the rule of the CustomResourceDefinition then holds
         # back further edits until the list has shrunk.
-        tables = tuple(table for table in tables if table != observed_table)
+        tables = tuple(table for table in tables if table != request.relation)
         observed_table = request.status.observed_table
     # the composite controller sets observedGeneration itself, the decorator controller does not
     status: dict[str, Any] = {"observedGeneration": request.generation, "id": request.id}

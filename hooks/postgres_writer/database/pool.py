@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database.session import BUSY, EXPIRED, Session, is_table_timeout
-from postgres_writer.database.statements import Statement
+from postgres_writer.database.statements import Message
 from postgres_writer.database.tables import Shares, TableCircuits, Tables
 from postgres_writer.deadlines import PATIENCE_SECONDS
 from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
@@ -59,7 +59,7 @@ class Pool:
         self._emptied = threading.Condition(self._lock)
 
     @contextmanager
-    def lend(self, statement: Statement, row: str, until: float) -> Iterator[Session]:
+    def lend(self, statement: Message, row: str, until: float) -> Iterator[Session]:
         """Lend a session to a message about one id; wait for one until ``until`` (monotonic seconds).
 
         Success or failure of the message is noted for its tables. Raises RequestExpired when there was no session in
@@ -207,7 +207,7 @@ class Pool:
 
     # What the end of a message says about its tables
 
-    def _note_success(self, statement: Statement) -> None:
+    def _note_success(self, statement: Message) -> None:
         if not statement.writes:
             # a table lock may block writes and let reads through, so a read proves nothing
             return
@@ -217,7 +217,7 @@ class Pool:
             metrics.TABLE_CIRCUIT.labels("closed").inc()
             logger.info("The table is no longer locked or slow", extra=fields(table=table))
 
-    def _note_failure(self, statement: Statement, row: str, exc: Exception) -> None:
+    def _note_failure(self, statement: Message, row: str, exc: Exception) -> None:
         if isinstance(exc, Refused):
             # the table answered, so it is neither locked nor slow
             self._note_success(statement)

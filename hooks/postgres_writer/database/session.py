@@ -6,21 +6,23 @@ acknowledges TCP: only the client's own clock ends such a wait. Driver errors be
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from typing import Any
 
 import psycopg2
 
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.core.refusals import Refused
+from postgres_writer.core.refusals import Guard, Refused
 from postgres_writer.database import statements
 from postgres_writer.database.dial import Circuit, HungUp, targets, wait
-from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
+from postgres_writer.database.qualified import forbidden_function
+from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseImpaired, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -48,11 +50,14 @@ _BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE}
 _READ_ONLY_CODE = "25006"
 # invalid_text_representation: the cast that a guard lets fail
 _GUARD_CODE = "22P02"
-# a pooler handed out another server connection, where the name is unknown, or another client has taken it
-_LOST_PREPARED_CODES = {"26000", "42P05"}
+# a pooler handed out another server connection, where the name is unknown
+_LOST_PREPARED_CODE = "26000"
+_DUPLICATE_PREPARED_CODE = "42P05"
 # in_failed_sql_transaction: a transaction was left open, and nothing but its end works on this connection
 _FAILED_TRANSACTION_CODE = "25P02"
 _DENIED_CODE = "42501"
+# a character that the database's encoding lacks: the context is that of our own document
+_UNTRANSLATABLE_CODE = "22P05"
 _EXHAUSTED_CLASS = "53"
 _CLOSING = {"FATAL", "PANIC"}
 """The severities after which PostgreSQL closes the connection."""
@@ -61,43 +66,22 @@ Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
 
 
+class _AlreadyPrepared(Exception):
+    """The server has a prepared statement of that name."""
+
+
 class _Lost(Exception):
     """The connection broke, or is of no use any more; the text is the message of the condition."""
-
-
-class SearchPath:
-    """The schemas of tables without one in their name, as the last connection of this process found them.
-
-    Nothing else shows that they changed: the table of that name in another schema is as good as the first one, and what
-    is recorded in status is the name. They are not pinned, because a restart would then change them without a word.
-    """
-
-    def __init__(self) -> None:
-        self._schemas: list[str] | None = None
-
-    def found(self, schemas: list[str]) -> None:
-        """Take note of what a new connection found, in the order in which it looks."""
-        before, self._schemas = self._schemas, schemas
-        if before is None:
-            logger.info("Table names without a schema are looked up in these schemas", extra=fields(schemas=schemas))
-        elif before != schemas:
-            logger.warning(
-                "The search path has changed: a table name without a schema may now mean another table",
-                extra=fields(schemas=schemas, before=before),
-            )
 
 
 class Session:
     """A connection and what was learned about it: the server's clock and the prepared statements."""
 
-    def __init__(
-        self, config: DatabaseConfig, circuit: Circuit, search_path: SearchPath, on_lost: Callable[[], None]
-    ) -> None:
+    def __init__(self, config: DatabaseConfig, circuit: Circuit, on_lost: Callable[[], None]) -> None:
         """``on_lost`` is called when a connection that has worked before turns out to be dead."""
         self._config = config
         self._on_lost = on_lost
         self._circuit = circuit
-        self._search_path = search_path
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = 0.0
@@ -105,11 +89,11 @@ class Session:
         self.idle_since = 0.0
         """When the pool got the session back; monotonic seconds."""
         self._offset = 0.0
+        self.lock_timeout = config.statement_timeout * LOCK_SHARE
+        """How long the next message under the lock of an id waits for other locks, in seconds."""
         self._texts: dict[statements.Statement, str] = {}
         self._prepares = config.prepared_statements
-        settings = statements.settings(config.statement_timeout, local=not self._prepares)
-        # a pooler may give every transaction another server connection, so settings travel with each message then
-        self._greeting, self._prefix = (settings, "") if self._prepares else ("", f"{settings}; ")
+        self._escapes = True
 
     @property
     def is_connected(self) -> bool:
@@ -120,18 +104,18 @@ class Session:
         """Say whether the connection is whole, and young enough at a time of the monotonic clock, to be used again."""
         return now - self._opened < CONNECTION_LIFE_SECONDS and not self._interrupted
 
-    def execute(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
+    def execute(self, call: Call, message: statements.Message, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
 
-        The lock of the call comes first. ``until`` is added to the parameters where it is missing: the deadline by
-        the server's clock. Repeated once when the connection turns out to be dead or read-only.
+        The deadlines are added to the parameters, by the server's clock; ``doc`` is given as a dictionary.
+        Repeated once when the connection turns out to be dead or read-only.
 
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
         reused = self._connection is not None
         try:
             try:
-                return self._attempt(call, statement, parameters)
+                return self._attempt(call, message, parameters)
             except _Lost as exc:
                 interrupted = self._interrupted
                 self.close()
@@ -142,7 +126,7 @@ class Session:
                 metrics.CONNECTIONS_REPLACED.inc()
                 # those that are as old have probably died of the same
                 self._on_lost()
-                return self._attempt(call, statement, parameters)
+                return self._attempt(call, message, parameters)
         except _Lost as exc:
             self.close()
             raise DatabaseUnavailable(str(exc)) from exc
@@ -190,7 +174,7 @@ class Session:
         self._texts.clear()
         metrics.CONNECTIONS_OPEN.dec()
 
-    def _attempt(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
+    def _attempt(self, call: Call, message: statements.Message, parameters: Parameters) -> Result:
         start_by = call.start_by(self._config.statement_timeout)
         if not self._circuit.admits(time.monotonic(), self._connection is not None):
             raise DatabaseUnavailable(UNAVAILABLE)
@@ -198,11 +182,12 @@ class Session:
             # a connect that has no time left says nothing about the server and must not open the circuit
             _expect_waiting(call, start_by)
             self._connect(start_by)
-        text = self._message(call, statement)
+        text = self._composed(call, message)
         # by the server's clock, which may be minutes off from ours
-        given = {"until": start_by + self._offset, **parameters}
-        if call.lock is not None:
-            given["key"] = statements.lock_key(call.lock)
+        given = {**parameters, "until": start_by + self._offset, "by": call.write_by + self._offset}
+        if "doc" in parameters:
+            # ASCII: a raw character would be read in the encoding that a trigger may have set in the session
+            given["doc"] = json.dumps(parameters["doc"], ensure_ascii=self._escapes)
         _expect_waiting(call, start_by)
         began = time.perf_counter()
         try:
@@ -213,29 +198,30 @@ class Session:
         self._succeed()
         return result
 
-    def _message(self, call: Call, statement: statements.Statement) -> str:
-        """Compose what is sent in one message: the settings that travel with it, the lock, the statement."""
-        if len(self._texts) + 2 > _MAX_TEXTS:
-            # here and nowhere else, or the second of the two would be taken from under the first
+    def _composed(self, call: Call, message: statements.Message) -> str:
+        """Compose what is sent: the settings that travel with the message, and its statements."""
+        if len(self._texts) + len(message.parts) > _MAX_TEXTS:
+            # only before composing: DEALLOCATE ALL would drop what this message executes
             if self._prepares:
                 self._run("DEALLOCATE ALL", None)
             self._texts.clear()
-        parts = (statement,) if call.lock is None else (statements.LOCK, statement)
-        return self._prefix + "; ".join(self._text(call, part) for part in parts)
+        texts = [self._text(call, part) for part in message.parts]
+        if message.locks or not self._prepares:
+            texts.insert(0, statements.limits(self._config.statement_timeout, self.lock_timeout))
+        if not self._prepares:
+            # a pooler may give every transaction another server connection
+            texts.insert(1, statements.session_settings(local=True))
+        return "; ".join(texts)
 
     def _text(self, call: Call, statement: statements.Statement) -> str:
+        if not (statement.often and self._prepares):
+            return statement.direct()
         text = self._texts.get(statement)
         if text is None:
-            text = statement.text.as_string(self._connection)
-            if not statement.parameters:
-                # such a statement is a new object at every use, so a kept text would never be found again
-                return text
-            if self._prepares:
-                # Named after what it does: behind a pooler that hands out one server connection after the other, a
-                # number would run what another client prepared under it, which may be for another table.
-                name = f"pgw_{blake2b(text.encode(), digest_size=12).hexdigest()}"
-                prepare, text = statements.prepared(text, statement.parameters, name)
-                # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
+            prepare, text = statement.prepared()
+            # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
+            with contextlib.suppress(_AlreadyPrepared):
+                # named by the hash of its text, so what a session pool kept is the same statement
                 self._run(prepare, None, call.hung_up)
             self._texts[statement] = text
         return text
@@ -278,11 +264,11 @@ class Session:
         try:
             wait(connection, until)
             cursor = connection.cursor()
-            # settings and questions in one message: a new connection costs one round trip after its start, not three
-            cursor.execute(f"{self._greeting}; {statements.HELLO}" if self._greeting else statements.HELLO)
+            # settings and question in one message: a new connection costs one round trip after its start, not three
+            cursor.execute(self._greeting())
             wait(connection, until)
             # measured against the end of the round trip: the deadline may come early by that much, never late
-            clock, schemas = cursor.fetchone()
+            [clock] = cursor.fetchone()
             self._offset = clock - time.monotonic()
         except BaseException:
             connection.close()
@@ -290,8 +276,16 @@ class Session:
         self._connection, self._cursor, self._opened = connection, cursor, time.monotonic()
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
+        # such a database knows no characters, and so no \\u escapes
+        self._escapes = connection.get_parameter_status("server_encoding") != "SQL_ASCII"
         self._succeed()
-        self._search_path.found(schemas)
+
+    def _greeting(self) -> str:
+        if not self._prepares:
+            return statements.HELLO
+        settings = statements.session_settings(local=False)
+        timeout = self._config.statement_timeout
+        return f"{statements.session_limits(timeout, timeout * LOCK_SHARE)}; {settings}; {statements.HELLO}"
 
     def _succeed(self) -> None:
         if self._circuit.succeeded():
@@ -339,25 +333,29 @@ def _translated(exc: psycopg2.Error) -> Exception:
         return DatabaseBusy(BUSY)
     if code[:2] == _EXHAUSTED_CLASS:
         return DatabaseImpaired(_EXHAUSTED.format(code))
+    if diag.context is not None and code != _UNTRANSLATABLE_CODE:
+        return Refused(code, diag.constraint_name or "", inside=True)
     primary = diag.message_primary or ""
-    # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
-    guard = primary.partition(statements.GUARD)[2].partition(" ")[0] if code == _GUARD_CODE else ""
-    found = _session_error(code, guard, primary) if diag.context is None else None
+    # 22P02 is what a guard's cast fails with, which quotes its text
+    word = primary.partition(f"{statements.WORD} ")[2].partition(" ")[0] if code == _GUARD_CODE else ""
+    guard = Guard(word) if word else None
+    found = _session_error(code, guard, primary)
     return Refused(code, diag.constraint_name or "", guard) if found is None else found
 
 
-def _session_error(code: str, guard: str, primary: str) -> Exception | None:
+def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | None:
     """Give the error of the lock, of the role, or of a session that is of no use though its connection lives."""
-    if guard == statements.BUSY_GUARD:
+    if guard is Guard.BUSY:
         return DatabaseBusy(IN_FLIGHT)
-    if code in _LOST_PREPARED_CODES:
+    if code == _DUPLICATE_PREPARED_CODE:
+        return _AlreadyPrepared()
+    if code == _LOST_PREPARED_CODE:
         logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
         return _Lost(UNAVAILABLE)
-    if code == _READ_ONLY_CODE or guard == statements.READ_ONLY_GUARD:
+    if code == _READ_ONLY_CODE or guard is Guard.READ_ONLY:
         return _Lost(READ_ONLY)
     # Where the role may not execute what the messages call, nothing can be said of any table. The server's text is
     # translated, but names the function. By default every role may execute all of them.
-    denied = [name for name in statements.FUNCTIONS if name in primary] if code == _DENIED_CODE else []
-    if denied:
-        return DatabaseImpaired(FORBIDDEN.format(denied[0]))
+    if code == _DENIED_CODE and (function := forbidden_function(primary)):
+        return DatabaseImpaired(FORBIDDEN.format(function))
     return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None

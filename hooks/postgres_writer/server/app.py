@@ -126,7 +126,9 @@ class HookServer:
             request_id = g.request_id = f"{getrandbits(64):016x}"
             # before the body is read: a caller without a token cannot make the server read and decode megabytes
             self._authorize()
-            hook_request = load_request(self._decoded_body(environ), finalizing=hook == "finalize")
+            hook_request = load_request(
+                self._decoded_body(environ), finalizing=hook == "finalize", schema=self._config.database.schema
+            )
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
             kept = self._keeps_status(plan, outcome)

@@ -88,7 +88,7 @@ def test_a_late_call_does_nothing(database: Database, subject: Subject, late: Ca
     subject.sync()
     database.create_table("pupils")
     subject.edit(table="pupils").sync(late)
-    assert subject.tables == ["students", "pupils"]
+    assert subject.tables == ["public.students", "public.pupils"]
     assert not subject.finalize(late)
     assert (database.rows(), database.rows("pupils")) == ([ROW], [])
 

@@ -44,14 +44,14 @@ def test_a_trigger_that_raises_concerns_only_its_table(database: Database, subje
     raising(database, "UPDATE OR DELETE", code)
     for _ in range(2):
         subject.edit(age=subject.spec["age"] + 1).sync()
-        assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+        assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
         assert f"SQLSTATE {code}" in subject.message
         other = Subject(subject.store, {**subject.spec, "table": "pupils"})
         assert other.sync() in (Operation.INSERTED, Operation.UPDATED), "the circuit must stay closed"
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students", "public.pupils"])
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert f"SQLSTATE {code}" in subject.message
     assert "Retain" in subject.message
     assert sessions(database) == before, "the connection must be kept"
@@ -64,7 +64,7 @@ def test_a_lack_of_resources_passes(database: Database, subject: Subject, code: 
     before = sessions(database)
     raising(database, "UPDATE OR DELETE", code)
     subject.edit(age=24).sync()
-    assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["students"])
+    assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["public.students"])
     assert "out of disk space, memory or connections" in subject.message
     assert f"SQLSTATE {code}" in subject.message
     assert subject.outcome.error is not None
@@ -95,7 +95,7 @@ def test_a_role_that_may_not_call_what_every_message_calls_is_told_so(
                 # only deletes ask for it
                 continue
             assert getattr(subject, told)() in (Operation.NONE, False)
-            assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["students"])
+            assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["public.students"])
             assert f"PostgreSQL's function {function.partition('(')[0]}," in subject.message
             assert "grant it EXECUTE" in subject.message
         assert database.rows() == [ROW] or function.startswith("row_security")

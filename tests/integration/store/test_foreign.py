@@ -60,9 +60,9 @@ def test_a_mistyped_foreign_table_holds_up_nothing(contrib: Database, subject: S
     subject.edit(age=-1).sync()
     assert (subject.ready, subject.tables) == ("False InvalidSpec", [])
     subject.edit(age=23, table="students").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
     subject.edit(table="far").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
     assert subject.finalize()
     assert contrib.rows() == []
 
@@ -92,7 +92,7 @@ def test_a_view_of_a_foreign_table_is_an_honest_state(contrib: Database, subject
     subject.edit(age=-1).sync()
     assert subject.ready == "False InvalidSpec"
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["seen"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.seen"])
     subject.edit(deletionPolicy="Retain")
     assert subject.finalize()
 
@@ -120,9 +120,9 @@ def test_a_table_that_became_a_foreign_one_while_it_was_listed_is_tried(contrib:
     reach_itself(contrib, "base")
     contrib.query("ALTER SERVER far OPTIONS (SET port '1')")
     subject.edit(table="students").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["far", "students"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.far", "public.students"])
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["far"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.far"])
     assert "a server that the table depends on is unreachable (SQLSTATE 08001)" in subject.message
     assert "Retain" in subject.message
     contrib.query(f"ALTER SERVER far OPTIONS (SET port '{contrib.connect['port']}')")
@@ -136,7 +136,7 @@ def test_a_foreign_table_that_gives_way_to_a_table_is_recorded_first(contrib: Da
     contrib.query("DROP FOREIGN TABLE far")
     contrib.create_table("far")
     subject.sync()
-    assert (subject.ready, subject.tables) == ("False TableRecorded", ["far"])
+    assert (subject.ready, subject.tables) == ("False TableRecorded", ["public.far"])
     assert subject.sync() is Operation.INSERTED
 
 

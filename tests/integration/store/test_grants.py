@@ -43,7 +43,7 @@ def test_a_table_that_may_not_be_written_any_more_stays_listed(limited: Limited,
     if privileges:
         limited.grant(privileges)
     subject.edit(age=24).sync()
-    assert (subject.ready, subject.tables) == ("False AccessDenied", ["students"])
+    assert (subject.ready, subject.tables) == ("False AccessDenied", ["public.students"])
     assert limited.database.rows() == [ROW]
 
 
@@ -64,7 +64,7 @@ def test_a_grant_that_comes_later_is_recorded_first(limited: Limited) -> None:
     subject.sync()
     limited.grant(EVERY)
     subject.sync()
-    assert (subject.ready, subject.tables) == ("False TableRecorded", ["students"])
+    assert (subject.ready, subject.tables) == ("False TableRecorded", ["public.students"])
     assert limited.database.rows() == []
     assert subject.sync() is Operation.INSERTED
     assert subject.ready == "True RowSynced"
@@ -89,7 +89,7 @@ def test_a_delete_that_may_not_be_done_names_the_two_ways_out(limited: Limited, 
     subject.sync()
     limited.revoke(missing)
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert "needs SELECT and DELETE on it" in subject.message
     assert "Retain" in subject.message
     limited.grant("SELECT, DELETE")
@@ -113,13 +113,13 @@ def test_a_move_to_a_denied_table_leaves_the_row_and_lists_nothing_new(limited: 
     subject = limited.subject
     subject.sync()
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False AccessDenied", ["students"])
+    assert (subject.ready, subject.tables) == ("False AccessDenied", ["public.students"])
     assert limited.database.rows() == [ROW]
     limited.grant(EVERY, "pupils")
     subject.sync()
-    assert (subject.ready, subject.tables) == ("False TableRecorded", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False TableRecorded", ["public.students", "public.pupils"])
     assert subject.sync() is Operation.MOVED
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.pupils"])
     assert limited.database.rows() == []
 
 
@@ -142,7 +142,7 @@ def test_a_move_out_of_a_denied_table_names_the_old_one(limited: Limited, missin
     subject.sync()
     limited.revoke(missing)
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False AccessDenied", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False AccessDenied", ["public.students", "public.pupils"])
     assert "cannot be moved out of table students" in subject.message
     assert (limited.database.rows(), limited.database.rows("pupils")) == ([ROW], [])
 
@@ -152,9 +152,9 @@ def test_an_old_table_that_does_not_hold_the_row_needs_no_grant_to_delete(limite
     limited.grant("SELECT")
     limited.grant(EVERY, "pupils")
     subject = limited.subject
-    subject.status = {"tables": ["students"], "observedTable": "students"}
+    subject.status = {"tables": ["public.students"], "observedTable": "students"}
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.pupils"])
 
 
 @pytest.mark.parametrize("table", ["team.pupils", "pupils"], ids=["with its schema", "by the search path"])
@@ -185,7 +185,7 @@ def test_the_role_s_own_schema_without_usage_does_not_make_its_table_look_droppe
     assert subject.edit(table="pupils").sync() is Operation.INSERTED
     limited.run("REVOKE USAGE ON SCHEMA LIMITED FROM LIMITED")
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["pupils"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.pupils"])
 
 
 def test_a_schema_without_usage_that_was_never_listed_blocks_nothing(limited: Limited) -> None:
@@ -232,9 +232,9 @@ def test_row_level_security_that_swallows_the_delete(limited: Limited) -> None:
     subject = limited.subject
     assert subject.sync() is Operation.INSERTED
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students", "public.pupils"])
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert "swallowed it" in subject.message
     assert (limited.database.rows(), limited.database.rows("pupils")) == ([ROW], [])
     limited.run("CREATE POLICY d ON students FOR DELETE USING (true)")

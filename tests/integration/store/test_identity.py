@@ -74,7 +74,7 @@ def test_an_equal_id_of_somebody_else_holds_up_a_move_and_stays(caseless: tuple[
     database.create_table("pupils")
     assert subject.edit(table="pupils").sync() is Operation.INSERTED
     subject.edit(table="students").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["pupils", "students"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.pupils", "public.students"])
     assert "treats as equal" in subject.message
     assert (rows(database), database.rows("pupils")) == ([STRANGER], [ROW])
 

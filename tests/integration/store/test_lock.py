@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import psycopg2.extensions
 import pytest
-from psycopg2.sql import SQL
 
 from postgres_writer.core.plan import Operation
 from postgres_writer.database.dial import Circuit
-from postgres_writer.database.session import IN_FLIGHT, SearchPath, Session
-from postgres_writer.database.statements import Statement, lock_key
+from postgres_writer.database.session import IN_FLIGHT, Session
+from postgres_writer.database.statements import LOCK, WORD, Message, Statement, lock_key, write
 from postgres_writer.database.store import Store
 from postgres_writer.errors import DatabaseUnavailable
 from support.postgres import Database
@@ -45,7 +43,7 @@ def database(database: Database) -> Iterator[Database]:
 @pytest.fixture
 def other(database: Database, subject: Subject) -> Iterator[psycopg2.extensions.connection]:
     """Hold the lock of the resource's id in another transaction, once its row is in pupils."""
-    assert subject.tables == ["pupils"]
+    assert subject.tables == ["public.pupils"]
     with database.connection() as connection:
         connection.autocommit = False
         connection.cursor().execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(ROW[0]),))
@@ -57,9 +55,9 @@ def other(database: Database, subject: Subject) -> Iterator[psycopg2.extensions.
 def test_nothing_is_claimed_while_another_transaction_holds_the_lock(database: Database, subject: Subject) -> None:
     subject.sync()
     assert (subject.ready, subject.message) == (BUSY, IN_FLIGHT)
-    assert sorted(subject.tables) == ["pupils", "students"]
+    assert sorted(subject.tables) == ["public.pupils", "public.students"]
     assert not subject.finalize()
-    assert (subject.ready, sorted(subject.tables)) == (BUSY, ["pupils", "students"])
+    assert (subject.ready, sorted(subject.tables)) == (BUSY, ["public.pupils", "public.students"])
     assert (database.rows(), database.rows("pupils")) == ([], [ROW])
 
 
@@ -68,14 +66,14 @@ def test_a_look_drops_no_table_without_the_lock(database: Database, subject: Sub
     database.query("DELETE FROM pupils")
     subject.edit(age=-1).sync()
     assert subject.ready == "False InvalidSpec"
-    assert sorted(subject.tables) == ["pupils", "students"]
+    assert sorted(subject.tables) == ["public.pupils", "public.students"]
 
 
 @pytest.mark.usefixtures("other")
 def test_a_table_is_not_recorded_without_the_lock(subject: Subject) -> None:
     subject.status["observedTable"] = "students"
     subject.sync()
-    assert (subject.ready, subject.tables) == (BUSY, ["pupils"])
+    assert (subject.ready, subject.tables) == (BUSY, ["public.pupils"])
 
 
 def test_the_lock_ends_with_its_message(subject: Subject, other: psycopg2.extensions.connection) -> None:
@@ -124,11 +122,11 @@ def test_a_read_only_server_is_not_believed(subject: Subject, database: Database
     database.query(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
     subject.store = Store(database.config())
     subject.edit(age=-1).sync()
-    assert sorted(subject.tables) == ["pupils", "students"]
+    assert sorted(subject.tables) == ["public.pupils", "public.students"]
     subject.edit(age=23).status["observedTable"] = "students"
-    subject.status["tables"] = ["pupils"]
+    subject.status["tables"] = ["public.pupils"]
     subject.sync()
-    assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["pupils"])
+    assert (subject.ready, subject.tables) == ("False DatabaseUnavailable", ["public.pupils"])
     assert "read-only" in subject.message
     subject.store.close()
 
@@ -152,13 +150,23 @@ def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
     database: Database, prepared: bool, commit: str, expected: str
 ) -> None:
     """Another isolation sees what was committed before the lock was asked for; commits must survive a crash."""
-    name = database.name
-    database.query(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
-    database.query(f"ALTER DATABASE {name} SET synchronous_commit = {commit}")
-    session = Session(database.config(prepared_statements=prepared), Circuit(), SearchPath(), lambda: None)
-    asked = Statement(
-        SQL("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')").format()
-    )
-    for lock in (None, "default/a"):
-        assert session.execute(replace(fresh_call(), lock=lock), asked, {}) == ("read committed", expected)
+    database.query(f"ALTER DATABASE {database.name} SET default_transaction_isolation = serializable")
+    database.query(f"ALTER DATABASE {database.name} SET synchronous_commit = {commit}")
+    session = Session(database.config(prepared_statements=prepared), Circuit(), lambda: None)
+    asked = Statement("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')")
+    written = write("public.students", ("name", "age", "country"))
+    parameters = {
+        "id": ROW[0],
+        "doc": {"name": "alex", "age": 23, "country": "canada"},
+        "key": lock_key(ROW[0]),
+        "word": WORD,
+    }
+    for message in (
+        Message((asked,), frozenset(), locks=False),
+        Message((LOCK, asked), frozenset()),
+        Message((*written.parts, asked), written.tables, writes=True),
+    ):
+        isolation, durable = session.execute(fresh_call(), message, parameters)
+        assert isolation == "read committed"
+    assert durable == expected, "at the end of what writes"
     session.close()

@@ -107,7 +107,7 @@ def test_a_table_that_does_not_take_the_row(
     assert (subject.ready, subject.tables) == ("False RowRejected", listed), "and stays so"
     assert sentence in subject.message
     subject.edit(table="students").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
     subject.edit(table="odd").sync()
     assert (subject.ready, subject.tables) == ("False RowRejected", ["students", *listed])
     assert sentence in subject.message
@@ -155,7 +155,7 @@ def test_a_trigger_in_the_way_of_a_write(  # noqa: PLR0913, PLR0917
     subject.edit(name=SECRET).sync()
     assert subject.ready == "False RowRejected"
     assert sentence in subject.message
-    assert subject.tables == ["students"]
+    assert subject.tables == ["public.students"]
     assert_silent(subject, caplog)
 
 
@@ -202,10 +202,10 @@ def test_a_trigger_in_the_way_of_a_delete(
     trigger(database, "BEFORE DELETE", body)
     subject.edit(table="pupils").sync()
     assert subject.ready.startswith("False ")
-    assert subject.tables == ["students", "pupils"]
+    assert subject.tables == ["public.students", "public.pupils"]
     assert (database.rows(), database.rows("pupils")) == ([ROW], [])
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert message in subject.message
     assert "Retain" in subject.message
     assert database.rows() == [ROW]
@@ -223,7 +223,7 @@ def test_a_row_that_others_point_at_cannot_go(database: Database, subject: Subje
         "INSERT INTO marks VALUES ('default/sample')"
     )
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert "foreign key" in subject.message
     database.query("DELETE FROM marks")
     assert subject.finalize()
@@ -247,9 +247,9 @@ def test_a_view_that_shows_the_row_of_another_table_does_not_hold_it(database: D
     subject.sync()
     database.query("CREATE VIEW pairs AS SELECT s.* FROM students s JOIN students t USING (id)")
     subject.edit(table="pairs").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
     subject.edit(table="students").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
     subject.edit(table="pairs").sync()
     assert subject.finalize()
     assert database.rows() == []
@@ -260,10 +260,10 @@ def test_one_bad_table_does_not_keep_the_others_from_being_cleared(database: Dat
         database.create_table(table)
         database.query(f"INSERT INTO {table} SELECT 'default/sample', 'x', 1, 'y'")
     trigger(database, "BEFORE DELETE", "RETURN NULL;", table="b")
-    subject.status = {"tables": ["a", "b", "c"], "observedTable": "c"}
+    subject.status = {"tables": ["public.a", "public.b", "public.c"], "observedTable": "c"}
     subject.spec["table"] = "c"
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["b"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.b"])
     assert [database.rows(table) for table in ("a", "c")] == [[], []]
 
 
@@ -290,7 +290,7 @@ def test_a_second_row_with_the_id_in_a_child_of_the_table_is_said_and_both_go(
     subject.sync()
     database.query("CREATE TABLE kids () INHERITS (students); INSERT INTO kids SELECT * FROM students")
     subject.edit(age=24).sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
     assert "more than one row has its id (SQLSTATE 21000)" in subject.message
     assert database.rows() == [ROW, ROW]
     assert subject.finalize()

@@ -65,7 +65,7 @@ def test_policies_that_are_taken_away_amid_a_finalize_hide_nothing(
 
     monkeypatch.setattr(subject.store, "_survey", survey_without_policies)
     assert not subject.finalize(), "released, although the row is there"
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert subject.finalize()
     assert secured.database.rows() == []
 
@@ -86,7 +86,7 @@ def test_a_hidden_row_is_not_gone(secured: Limited, hiding: str) -> None:
     secured.run(hiding)
     subject.store.close()
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert "row-level security" in subject.message
     assert "Retain" in subject.message
     assert secured.database.rows() == [ROW]
@@ -115,7 +115,7 @@ def test_without_a_valid_spec_it_cannot_be_asked_whether_a_row_is_hidden(secured
     secured.database.query("DELETE FROM students")
     subject.edit(age=-1)
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     subject.edit(age=1)
     assert subject.finalize()
 
@@ -182,7 +182,7 @@ def test_the_probe_fires_no_trigger_that_could_be_seen_outside(secured: Limited)
         "CREATE TRIGGER two AFTER INSERT ON students FOR EACH ROW EXECUTE FUNCTION act()"
     )
     subject = secured.subject
-    subject.status = {"tables": ["students"], "observedTable": "students"}
+    subject.status = {"tables": ["public.students"], "observedTable": "students"}
     assert subject.finalize()
     assert secured.database.query("SELECT * FROM log") == []
 
@@ -198,7 +198,7 @@ def test_a_row_that_is_hidden_in_its_old_table_cannot_move(secured: Limited) -> 
     subject.sync()
     secured.run(HIDE_ALL)
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students", "public.pupils"])
     assert "cannot be moved out of table students: row-level security" in subject.message
     assert (secured.database.rows(), secured.database.rows("pupils")) == ([ROW], [])
     secured.run("ALTER POLICY shown ON students USING (true)")
@@ -214,7 +214,7 @@ def test_a_row_that_is_gone_from_its_old_table_holds_up_no_move(secured: Limited
     subject.sync()
     secured.database.query("DELETE FROM students")
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.pupils"])
     assert (secured.database.rows(), secured.database.rows("pupils")) == ([], [ROW])
 
 
@@ -224,7 +224,7 @@ def test_a_look_does_not_drop_a_table_that_may_hide_the_row(secured: Limited) ->
     subject.sync()
     secured.run(HIDE_ALL)
     subject.edit(age=-1, table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False InvalidSpec", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False InvalidSpec", ["public.students", "public.pupils"])
     assert not subject.finalize()
     assert secured.database.rows() == [ROW]
 
@@ -247,7 +247,7 @@ def test_a_policy_that_comes_later_is_recorded_first(secured: Limited) -> None:
     subject.sync()
     secured.run(SHOW_ALL)
     subject.sync()
-    assert (subject.ready, subject.tables) == ("False TableRecorded", ["students"])
+    assert (subject.ready, subject.tables) == ("False TableRecorded", ["public.students"])
     assert secured.database.rows() == []
     assert subject.sync() is Operation.INSERTED
 
@@ -268,7 +268,7 @@ def test_a_hidden_row_under_the_id_is_not_taken_over_and_may_be_ours(secured: Li
     subject = secured.subject
     for _ in range(2):
         subject.sync()
-        assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+        assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
     assert not subject.finalize()
     assert secured.database.rows() == [("default/sample", "bob", 1, "chile")]
 
@@ -281,9 +281,9 @@ def test_a_row_that_became_hidden_after_its_answer_got_lost_is_not_forgotten(sec
     secured.database.query("UPDATE students SET owner = 'somebody'")
     if synced:
         subject.sync()
-        assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+        assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert secured.database.rows() == [ROW]
 
 
@@ -293,7 +293,7 @@ def test_policies_that_refuse_a_later_write_keep_the_table_listed(secured: Limit
     subject.sync()
     secured.run("ALTER POLICY shown ON students USING (true) WITH CHECK (age < 24)")
     subject.edit(age=24).sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
     assert secured.database.rows() == [ROW]
 
 
@@ -306,7 +306,7 @@ def test_a_row_that_a_view_does_not_show_any_more_is_not_gone(database: Database
     assert subject.ready == "True RowSynced"
     database.query("UPDATE students SET age = 10")
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["adults"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.adults"])
     assert "the condition of a view" in subject.message
     assert database.rows() == [("default/sample", "alex", 10, "canada")]
     database.query("DELETE FROM students")
@@ -322,7 +322,7 @@ def test_a_view_passes_on_the_policies_of_its_table(secured: Limited, hidden: st
     assert subject.edit(table="pupils").sync() is Operation.INSERTED
     secured.run(f"ALTER POLICY shown ON students {hidden}")
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["pupils"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.pupils"])
     secured.run("ALTER POLICY shown ON students USING (true) WITH CHECK (true)")
     assert subject.finalize()
     assert secured.database.rows() == []
@@ -334,7 +334,7 @@ def test_a_row_that_a_view_does_not_show_any_more_cannot_move(database: Database
     subject.edit(table="adults").sync()
     database.query("UPDATE students SET age = 10")
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["adults", "pupils"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.adults", "public.pupils"])
     assert "cannot be moved out of table adults" in subject.message
     assert database.rows("pupils") == []
 
@@ -346,11 +346,11 @@ def test_a_table_that_became_a_view_while_it_was_listed(database: Database, subj
         "ALTER TABLE students RENAME TO base;CREATE VIEW students AS SELECT b.* FROM base b JOIN base c USING (id)"
     )
     subject.edit(age=24).sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students", "public.pupils"])
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["students"])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert database.rows("base") == [ROW]
     database.query("DROP VIEW students; ALTER TABLE base RENAME TO students")
     assert subject.finalize()
@@ -360,9 +360,9 @@ def test_a_table_that_became_a_view_while_it_was_listed(database: Database, subj
 def test_a_view_that_shows_the_row_of_a_listed_table_holds_up_no_move(database: Database, subject: Subject) -> None:
     subject.sync()
     database.query("CREATE VIEW pairs AS SELECT s.* FROM students s JOIN students t USING (id)")
-    subject.status = {**subject.status, "tables": ["pairs", "students"]}  # listed while the database was away
+    subject.status = {**subject.status, "tables": ["public.pairs", "public.students"]}  # listed while the database was away
     subject.sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
 
 
 # Cost

@@ -43,7 +43,7 @@ def create(database: Database, table: str) -> None:
 def test_a_missing_row_is_inserted(database: Database, subject: Subject) -> None:
     assert subject.sync() is Operation.INSERTED
     assert database.rows() == [ROW]
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
 
 
 def test_a_row_that_was_there_before_is_adopted(database: Database, subject: Subject) -> None:
@@ -88,7 +88,7 @@ def test_a_table_that_was_dropped_and_made_anew_gets_its_row_again(database: Dat
     subject.sync()
     database.query("DROP TABLE students")
     subject.sync()
-    assert (subject.ready, subject.tables) == ("False TableNotFound", ["students"])
+    assert (subject.ready, subject.tables) == ("False TableNotFound", ["public.students"])
     database.create_table("students")
     assert subject.sync() is Operation.INSERTED
 
@@ -174,7 +174,7 @@ def test_a_move_takes_the_row_along(database: Database, subject: Subject) -> Non
     subject.sync()
     assert subject.edit(table="pupils", age=24).sync() is Operation.MOVED
     assert (database.rows(), database.rows("pupils")) == ([], [("default/sample", "alex", 24, "canada")])
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.pupils"])
 
 
 def test_a_move_whose_answer_got_lost_is_made_again(database: Database, subject: Subject) -> None:
@@ -198,7 +198,7 @@ def test_a_move_out_of_a_dropped_table_goes_on(database: Database, subject: Subj
     database.query("DROP TABLE students")
     database.create_table("pupils")
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.pupils"])
     assert database.rows("pupils") == [ROW]
 
 
@@ -207,7 +207,7 @@ def test_a_move_out_of_a_dropped_schema_goes_on(database: Database, subject: Sub
     subject.edit(table="team.students").sync()
     database.query("DROP SCHEMA team CASCADE")
     subject.edit(table="students").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
 
 
 def test_a_move_to_a_missing_table_leaves_the_row_where_it_is(database: Database, subject: Subject) -> None:
@@ -215,11 +215,11 @@ def test_a_move_to_a_missing_table_leaves_the_row_where_it_is(database: Database
     subject.edit(table="nowhere").sync()
     assert subject.ready == "False TableNotFound"
     assert "nowhere" in subject.message
-    assert subject.tables == ["students", "nowhere"]
+    assert subject.tables == ["public.students", "public.nowhere"]
     assert database.rows() == [ROW]
     database.create_table("nowhere")
     assert subject.sync() is Operation.MOVED
-    assert (database.rows(), subject.tables) == ([], ["nowhere"])
+    assert (database.rows(), subject.tables) == ([], ["public.nowhere"])
 
 
 def test_after_a_missing_table_the_next_choice_is_free(database: Database, subject: Subject) -> None:
@@ -227,7 +227,7 @@ def test_after_a_missing_table_the_next_choice_is_free(database: Database, subje
     subject.sync()
     subject.edit(table="nowhere").sync()
     subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["pupils"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.pupils"])
     assert (database.rows(), database.rows("pupils")) == ([], [ROW])
 
 
@@ -235,7 +235,7 @@ def test_a_dropped_table_is_forgotten_while_the_new_one_is_missing(database: Dat
     subject.sync()
     database.query("DROP TABLE students")
     subject.edit(table="nowhere").sync()
-    assert (subject.ready, subject.tables) == ("False TableNotFound", ["nowhere"])
+    assert (subject.ready, subject.tables) == ("False TableNotFound", ["public.nowhere"])
 
 
 def test_rows_in_several_tables_become_one(database: Database, subject: Subject) -> None:
@@ -245,7 +245,7 @@ def test_rows_in_several_tables_become_one(database: Database, subject: Subject)
         database.query(f"INSERT INTO {table} VALUES ('default/sample', 'old', 1, 'x'), ('default/other', 'o', 1, 'x')")
     subject.status = {"tables": listed, "observedTable": "t3"}
     subject.sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["students"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
     assert database.rows() == [ROW]
     assert all(database.rows(table) == [("default/other", "o", 1, "x")] for table in listed)
 
@@ -257,7 +257,7 @@ def test_at_the_cap_a_failed_move_is_not_observed(database: Database, subject: S
         database.query(f"INSERT INTO {table} VALUES ('default/sample', 'old', 1, 'x')")
     subject.status = {"tables": listed, "observedTable": "t3"}
     subject.edit(table="nowhere").sync()
-    assert (subject.tables, subject.status["observedTable"]) == (listed, "t3")
+    assert (subject.tables, subject.status["public.observedTable"]) == (listed, "t3")
 
 
 # Refused specs
@@ -266,7 +266,7 @@ def test_at_the_cap_a_failed_move_is_not_observed(database: Database, subject: S
 def test_an_invalid_spec_changes_nothing(database: Database, subject: Subject) -> None:
     subject.sync()
     subject.edit(age="x", table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False InvalidSpec", ["students", "pupils"])
+    assert (subject.ready, subject.tables) == ("False InvalidSpec", ["public.students", "public.pupils"])
     assert database.rows() == [ROW]
 
 
@@ -284,20 +284,20 @@ def test_a_table_that_the_policy_allows_now_is_recorded_first(database: Database
     subject.sync()
     subject.permits = lambda _namespace, table: table != "secrets"
     subject.edit(table="secrets").sync()
-    assert (subject.ready, subject.tables) == ("False TableNotAllowed", ["students"])
+    assert (subject.ready, subject.tables) == ("False TableNotAllowed", ["public.students"])
     subject.permits = lambda _namespace, _table: True
     assert subject.sync() is Operation.NONE
-    assert (subject.ready, subject.tables) == ("False TableRecorded", ["students", "secrets"])
+    assert (subject.ready, subject.tables) == ("False TableRecorded", ["public.students", "public.secrets"])
     assert (database.rows(), database.rows("secrets")) == ([ROW], [])
     assert subject.answer["resyncAfterSeconds"] <= 2
     assert subject.sync() is Operation.MOVED
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["secrets"])
+    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.secrets"])
 
 
 def test_a_table_to_be_recorded_that_does_not_exist_is_listed(subject: Subject) -> None:
     subject.status = {"tables": [], "observedTable": "nowhere"}
     subject.edit(table="nowhere").sync()
-    assert (subject.ready, subject.tables) == ("False TableNotFound", ["nowhere"])
+    assert (subject.ready, subject.tables) == ("False TableNotFound", ["public.nowhere"])
 
 
 def test_of_many_workers_at_once_one_writes_the_row(database: Database) -> None:
