@@ -205,25 +205,27 @@ class Session:
             if self._prepares:
                 self._run("DEALLOCATE ALL", None)
             self._texts.clear()
-        texts = [self._text(call, part) for part in message.parts]
+        limits = statements.limits(self._config.statement_timeout, self.lock_timeout)
+        texts = [self._text(call, part, limits) for part in message.parts]
         if message.locks or not self._prepares:
-            texts.insert(0, statements.limits(self._config.statement_timeout, self.lock_timeout))
+            texts.insert(0, limits)
         if not self._prepares:
             # a pooler may give every transaction another server connection
             texts.insert(1, statements.session_settings(local=True))
         return "; ".join(texts)
 
-    def _text(self, call: Call, statement: statements.Statement) -> str:
-        if not (statement.often and self._prepares):
-            return statement.direct()
+    def _text(self, call: Call, statement: statements.Statement, limits: str) -> str:
         text = self._texts.get(statement)
         if text is None:
-            prepare, text = statement.prepared()
-            # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
-            with contextlib.suppress(_AlreadyPrepared):
-                # named by the hash of its text, so what a session pool kept is the same statement
-                self._run(prepare, None, call.hung_up)
-            self._texts[statement] = text
+            text = statement.direct()
+            if statement.often and self._prepares:
+                prepare, text = statement.prepared()
+                # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
+                with contextlib.suppress(_AlreadyPrepared):
+                    # named by the hash of its text, so what a session pool kept is the same statement
+                    self._run(f"{limits}; {prepare}", None, call.hung_up)
+            if statement.often:
+                self._texts[statement] = text
         return text
 
     def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:
