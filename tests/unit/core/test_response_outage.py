@@ -17,12 +17,12 @@ from postgres_writer.errors import (
 )
 
 DOWN = DatabaseUnavailable("down")
-SPEC = Spec("students", "alex", 23, "canada")
+SPEC = Spec("public.students", (("age", 23),))
 STEADY = Write("default/sample", SPEC, (), listed=True, steady=True)
 
 
 def test_a_short_outage_leaves_the_status_of_what_was_ready_at_this_generation() -> None:
-    failed = Outcome(("students",), error=DOWN)
+    failed = Outcome(("public.students",), error=DOWN)
     assert keeps_status(STEADY, failed, 0.0)
     assert keeps_status(STEADY, failed, OUTAGE_SECONDS - 1)
     assert not keeps_status(STEADY, failed, OUTAGE_SECONDS)
@@ -34,16 +34,16 @@ def test_a_short_outage_leaves_the_status_of_what_was_ready_at_this_generation()
         Write("default/sample", SPEC, (), listed=True, steady=False),
         Write("default/sample", SPEC, ("old",), listed=True),
         Record("default/sample", SPEC, ()),
-        Remove("default/sample", ("students",), ("students",), SPEC, ("students",)),
-        Skip(("students",)),
+        Remove("default/sample", ("public.students",), ("public.students",), ("public.students",)),
+        Skip(("public.students",)),
     ],
 )
 def test_whatever_waits_for_an_answer_gets_one(plan: Plan) -> None:
-    assert not keeps_status(plan, Outcome(("students",), error=DOWN), 0.0)
+    assert not keeps_status(plan, Outcome(("public.students",), error=DOWN), 0.0)
 
 
 def test_a_row_that_was_seen_to_differ_is_not_called_ready() -> None:
-    assert not keeps_status(STEADY, Outcome(("students",), error=DOWN, differs=True), 0.0)
+    assert not keeps_status(STEADY, Outcome(("public.students",), error=DOWN, differs=True), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -51,4 +51,4 @@ def test_a_row_that_was_seen_to_differ_is_not_called_ready() -> None:
     [None, DatabaseBusy("locked"), DatabaseImpaired("disk full"), RequestExpired("late"), RowRejected("no")],
 )
 def test_only_postgresql_itself_is_waited_for_in_silence(error: ResourceError | None) -> None:
-    assert not keeps_status(STEADY, Outcome(("students",), error=error), 0.0)
+    assert not keeps_status(STEADY, Outcome(("public.students",), error=error), 0.0)
