@@ -14,6 +14,7 @@ PostgresWriterError
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 
@@ -113,7 +114,15 @@ class DeleteFailed(ResourceError, reason=Reason.DELETE_FAILED, retry=Retry.USER_
 
 
 class DatabaseUnavailable(ResourceError, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
-    """No connection could be opened, it broke, or the server does not answer or is read-only."""
+    """No connection could be opened, it broke, or the server does not answer or is read-only.
+
+    ``away`` is for how many seconds no connection has been opened: infinite where one was, or where waiting is no help
+    (a refused login). So a statement that was sent and lost is infinite too, because its row may be what is wrong.
+    """
+
+    def __init__(self, text: str = "", away: float = math.inf) -> None:
+        super().__init__(text)
+        self.away = away
 
 
 class DatabaseImpaired(DatabaseUnavailable, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):

@@ -1,4 +1,4 @@
-"""Whether to try, which servers, one after the other, with their addresses looked up within a deadline; how to wait.
+"""Which servers to try, one after the other, with their addresses looked up within a deadline; how to wait.
 
 libpq looks a name up without any time limit, and asynchronously it gives the first host all the time there is: with
 a dead resolver or a dead first host no deadline could be kept.
@@ -18,7 +18,6 @@ from typing import Any
 from psycopg2 import extensions
 
 from postgres_writer.config.settings import Host
-from postgres_writer.deadlines import CIRCUIT_SECONDS
 
 _LOOK_SECONDS = 0.1
 """How often a wait for PostgreSQL looks whether the caller has hung up."""
@@ -26,55 +25,6 @@ _LOOK_SECONDS = 0.1
 
 class HungUp(Exception):
     """The caller gave the request up while its statement ran."""
-
-
-class Circuit:
-    """Fail fast for a while when PostgreSQL does not answer, so that callers do not queue up behind it.
-
-    One for all threads of a process; times are of the monotonic clock, in seconds.
-    """
-
-    def __init__(self, seconds: float = CIRCUIT_SECONDS) -> None:
-        self._seconds = seconds
-        self._until = 0.0
-        self._hanging = False
-        self._lock = threading.Lock()
-
-    def admits(self, now: float, connected: bool) -> bool:
-        """Say whether a caller may ask the database now.
-
-        A caller with a live connection is held back only when the server hangs. When the time is over, one caller is
-        let through to try; the others are held back for the same time again.
-        """
-        # without the lock, for which every statement would queue: an outdated value costs one call, not correctness
-        if not self._until or (connected and not self._hanging):
-            return True
-        with self._lock:
-            if not self._until:
-                return True
-            if now < self._until:
-                return False
-            # before the outcome of this trial is known, so that the others do not hang beside it
-            self._until = now + self._seconds
-            return True
-
-    def failed(self, now: float, hanging: bool) -> bool:
-        """Open: a connect failed, or (``hanging``) a connected server does not answer. True when it was closed."""
-        with self._lock:
-            opened = not self._until
-            self._until = now + self._seconds
-            # kept until an answer: a connect that fails says nothing of the statements that still hang
-            self._hanging = self._hanging or hanging
-            return opened
-
-    def succeeded(self) -> bool:
-        """Close: the server has answered. True when it was open."""
-        if not self._until:
-            return False
-        with self._lock:
-            closed = bool(self._until)
-            self._until, self._hanging = 0.0, False
-            return closed
 
 
 def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:

@@ -7,21 +7,30 @@ acknowledges TCP: only the client's own clock ends such a wait. Driver errors be
 from __future__ import annotations
 
 import logging
-import os
-import socket
+import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
 from typing import Any
 
 import psycopg2
+from psycopg2.extensions import POLL_OK
 
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
-from postgres_writer.database.dial import Circuit, HungUp, targets, wait
-from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, Call
-from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseImpaired, DatabaseUnavailable, RequestExpired
+from postgres_writer.database.dial import HungUp, targets, wait
+from postgres_writer.database.sharing import Circuit
+from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, PROBE_SECONDS, Call
+from postgres_writer.errors import (
+    ConfigError,
+    DatabaseBusy,
+    DatabaseImpaired,
+    DatabaseUnavailable,
+    RequestExpired,
+    ResourceError,
+)
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -44,7 +53,8 @@ FORBIDDEN = (
 _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
 _LOCKED_CODE, _CANCELED_CODE = "55P03", "57014"
-_BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE}
+# transaction_timeout, which a trigger may have left in the session: it ends the connection too
+_BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE, "25P04"}
 _READ_ONLY_CODE = "25006"
 # invalid_text_representation: the cast that a guard lets fail
 _GUARD_CODE = "22P02"
@@ -56,6 +66,13 @@ _DENIED_CODE = "42501"
 _EXHAUSTED_CLASS = "53"
 _CLOSING = {"FATAL", "PANIC"}
 """The severities after which PostgreSQL closes the connection."""
+# The driver gives no SQLSTATE for a failed connect. What a server says in another language counts as passing, for as
+# long as an outage may.
+_REFUSES = re.compile(
+    "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"
+    "|no password supplied|not currently accepting"
+)
+"""How PostgreSQL or a pooler says that it is there, and refuses the login or lacks the database."""
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
@@ -101,7 +118,8 @@ class Session:
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = 0.0
-        self._interrupted = False
+        self.lock_timeout = LOCK_SHARE * config.statement_timeout
+        """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL."""
         self.idle_since = 0.0
         """When the pool got the session back; monotonic seconds."""
         self._offset = 0.0
@@ -118,7 +136,7 @@ class Session:
 
     def is_worth_keeping(self, now: float) -> bool:
         """Say whether the connection is whole, and young enough at a time of the monotonic clock, to be used again."""
-        return now - self._opened < CONNECTION_LIFE_SECONDS and not self._interrupted
+        return now - self._opened < CONNECTION_LIFE_SECONDS
 
     def execute(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
@@ -128,21 +146,16 @@ class Session:
 
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
+        if self._connection is not None and self._died_while_idle():
+            self._replace()
         reused = self._connection is not None
         try:
             try:
                 return self._attempt(call, statement, parameters)
             except _Lost as exc:
-                interrupted = self._interrupted
-                self.close()
-                if interrupted:
-                    raise DatabaseBusy(BUSY) from exc
                 if not reused:
                     raise
-                metrics.CONNECTIONS_REPLACED.inc()
-                # those that are as old have probably died of the same
-                self._on_lost()
-                return self._attempt(call, statement, parameters)
+                return self._repeat(str(exc), call, statement, parameters)
         except _Lost as exc:
             self.close()
             raise DatabaseUnavailable(str(exc)) from exc
@@ -152,7 +165,7 @@ class Session:
             self.close()
             raise RequestExpired(EXPIRED) from exc
         except TimeoutError as exc:
-            raise self._fail(hanging=True, why="no answer in time") from exc
+            raise self._probed() from exc
 
     def confirm_late(self, call: Call) -> bool:
         """Say, after the server refused a statement as late, whether it really was.
@@ -165,24 +178,8 @@ class Session:
             return False
         return True
 
-    def interrupt(self) -> bool:
-        """End the statement that another thread runs on this session, which raises DatabaseBusy there.
-
-        The server ends it because its client is gone. False when there is no connection to end.
-        """
-        try:
-            # through a copy of the descriptor: the other thread may close its own now, and its number be reused
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
-                self._interrupted = True
-                end.shutdown(socket.SHUT_RDWR)
-        except (AttributeError, OSError, psycopg2.Error):
-            # it has just been closed
-            return False
-        return True
-
     def close(self) -> None:
         """Close the connection; the next statement opens a new one."""
-        self._interrupted = False
         if self._connection is None:
             return
         self._connection.close()
@@ -192,9 +189,9 @@ class Session:
 
     def _attempt(self, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
         start_by = call.start_by(self._config.statement_timeout)
-        if not self._circuit.admits(time.monotonic(), self._connection is not None):
-            raise DatabaseUnavailable(UNAVAILABLE)
         if self._connection is None:
+            if not self._circuit.admits(now := time.monotonic()):
+                raise self._unavailable(now)
             # a connect that has no time left says nothing about the server and must not open the circuit
             _expect_waiting(call, start_by)
             self._connect(start_by)
@@ -213,6 +210,17 @@ class Session:
         self._succeed()
         return result
 
+    def _repeat(self, why: str, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
+        """Send a message again whose connection was lost; ``why`` says how."""
+        self._replace()
+        try:
+            return self._attempt(call, statement, parameters)
+        except DatabaseUnavailable as exc:
+            if why != READ_ONLY:
+                # it was sent and lost: a row that ends whatever reads it is not an outage
+                exc.away = math.inf
+            raise
+
     def _message(self, call: Call, statement: statements.Statement) -> str:
         """Compose what is sent in one message: the settings that travel with it, the lock, the statement."""
         if len(self._texts) + 2 > _MAX_TEXTS:
@@ -221,7 +229,8 @@ class Session:
                 self._run("DEALLOCATE ALL", None)
             self._texts.clear()
         parts = (statement,) if call.lock is None else (statements.LOCK, statement)
-        return self._prefix + "; ".join(self._text(call, part) for part in parts)
+        limit = "" if call.lock is None else f"SET LOCAL lock_timeout = {int(self.lock_timeout * 1000)};"
+        return self._prefix + limit + "; ".join(self._text(call, part) for part in parts)
 
     def _text(self, call: Call, statement: statements.Statement) -> str:
         text = self._texts.get(statement)
@@ -257,20 +266,23 @@ class Session:
             hosts = targets(self._config.hosts, max(0.0, until - time.monotonic()))
             passwords = self._config.passwords()
         except (ConfigError, OSError) as exc:
-            raise self._fail(hanging=False, why=str(exc)) from exc
+            raise self._fail(str(exc), passing=isinstance(exc, OSError)) from exc
+        cause: Exception | None = None
         tries = [{**host, **({"password": word} if word else {})} for host in hosts for word in passwords]
         for number, host in enumerate(tries):
             # an equal part of what is left, so that a host which hangs leaves time for the next one
             share = (until - time.monotonic()) / (len(tries) - number)
             try:
                 self._open({**arguments, **host}, time.monotonic() + share)
+            except _Lost as exc:
+                raise self._fail(READ_ONLY, told=READ_ONLY) from exc
             except psycopg2.Error as exc:
-                why = str(exc).strip()
-            except TimeoutError:
-                why = f"no answer from {host.get('host', 'the server')} in time"
+                cause, why = exc, str(exc).strip()
+            except TimeoutError as exc:
+                cause, why = exc, f"no answer from {host.get('host', 'the server')} in time"
             else:
                 return
-        raise self._fail(hanging=False, why=why)
+        raise self._fail(why, passing=_REFUSES.search(why) is None) from cause
 
     def _open(self, arguments: dict[str, str], until: float) -> None:
         # whatever the database's encoding is, so that it is PostgreSQL which refuses a character that it lacks
@@ -282,11 +294,14 @@ class Session:
             cursor.execute(f"{self._greeting}; {statements.HELLO}" if self._greeting else statements.HELLO)
             wait(connection, until)
             # measured against the end of the round trip: the deadline may come early by that much, never late
-            clock, schemas = cursor.fetchone()
+            clock, schemas, read_only = cursor.fetchone()
             self._offset = clock - time.monotonic()
         except BaseException:
             connection.close()
             raise
+        if read_only:
+            connection.close()
+            raise _Lost(READ_ONLY)
         self._connection, self._cursor, self._opened = connection, cursor, time.monotonic()
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
@@ -298,13 +313,50 @@ class Session:
             metrics.CIRCUIT_OPEN.set(0)
             logger.info("PostgreSQL is reachable again")
 
-    def _fail(self, hanging: bool, why: str) -> DatabaseUnavailable:
-        self.close()
+    def _fail(self, why: str, *, told: str = UNAVAILABLE, passing: bool = True) -> DatabaseUnavailable:
+        """Note a failed connect: ``why`` is for the log, ``told`` for the resource; ``passing``: waiting may help."""
+        now = time.monotonic()
         metrics.CONNECTIONS_FAILED.inc()
         metrics.CIRCUIT_OPEN.set(1)
-        if self._circuit.failed(time.monotonic(), hanging):
+        self._circuit.cause = told, passing
+        if self._circuit.failed(now):
             logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why))
-        return DatabaseUnavailable(UNAVAILABLE)
+        return self._unavailable(now)
+
+    def _unavailable(self, now: float) -> DatabaseUnavailable:
+        told, passing = self._circuit.cause
+        return DatabaseUnavailable(told, self._circuit.lasted(now) if passing else math.inf)
+
+    def _died_while_idle(self) -> bool:
+        """Say whether the connection has ended since it was last used; a system call, without waiting."""
+        try:
+            # what the server said before it closed the connection comes first
+            return any(self._connection.poll() != POLL_OK for _ in ("its last words", "the end"))
+        except psycopg2.Error:
+            return True
+
+    def _replace(self) -> None:
+        """Close a connection that turned out to be dead, and those that are as old: they have died of the same."""
+        self.close()
+        metrics.CONNECTIONS_REPLACED.inc()
+        self._on_lost()
+
+    def _probed(self) -> ResourceError:
+        """Give the error for a statement without an answer: its table's trouble while the server takes connections.
+
+        Else the server hangs, and nothing is sent on the idle connections any more.
+        """
+        self.close()
+        if not self._circuit.admits(now := time.monotonic()):
+            return DatabaseUnavailable(UNAVAILABLE)
+        try:
+            self._connect(now + PROBE_SECONDS)
+        except DatabaseUnavailable as exc:
+            if isinstance(exc.__cause__, TimeoutError):
+                self._on_lost()
+            # not for how long it has been away: what has become of the statement is not known
+            return DatabaseUnavailable(str(exc))
+        return DatabaseBusy(BUSY)
 
 
 def _expect_waiting(call: Call, start_by: float) -> None:
@@ -315,11 +367,12 @@ def _expect_waiting(call: Call, start_by: float) -> None:
 def is_table_timeout(exc: Exception) -> bool:
     """Say whether a statement waited in vain for its table, or for what it does there; not for a row.
 
-    The error of a lock that a row, or a statement in a trigger, waited for has a context.
+    The error of a lock that a row, or a statement in a trigger, waited for has a context. A statement to which the
+    server gave no answer at all waited for something else.
     """
     cause = exc.__cause__
     if not isinstance(exc, DatabaseBusy) or not isinstance(cause, psycopg2.Error):
-        return False
+        return isinstance(exc, DatabaseBusy) and isinstance(cause, TimeoutError)
     return cause.pgcode == _CANCELED_CODE or (cause.pgcode == _LOCKED_CODE and cause.diag.context is None)
 
 
@@ -331,12 +384,12 @@ def _translated(exc: psycopg2.Error) -> Exception:
     it likes, and its errors have a context.
     """
     code, diag = exc.pgcode, exc.diag
+    if code in _BUSY_CODES:
+        return DatabaseBusy(BUSY)
     if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING:
         if code is not None:
             logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
         return _Lost(UNAVAILABLE)
-    if code in _BUSY_CODES:
-        return DatabaseBusy(BUSY)
     if code[:2] == _EXHAUSTED_CLASS:
         return DatabaseImpaired(_EXHAUSTED.format(code))
     primary = diag.message_primary or ""

@@ -200,8 +200,11 @@ _SURVEY = SQL(
     ") g ON true"
 )
 
-HELLO = "SELECT extract(epoch FROM clock_timestamp())::double precision, current_schemas(false)::text[]"
-"""What a new connection asks: the server's clock, and the schemas in which it looks for tables."""
+HELLO = (
+    "SELECT extract(epoch FROM clock_timestamp())::double precision, current_schemas(false)::text[], "
+    "pg_catalog.current_setting('transaction_read_only')::boolean"
+)
+"""What a new connection asks: the server's clock, the schemas in which it looks for tables, whether it is read-only."""
 
 
 _COMMIT = "synchronous_commit"

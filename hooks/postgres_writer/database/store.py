@@ -13,10 +13,10 @@ from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record,
 from postgres_writer.core.refusals import Access, Key, Refused
 from postgres_writer.core.request import Spec
 from postgres_writer.database import statements
-from postgres_writer.database.dial import Circuit
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import EXPIRED, Parameters, Result, SearchPath, Session
-from postgres_writer.deadlines import Call
+from postgres_writer.database.sharing import Circuit
+from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
 from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, DeleteFailed, RequestExpired, TableRecorded
 from postgres_writer.telemetry.logs import fields
 
@@ -41,10 +41,13 @@ class Store:
     """The database. Nothing is kept but connections, at most as many as ``connections`` says."""
 
     def __init__(self, config: DatabaseConfig, connections: int = DEFAULT_CONNECTIONS) -> None:
-        circuit, search_path = Circuit(), SearchPath()
+        circuit, search_path = Circuit(CIRCUIT_SECONDS), SearchPath()
         self._statement_timeout = config.statement_timeout
         self._pool = Pool(
-            lambda: Session(config, circuit, search_path, self._pool.close), connections, config.idle_timeout
+            lambda: Session(config, circuit, search_path, self._pool.close),
+            connections,
+            config.idle_timeout,
+            LOCK_SHARE * config.statement_timeout,
         )
 
     def apply(self, plan: Plan, call: Call) -> Outcome:

@@ -10,10 +10,11 @@ import pytest
 from psycopg2.sql import SQL
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.database.dial import Circuit
 from postgres_writer.database.session import IN_FLIGHT, SearchPath, Session
+from postgres_writer.database.sharing import Circuit
 from postgres_writer.database.statements import Statement, lock_key
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 from postgres_writer.errors import DatabaseUnavailable
 from support.postgres import Database
 from support.subject import ROW, Subject, fresh_call
@@ -155,7 +156,9 @@ def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
     name = database.name
     database.query(f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
     database.query(f"ALTER DATABASE {name} SET synchronous_commit = {commit}")
-    session = Session(database.config(prepared_statements=prepared), Circuit(), SearchPath(), lambda: None)
+    session = Session(
+        database.config(prepared_statements=prepared), Circuit(CIRCUIT_SECONDS), SearchPath(), lambda: None
+    )
     asked = Statement(
         SQL("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')").format()
     )
