@@ -8,7 +8,6 @@ PostgresWriterError
     ├── InvalidSpec, TableNotAllowed                        refused before a statement is sent
     ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
     ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   transient; retried automatically
-    │   DatabaseImpaired is a DatabaseUnavailable: PostgreSQL answers, but that something is missing
     └── TableRecorded                                       an intermediate step, not a failure
 """
 
@@ -114,19 +113,15 @@ class DeleteFailed(ResourceError, reason=Reason.DELETE_FAILED, retry=Retry.USER_
 
 
 class DatabaseUnavailable(ResourceError, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
-    """No connection could be opened, it broke, or the server does not answer or is read-only.
+    """No connection could be opened, or it broke, or the server is read-only or lacks disk space, memory or a grant.
 
-    ``away`` is for how many seconds no connection has been opened: infinite where one was, or where waiting is no help
-    (a refused login). So a statement that was sent and lost is infinite too, because its row may be what is wrong.
+    ``away`` is for how many seconds no connection could be opened: infinite where waiting is no help (a refused login),
+    and where a statement was sent and lost or refused, because its row may be what is wrong.
     """
 
     def __init__(self, text: str = "", away: float = math.inf) -> None:
         super().__init__(text)
         self.away = away
-
-
-class DatabaseImpaired(DatabaseUnavailable, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
-    """PostgreSQL answers that it lacks disk space, memory, connections or a grant; others may not notice that."""
 
 
 class DatabaseBusy(ResourceError, reason=Reason.DATABASE_BUSY, retry=Retry.TRANSIENT):

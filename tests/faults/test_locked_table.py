@@ -21,6 +21,7 @@ from support.callers import Answer, ask, ask_all, body
 from support.payloads import payload, recorded, resource
 from support.postgres import PostgresInstance
 from support.scrape import scrape
+from support.spec_cases import ABSENT
 from support.waiting import wait_until
 
 BUSY, EXPIRED, SYNCED = "False DatabaseBusy", "False RequestExpired", "True RowSynced"
@@ -179,7 +180,7 @@ def test_moves_out_of_a_locked_table_hold_up_no_write_of_their_target(site: Site
 def edit(name: str, status: dict[str, Any] | None, generation: int = 1, **spec: Any) -> dict[str, Any]:
     """Return the body of a sync for a resource with this status."""
     known = {"table": "students", "name": "alex", "age": generation, "country": "canada", **spec}
-    return payload(resource(known, **({"status": status} if status else {}), name=name, generation=generation))
+    return payload(resource(known, ABSENT if status is None else status, name=name, generation=generation))
 
 
 def synced(site: Site, names: list[str], table: str = "students") -> dict[str, Any]:
@@ -243,7 +244,7 @@ def test_moves_into_a_slow_table_take_their_turn(instance: PostgresInstance) -> 
 
 
 def test_a_statement_that_no_signal_ends_is_its_own_tables_trouble(instance: PostgresInstance) -> None:
-    """Its backend is stopped, like one that waits for a disk which does not answer: no timeout of PostgreSQL ends it."""
+    """Its backend is stopped, like one that waits for a disk which does not answer: no timeout ends it."""
     stuck: list[int] = []
     with (
         running_site(instance, instance.port, HOOK_WORKERS="1", HOOK_CONNECTIONS="4") as site,

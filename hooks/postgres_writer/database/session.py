@@ -15,7 +15,6 @@ from hashlib import blake2b
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import POLL_OK
 
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Refused
@@ -23,14 +22,7 @@ from postgres_writer.database import statements
 from postgres_writer.database.dial import HungUp, targets, wait
 from postgres_writer.database.sharing import Circuit
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, PROBE_SECONDS, Call
-from postgres_writer.errors import (
-    ConfigError,
-    DatabaseBusy,
-    DatabaseImpaired,
-    DatabaseUnavailable,
-    RequestExpired,
-    ResourceError,
-)
+from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -66,13 +58,12 @@ _DENIED_CODE = "42501"
 _EXHAUSTED_CLASS = "53"
 _CLOSING = {"FATAL", "PANIC"}
 """The severities after which PostgreSQL closes the connection."""
-# The driver gives no SQLSTATE for a failed connect. What a server says in another language counts as passing, for as
-# long as an outage may.
+# How a server that is there refuses the login: the driver gives no SQLSTATE for a failed connect. What it says in
+# another language counts as an outage that passes.
 _REFUSES = re.compile(
     "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"
     "|no password supplied|not currently accepting"
 )
-"""How PostgreSQL or a pooler says that it is there, and refuses the login or lacks the database."""
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
@@ -211,14 +202,12 @@ class Session:
         return result
 
     def _repeat(self, why: str, call: Call, statement: statements.Statement, parameters: Parameters) -> Result:
-        """Send a message again whose connection was lost; ``why`` says how."""
         self._replace()
         try:
             return self._attempt(call, statement, parameters)
         except DatabaseUnavailable as exc:
-            if why != READ_ONLY:
-                # it was sent and lost: a row that ends whatever reads it is not an outage
-                exc.away = math.inf
+            # it was sent and lost: a row that ends whatever reads it is not an outage
+            exc.away = exc.away if why == READ_ONLY else math.inf
             raise
 
     def _message(self, call: Call, statement: statements.Statement) -> str:
@@ -266,7 +255,7 @@ class Session:
             hosts = targets(self._config.hosts, max(0.0, until - time.monotonic()))
             passwords = self._config.passwords()
         except (ConfigError, OSError) as exc:
-            raise self._fail(str(exc), passing=isinstance(exc, OSError)) from exc
+            raise self._fail(str(exc)) from exc
         cause: Exception | None = None
         tries = [{**host, **({"password": word} if word else {})} for host in hosts for word in passwords]
         for number, host in enumerate(tries):
@@ -275,14 +264,12 @@ class Session:
             try:
                 self._open({**arguments, **host}, time.monotonic() + share)
             except _Lost as exc:
-                raise self._fail(READ_ONLY, told=READ_ONLY) from exc
-            except psycopg2.Error as exc:
-                cause, why = exc, str(exc).strip()
-            except TimeoutError as exc:
-                cause, why = exc, f"no answer from {host.get('host', 'the server')} in time"
+                raise self._fail(READ_ONLY) from exc
+            except (psycopg2.Error, TimeoutError) as exc:
+                cause, why = exc, str(exc).strip() or f"no answer from {host.get('host', 'the server')} in time"
             else:
                 return
-        raise self._fail(why, passing=_REFUSES.search(why) is None) from cause
+        raise self._fail(why) from cause
 
     def _open(self, arguments: dict[str, str], until: float) -> None:
         # whatever the database's encoding is, so that it is PostgreSQL which refuses a character that it lacks
@@ -313,25 +300,25 @@ class Session:
             metrics.CIRCUIT_OPEN.set(0)
             logger.info("PostgreSQL is reachable again")
 
-    def _fail(self, why: str, *, told: str = UNAVAILABLE, passing: bool = True) -> DatabaseUnavailable:
-        """Note a failed connect: ``why`` is for the log, ``told`` for the resource; ``passing``: waiting may help."""
+    def _fail(self, why: str) -> DatabaseUnavailable:
         now = time.monotonic()
         metrics.CONNECTIONS_FAILED.inc()
         metrics.CIRCUIT_OPEN.set(1)
-        self._circuit.cause = told, passing
+        self._circuit.cause = why
         if self._circuit.failed(now):
             logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why))
         return self._unavailable(now)
 
     def _unavailable(self, now: float) -> DatabaseUnavailable:
-        told, passing = self._circuit.cause
-        return DatabaseUnavailable(told, self._circuit.lasted(now) if passing else math.inf)
+        why = self._circuit.cause
+        away = math.inf if _REFUSES.search(why) else now - self._circuit.since
+        return DatabaseUnavailable(READ_ONLY if why == READ_ONLY else UNAVAILABLE, away)
 
     def _died_while_idle(self) -> bool:
-        """Say whether the connection has ended since it was last used; a system call, without waiting."""
+        """Say whether the connection has ended since it was last used, without waiting."""
         try:
-            # what the server said before it closed the connection comes first
-            return any(self._connection.poll() != POLL_OK for _ in ("its last words", "the end"))
+            # twice: what the server said before it closed the connection comes first
+            return any(self._connection.poll() != psycopg2.extensions.POLL_OK for _ in range(2))
         except psycopg2.Error:
             return True
 
@@ -342,10 +329,7 @@ class Session:
         self._on_lost()
 
     def _probed(self) -> ResourceError:
-        """Give the error for a statement without an answer: its table's trouble while the server takes connections.
-
-        Else the server hangs, and nothing is sent on the idle connections any more.
-        """
+        """Give the error for a statement without an answer: its table's trouble while the server takes connections."""
         self.close()
         if not self._circuit.admits(now := time.monotonic()):
             return DatabaseUnavailable(UNAVAILABLE)
@@ -353,8 +337,9 @@ class Session:
             self._connect(now + PROBE_SECONDS)
         except DatabaseUnavailable as exc:
             if isinstance(exc.__cause__, TimeoutError):
+                # the server hangs, and so would whatever is sent on an idle connection
                 self._on_lost()
-            # not for how long it has been away: what has become of the statement is not known
+            # without the time it has been away: what has become of the statement is not known
             return DatabaseUnavailable(str(exc))
         return DatabaseBusy(BUSY)
 
@@ -367,8 +352,7 @@ def _expect_waiting(call: Call, start_by: float) -> None:
 def is_table_timeout(exc: Exception) -> bool:
     """Say whether a statement waited in vain for its table, or for what it does there; not for a row.
 
-    The error of a lock that a row, or a statement in a trigger, waited for has a context. A statement to which the
-    server gave no answer at all waited for something else.
+    The error of a lock that a row, or a statement in a trigger, waited for has a context.
     """
     cause = exc.__cause__
     if not isinstance(exc, DatabaseBusy) or not isinstance(cause, psycopg2.Error):
@@ -391,7 +375,7 @@ def _translated(exc: psycopg2.Error) -> Exception:
             logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
         return _Lost(UNAVAILABLE)
     if code[:2] == _EXHAUSTED_CLASS:
-        return DatabaseImpaired(_EXHAUSTED.format(code))
+        return DatabaseUnavailable(_EXHAUSTED.format(code))
     primary = diag.message_primary or ""
     # 22P02 is what a guard's cast fails with; the message of any other error may come from a trigger
     guard = primary.partition(statements.GUARD)[2].partition(" ")[0] if code == _GUARD_CODE else ""
@@ -412,5 +396,5 @@ def _session_error(code: str, guard: str, primary: str) -> Exception | None:
     # translated, but names the function. By default every role may execute all of them.
     denied = [name for name in statements.FUNCTIONS if name in primary] if code == _DENIED_CODE else []
     if denied:
-        return DatabaseImpaired(FORBIDDEN.format(denied[0]))
+        return DatabaseUnavailable(FORBIDDEN.format(denied[0]))
     return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None

@@ -1,6 +1,7 @@
 """How messages share what is scarce: who gets the next connection, and who fails fast instead of waiting in vain.
 
-Pure: it knows neither connections nor statements, and the time is an argument (monotonic seconds).
+Pure: it knows neither connections nor statements, and the time is an argument (monotonic seconds). Nothing is locked:
+the pool does that for what is its own, and of the server's circuit an outdated value costs a call, not correctness.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -117,13 +117,13 @@ class Circuit:
     """
 
     def __init__(self, seconds: float, needed: int = 1) -> None:
-        self.cause: tuple[str, bool] = ("", True)
-        """What its owner tells those that it holds back, and whether to wait can help."""
+        self.cause = ""
+        """Why the last one failed, for those that are held back."""
+        self.since = -math.inf
+        """When the first of the failures was."""
         self._seconds, self._needed = seconds, needed
         self._failed: set[str] = set()
-        self._until = 0.0
-        self._since = self._last = -math.inf
-        self._lock = threading.Lock()
+        self._until, self._last = 0.0, -math.inf
 
     def holds_back(self, now: float) -> bool:
         """Say whether no caller is let through now."""
@@ -131,45 +131,31 @@ class Circuit:
 
     def admits(self, now: float) -> bool:
         """Say whether a caller may ask now; where the circuit is open, and its time over, this one is the trial."""
-        # without the lock, for which every statement would queue: an outdated value costs one call, not correctness
-        if not self._until:
-            return True
-        with self._lock:
-            if now < self._until:
-                return False
-            if self._until:
-                # before the outcome of this trial is known, so that the others do not hang beside it
-                self._until = now + self._seconds
-            return True
+        if now < self._until:
+            return False
+        if self._until:
+            # before the outcome of this trial is known, so that the others do not hang beside it
+            self._until = now + self._seconds
+        return True
 
     def failed(self, now: float, caller: str = "") -> bool:
         """Note a failure; True when it opens the circuit. A failed trial lets it stay open for another while."""
-        with self._lock:
-            if now - self._last > OUTAGE_PAUSE_SECONDS:
-                self._since = now
-            self._last = now
-            if not self._until:
-                self._failed.add(caller)
-                if len(self._failed) < self._needed:
-                    return False
-            opened, self._until = not self._until, now + self._seconds
-            return opened
+        if now - self._last > OUTAGE_PAUSE_SECONDS:
+            # every failure is tried again within seconds, so this one is of another outage
+            self.since = now
+        self._last = now
+        if not self._until:
+            self._failed.add(caller)
+            if len(self._failed) < self._needed:
+                return False
+        opened, self._until = not self._until, now + self._seconds
+        return opened
 
     def succeeded(self) -> bool:
         """Close and forget; True when it was open."""
-        if not self._failed:
-            return False
-        with self._lock:
-            was_open, self._until, self._last = bool(self._until), 0.0, -math.inf
-            self._failed.clear()
-            return was_open
-
-    def lasted(self, now: float) -> float:
-        """Give how many seconds ago the first of the failures was.
-
-        Every failure is tried again within seconds, so the first one after a long pause is of another outage.
-        """
-        return now - self._since
+        was_open, self._until, self._last = bool(self._until), 0.0, -math.inf
+        self._failed.clear()
+        return was_open
 
     def is_quiet(self, now: float) -> bool:
         """Say whether nothing has failed for as long as the circuit stays open."""
@@ -188,7 +174,7 @@ class TableCircuits:
 
     def admits(self, tables: Tables, now: float) -> bool:
         """Say whether a message that names these tables may be sent."""
-        known = list(self._of(tables))
+        known = [self._known[table] for table in tables if table in self._known]
         # only when all agree: a move that is held back by one table must not use up the trial of the other
         return not any(circuit.holds_back(now) for circuit in known) and all(each.admits(now) for each in known)
 
@@ -204,10 +190,5 @@ class TableCircuits:
 
         A lock may keep out writes and let reads through, so a read only proves something if no write fails meanwhile.
         """
-        if not self._known:
-            return []
         well = [table for table in tables if table in self._known and (wrote or self._known[table].is_quiet(now))]
         return [table for table in well if self._known.pop(table).succeeded()]
-
-    def _of(self, tables: Tables) -> Iterator[Circuit]:
-        return (self._known[table] for table in tables if table in self._known) if self._known else iter(())
