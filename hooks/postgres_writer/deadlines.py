@@ -44,9 +44,9 @@ CIRCUIT_SECONDS = 2.0
 TABLE_SECONDS = 5.0
 """How long the callers of a locked table fail fast before one tries it: longer than a statement may take by default, so
 that one tries at a time, and short enough that its resources are synced soon after the lock is gone."""
-LOADED_LOCK_SECONDS = 0.5
-"""lock_timeout, at most, where less than half of a pool is free: far longer than a healthy transaction holds a lock,
-and short enough that some dozens of rows that are locked for long take their turns within WRITE_BY_SECONDS."""
+LOADED_LOCK_SECONDS, LEAST_LOCK_SECONDS = 0.5, 0.15
+"""lock_timeout where less than half of a pool is free, and where many wait for a connection besides: longer than
+healthy transactions hold a lock, short enough that a hundred locked rows take turns within WRITE_BY_SECONDS."""
 PROBE_SECONDS = 0.75
 """How long a connect may take that is to tell a stuck statement from a stopped server; see above."""
 OUTAGE_PAUSE_SECONDS = 300.0

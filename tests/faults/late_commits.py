@@ -50,7 +50,7 @@ class SteppedSession(Session):
         self._stall = stall
 
     def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:
-        if text.startswith(("PREPARE", "DEALLOCATE")):
+        if "PREPARE " in text or text.startswith("DEALLOCATE"):
             return super()._run(text, parameters, hung_up)
         super()._run("BEGIN", None)
         try:

@@ -7,6 +7,7 @@ a dead resolver or a dead first host no deadline could be kept.
 from __future__ import annotations
 
 import ipaddress
+import re
 import select
 import socket
 import threading
@@ -23,8 +24,22 @@ _LOOK_SECONDS = 0.1
 """How often a wait for PostgreSQL looks whether the caller has hung up."""
 
 
+_REFUSES = re.compile(
+    "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"
+    "|no password supplied|not currently accepting"
+)
+
+
 class HungUp(Exception):
     """The caller gave the request up while its statement ran."""
+
+
+def refuses_login(why: str) -> bool:
+    """Say whether a connect failed because the server, or a pooler, refuses the login or has no such database.
+
+    The driver gives no SQLSTATE for it. What a server says in another language counts as an outage that passes.
+    """
+    return _REFUSES.search(why) is not None
 
 
 def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:

@@ -6,7 +6,6 @@ Built from the primitives of `threading`, so that it serves threads and, where g
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections import deque
@@ -17,7 +16,6 @@ from postgres_writer.core.refusals import Refused
 from postgres_writer.database.session import BUSY, EXPIRED, Session, is_table_timeout
 from postgres_writer.database.sharing import Queue, TableCircuits, Tables, Waiter
 from postgres_writer.database.statements import Statement
-from postgres_writer.deadlines import LOADED_LOCK_SECONDS
 from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -35,7 +33,7 @@ class Pool:
     ``idle_seconds`` after its last use a connection is closed. Replaced rather than tried: a connection that a balancer
     has dropped answers nothing, so a try would have to wait for a timeout, and a new one takes milliseconds.
     ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL, at most LOADED_LOCK_SECONDS where less
-    than half of the pool is free: rows that a batch has locked then hold no connections back from the others.
+    than half of the pool is free: rows that a batch has locked then keep no connections from the others.
     """
 
     def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float, lock_seconds: float) -> None:
@@ -90,7 +88,7 @@ class Pool:
         with self._lock:
             # the one that was used last: the others get the chance to be idle for long enough to be closed
             session = self._idle.pop() if self._idle else self._make()
-            session.lock_timeout = min(LOADED_LOCK_SECONDS if self._queue.is_loaded else math.inf, self._lock_seconds)
+            session.lock_timeout = min(self._lock_seconds, self._queue.lock_seconds(tables))
         if time.monotonic() - session.idle_since > self._idle_seconds:
             # it is the youngest of them, and the reaper is late
             session.close()

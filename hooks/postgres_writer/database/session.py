@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import time
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
@@ -19,10 +18,10 @@ import psycopg2
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
-from postgres_writer.database.dial import HungUp, targets, wait
+from postgres_writer.database.dial import HungUp, refuses_login, targets, wait
 from postgres_writer.database.sharing import Circuit
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, PROBE_SECONDS, Call
-from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
+from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -58,12 +57,6 @@ _DENIED_CODE = "42501"
 _EXHAUSTED_CLASS = "53"
 _CLOSING = {"FATAL", "PANIC"}
 """The severities after which PostgreSQL closes the connection."""
-# How a server that is there refuses the login: the driver gives no SQLSTATE for a failed connect. What it says in
-# another language counts as an outage that passes.
-_REFUSES = re.compile(
-    "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"
-    "|no password supplied|not currently accepting"
-)
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
@@ -71,6 +64,10 @@ Result = tuple[Any, ...]
 
 class _Lost(Exception):
     """The connection broke, or is of no use any more; the text is the message of the condition."""
+
+
+class Stuck(Exception):
+    """A statement had no answer, although the server takes connections."""
 
 
 class SearchPath:
@@ -155,8 +152,8 @@ class Session:
             # server ends it.
             self.close()
             raise RequestExpired(EXPIRED) from exc
-        except TimeoutError as exc:
-            raise self._probed() from exc
+        except TimeoutError:
+            raise DatabaseUnavailable(UNAVAILABLE) from self._probe()
 
     def confirm_late(self, call: Call) -> bool:
         """Say, after the server refused a statement as late, whether it really was.
@@ -218,8 +215,10 @@ class Session:
                 self._run("DEALLOCATE ALL", None)
             self._texts.clear()
         parts = (statement,) if call.lock is None else (statements.LOCK, statement)
-        limit = "" if call.lock is None else f"SET LOCAL lock_timeout = {int(self.lock_timeout * 1000)};"
-        return self._prefix + limit + "; ".join(self._text(call, part) for part in parts)
+        return self._prefix + self._limit(call) + "; ".join(self._text(call, part) for part in parts)
+
+    def _limit(self, call: Call) -> str:
+        return "" if call.lock is None else f"SET LOCAL lock_timeout = {int(self.lock_timeout * 1000)};"
 
     def _text(self, call: Call, statement: statements.Statement) -> str:
         text = self._texts.get(statement)
@@ -234,7 +233,7 @@ class Session:
                 name = f"pgw_{blake2b(text.encode(), digest_size=12).hexdigest()}"
                 prepare, text = statements.prepared(text, statement.parameters, name)
                 # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
-                self._run(prepare, None, call.hung_up)
+                self._run(self._limit(call) + prepare, None, call.hung_up)
             self._texts[statement] = text
         return text
 
@@ -311,7 +310,7 @@ class Session:
 
     def _unavailable(self, now: float) -> DatabaseUnavailable:
         why = self._circuit.cause
-        away = math.inf if _REFUSES.search(why) else now - self._circuit.since
+        away = math.inf if refuses_login(why) else now - self._circuit.since
         return DatabaseUnavailable(READ_ONLY if why == READ_ONLY else UNAVAILABLE, away)
 
     def _died_while_idle(self) -> bool:
@@ -328,20 +327,19 @@ class Session:
         metrics.CONNECTIONS_REPLACED.inc()
         self._on_lost()
 
-    def _probed(self) -> ResourceError:
-        """Give the error for a statement without an answer: its table's trouble while the server takes connections."""
+    def _probe(self) -> Exception:
+        """Find out, after a statement without an answer, whether the server still takes connections."""
         self.close()
         if not self._circuit.admits(now := time.monotonic()):
-            return DatabaseUnavailable(UNAVAILABLE)
+            return self._unavailable(now)
         try:
             self._connect(now + PROBE_SECONDS)
         except DatabaseUnavailable as exc:
             if isinstance(exc.__cause__, TimeoutError):
                 # the server hangs, and so would whatever is sent on an idle connection
                 self._on_lost()
-            # without the time it has been away: what has become of the statement is not known
-            return DatabaseUnavailable(str(exc))
-        return DatabaseBusy(BUSY)
+            return exc
+        return Stuck()
 
 
 def _expect_waiting(call: Call, start_by: float) -> None:
@@ -356,7 +354,7 @@ def is_table_timeout(exc: Exception) -> bool:
     """
     cause = exc.__cause__
     if not isinstance(exc, DatabaseBusy) or not isinstance(cause, psycopg2.Error):
-        return isinstance(exc, DatabaseBusy) and isinstance(cause, TimeoutError)
+        return isinstance(cause, Stuck)
     return cause.pgcode == _CANCELED_CODE or (cause.pgcode == _LOCKED_CODE and cause.diag.context is None)
 
 

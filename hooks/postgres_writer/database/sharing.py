@@ -12,7 +12,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count
 
-from postgres_writer.deadlines import OUTAGE_PAUSE_SECONDS, TABLE_SECONDS
+from postgres_writer.deadlines import LEAST_LOCK_SECONDS, LOADED_LOCK_SECONDS, OUTAGE_PAUSE_SECONDS, TABLE_SECONDS
 
 Tables = frozenset[str]
 
@@ -41,10 +41,16 @@ class Queue:
         self._waiting: dict[Tables, deque[Waiter]] = {}
         self._numbers = count()
 
-    @property
-    def is_loaded(self) -> bool:
-        """Say whether less than half of the connections are free."""
-        return 2 * self._free < self._size
+    def lock_seconds(self, tables: Tables) -> float:
+        """Give how long a message that was lent a connection may wait for a lock.
+
+        That is infinite while half of them are free, but never of a move, which would keep its other tables from their
+        callers. The more wait for a connection, the shorter it is, so that all locked rows of a batch take their turns.
+        """
+        if 2 * self._free >= self._size and len(tables) <= 1:
+            return math.inf
+        share = self._size / max(self._size, sum(map(len, self._waiting.values())))
+        return max(LEAST_LOCK_SECONDS, LOADED_LOCK_SECONDS * share)
 
     def ask(self, tables: Tables) -> Waiter | None:
         """Take a connection (None), or where there is none for these tables a place in the queue."""

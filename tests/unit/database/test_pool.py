@@ -13,10 +13,10 @@ import pytest
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
-from postgres_writer.database.session import BUSY, Session
+from postgres_writer.database.session import BUSY, UNAVAILABLE, Session, Stuck
 from postgres_writer.database.sharing import Waiter
 from postgres_writer.deadlines import LOADED_LOCK_SECONDS
-from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
+from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
 
 SOON, LONG, LOCK = 0.05, 30.0, 3.0
 TABLE = frozenset({"students"})
@@ -225,11 +225,11 @@ def test_many_threads_are_all_served_by_few_sessions() -> None:
 # The order and the circuits of the tables; what they decide is tested beside them
 
 
-def timed_out(cause: Exception | None = None) -> DatabaseBusy:
+def timed_out(cause: Exception | None = None) -> ResourceError:
     """Make the error of a statement that waited for its table in vain."""
-    busy = DatabaseBusy(BUSY)
-    busy.__cause__ = cause or QueryCanceled()
-    return busy
+    error = DatabaseUnavailable(UNAVAILABLE) if isinstance(cause, Stuck) else DatabaseBusy(BUSY)
+    error.__cause__ = cause or QueryCanceled()
+    return error
 
 
 class QueryCanceled(psycopg2.Error):
@@ -249,7 +249,7 @@ def fail(pool: Pool, error: Exception, row: str, statement: statements.Statement
         raise error
 
 
-@pytest.mark.parametrize("cause", [QueryCanceled(), TimeoutError()], ids=["canceled", "no answer"])
+@pytest.mark.parametrize("cause", [QueryCanceled(), Stuck()], ids=["canceled", "no answer"])
 def test_after_time_outs_of_two_ids_the_callers_of_a_table_are_refused_at_once(cause: Exception) -> None:
     pool, _ = pool_of(4)
     for row in ("one", "two"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from postgres_writer.database.sharing import Queue, Tables, Waiter
+from postgres_writer.deadlines import LEAST_LOCK_SECONDS, LOADED_LOCK_SECONDS
 
 A, B, C = (frozenset({table}) for table in "abc")
 SURVEY: Tables = frozenset()
@@ -70,12 +72,19 @@ def test_who_leaves_is_in_nobodys_way_any_more(refused: bool) -> None:
 
 
 @pytest.mark.parametrize(("size", "lent"), [(1, 1), (2, 2), (3, 2), (4, 3), (8, 5)])
-def test_it_is_loaded_where_less_than_half_is_free(size: int, lent: int) -> None:
+def test_where_less_than_half_is_free_a_lock_is_not_waited_for_long(size: int, lent: int) -> None:
     queue = Queue(size)
     for _ in range(lent):
-        assert not queue.is_loaded
+        assert queue.lock_seconds(A) == math.inf
+        assert queue.lock_seconds(A | B) == LOADED_LOCK_SECONDS, "a move would keep both tables waiting"
         queue.ask(SURVEY)
-    assert queue.is_loaded
+    assert queue.lock_seconds(A) == LOADED_LOCK_SECONDS
+    for _ in range(3 * size - lent):
+        queue.ask(SURVEY)
+    assert queue.lock_seconds(A) == LOADED_LOCK_SECONDS / 2, "twice as many wait as there are connections"
+    for _ in range(100 * size):
+        queue.ask(SURVEY)
+    assert queue.lock_seconds(A) == LEAST_LOCK_SECONDS
 
 
 class AnySequence(RuleBasedStateMachine):
