@@ -23,15 +23,15 @@ from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.routing import MapAdapter
 
 from postgres_writer.config.settings import Config
-from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Plan, is_adopted, is_drift, make_plan
+from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
-from postgres_writer.core.response import build_response, is_unreachable, keeps_status, retry_of, verdict
+from postgres_writer.core.response import build_response, keeps_status, retry_of, verdict
 from postgres_writer.database.store import Store
 from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
-from postgres_writer.server.retries import Outage, RetrySlots
+from postgres_writer.server.retries import RetrySlots
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -109,7 +109,7 @@ class HookServer:
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
         self._config = config
-        self._retries, self._outage = RetrySlots(config.resync_seconds), Outage()
+        self._retries = RetrySlots(config.resync_seconds)
         self._large, self._scrape = threading.Lock(), threading.Lock()
         self._rested = 0.0
         policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
@@ -131,7 +131,7 @@ class HookServer:
             )
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
-            kept = self._keeps_status(plan, outcome)
+            kept = keeps_status(plan, outcome)
             slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
             body = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
@@ -146,13 +146,6 @@ class HookServer:
         # what waits for PostgreSQL itself is in no table's queue, and where only a resync is late in one of its own
         table = (hook_request.table or "") if isinstance(outcome.error, DatabaseBusy) else None
         return self._retries.take(time.monotonic(), (table, kept))
-
-    def _keeps_status(self, plan: Plan, outcome: Outcome) -> bool:
-        if is_unreachable(outcome):
-            return keeps_status(plan, outcome, self._outage.note_failure(time.monotonic()))
-        if outcome.operation is not Operation.NONE:
-            self._outage.note_success()
-        return False
 
     def metrics(self) -> Response:
         """Answer a scrape for all workers."""

@@ -79,7 +79,7 @@ CONNECTIONS_REPLACED = Counter(
 CONNECTION_WAITS = Counter(
     "postgres_writer_database_connection_waits_total",
     "Messages that waited for a connection, by result: lent, expired (none in time), refused (their table began to "
-    "fail fast meanwhile), interrupted (one was taken from a table that held all).",
+    "fail fast meanwhile).",
     ["result"],
 )
 TABLE_CIRCUIT = Counter(
@@ -121,7 +121,7 @@ def declare() -> None:
         for controller in ("composite", "decorator"):
             for reason in (*(known.value for known in Reason), PAUSED):
                 HOOK_REQUESTS.labels(hook, controller, reason)
-    for result in ("lent", "expired", "refused", "interrupted"):
+    for result in ("lent", "expired", "refused"):
         CONNECTION_WAITS.labels(result)
     for event in ("opened", "refused", "closed"):
         TABLE_CIRCUIT.labels(event)
