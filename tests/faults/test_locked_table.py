@@ -129,7 +129,7 @@ def test_a_locked_table_holds_up_no_other_and_no_probe(site: Site) -> None:
 
 
 def test_a_first_write_of_another_table_is_not_held_up_by_one_that_was_alone(instance: PostgresInstance) -> None:
-    with running_site(instance, instance.port, HOOK_WORKERS="1") as site:
+    with running_site(instance, instance.port) as site:
         with locked(site, "LOCK TABLE alumni"), pressing(site, alumni):
             deadline = time.monotonic() + 30
             while site.connections() < 4:

@@ -227,7 +227,7 @@ def test_large_bodies_are_read_one_at_a_time(shared_database: Database) -> None:
         with contextlib.suppress(TimeoutError):
             client.sendall(begun)
 
-    with running_server(shared_database, HOOK_WORKERS="1") as server, ExitStack() as stack:
+    with running_server(shared_database) as server, ExitStack() as stack:
         [worker] = server.workers()
         server.post("sync", body("before"))
         before = memory(worker)

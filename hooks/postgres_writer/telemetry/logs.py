@@ -5,8 +5,13 @@ attribute because LogRecord already has a `name`. Only the keys of FIELDS are wr
 exception only its type and frames: the texts of PostgreSQL's errors quote values of the row.
 """
 
+from __future__ import annotations
+
+import contextlib
 import json
 import logging
+import os
+import stat
 import sys
 import traceback
 from datetime import datetime, timezone
@@ -66,15 +71,84 @@ class TextFormatter(logging.Formatter):
         return " ".join([_time(record), f"{record.levelname:<7}", printable(record.getMessage()), *pairs])
 
 
+class RateLimit(logging.Filter):
+    """Lets so many records of a logger through in each period (seconds); the next one says how many were left out.
+
+    For what any caller can cause, with or without a token: it must not be able to fill a disk.
+    """
+
+    def __init__(self, most: int = 20, period: float = 10.0) -> None:
+        super().__init__()
+        self._most, self._period = most, period
+        self._until, self._seen = 0.0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Say whether the record is to be written."""
+        if record.created >= self._until:
+            left_out, self._seen = max(0, self._seen - self._most), 0
+            self._until = record.created + self._period
+            if left_out:
+                record.msg = f"{record.getMessage()} ({left_out} more before this one were not logged.)"
+                record.args = None
+        self._seen += 1
+        return self._seen <= self._most
+
+
+class PipeHandler(logging.Handler):
+    """Writes to a pipe that does not block: what nobody reads is dropped, and the next line says how much it was.
+
+    A process that waited for its log to be read would stand still, with the requests in it.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__()
+        self._descriptor = descriptor
+        self._rest, self._lost = b"", 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, behind the rest of one that did not fit."""
+        lost = self._lost
+        if lost:
+            record.msg, record.args = (
+                f"{record.getMessage()} ({lost} before this one were lost: the log was full.)",
+                None,
+            )
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        if (not self._rest or (self._write(self._rest) and not self._rest)) and self._write(line):
+            self._lost -= lost
+        else:
+            self._lost += 1
+
+    def _write(self, data: bytes) -> bool:
+        with contextlib.suppress(OSError):
+            # up to PIPE_BUF bytes it writes everything or nothing; https://man7.org/linux/man-pages/man7/pipe.7.html
+            self._rest = data[os.write(self._descriptor, data) :]
+            return True
+        return False
+
+
+def _open_pipe() -> int | None:
+    """Open standard error once more, without blocking, if it is a pipe: others may share the descriptor as it is."""
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = sys.stderr.fileno()
+        if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
+    return None
+
+
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
     """Send every logger's records to the stream (standard error), in the format, from the level on."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    pipe = _open_pipe() if stream is None else None
+    handler = logging.StreamHandler(stream) if pipe is None else PipeHandler(pipe)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     # no format names the caller's line, thread, task or process: finding them is half the cost of a record
     # https://docs.python.org/3/howto/logging.html#optimization
     logging._srcfile = None  # noqa: SLF001
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # what cannot be logged is lost; neither that nor an error in a destructor may print what is no record
+    logging.raiseExceptions = False
+    sys.unraisablehook = lambda error: logging.getLogger(__name__).error("Ignored error.", exc_info=error.exc_value)
     logging.captureWarnings(capture=True)
     # at DEBUG they write the urls and headers of requests, tokens among them
     for noisy in ("urllib3", "requests"):
