@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
+from statistics import fmean
+from typing import Any
 
 import requests
 
 from support.callers import body
 from support.server import ServerProcess
 
+TOKEN = "the-right-token"
+RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 POST = b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 _PIECE = 65536
@@ -50,30 +56,41 @@ FLOODS = {
 }
 
 
+def ordinary() -> Flood:
+    """Give syncs with the token, sent without a pause: what every caller of the hooks may do to the others."""
+    sent = json.dumps(body("ordinary")).encode()
+    head = POST + b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n"
+    return Flood(b"", head % (TOKEN.encode(), len(sent)) + sent)
+
+
 @contextlib.contextmanager
 def flooded(server: ServerProcess, flood: Flood, number: int = 3) -> Iterator[None]:
     """Keep so many connections sending for the length of a with-block; each that ends is followed by another."""
-    over = threading.Event()
-
-    def send() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", server.port), 5) as client:
-                _send(client, server, flood, over)
-
-    threads = [threading.Thread(target=send, daemon=True) for _ in range(number)]
-    for thread in threads:
-        thread.start()
+    trusted = str(server.verify) if server.scheme == "https" else None
+    # a process of its own: it must not take the interpreter's lock from those whose waits are measured
+    process = get_context("spawn").Process(target=_send_from, args=(server.port, trusted, flood, number), daemon=True)
+    process.start()
     try:
         yield
     finally:
-        over.set()
-        for thread in threads:
-            thread.join(20)
+        process.kill()
+        process.join()
 
 
-def _send(client: socket.socket, server: ServerProcess, flood: Flood, over: threading.Event) -> None:
+def _send_from(port: int, trusted: str | None, flood: Flood, number: int) -> None:
+    def send() -> None:
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5) as client:
+                _send(client, trusted, flood)
+
+    threads = [threading.Thread(target=send) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+
+
+def _send(client: socket.socket, trusted: str | None, flood: Flood) -> None:
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    tls = _Records(client, str(server.verify)) if server.scheme == "https" else None
+    tls = _Records(client, trusted) if trusted else None
     size = 1 if flood.trickled else max(len(flood.again), _PIECE)
     again = flood.again * (1 + 50_000 // len(flood.again) if flood.trickled else 1 + _PIECE // len(flood.again))
     threading.Thread(target=_read_all, args=(client,), daemon=True).start()
@@ -82,7 +99,7 @@ def _send(client: socket.socket, server: ServerProcess, flood: Flood, over: thre
         size = min(size, 16384)
     else:
         client.sendall(flood.begun)
-    while not over.is_set():
+    while True:
         if tls is not None:
             # made first, so that they come as fast as from a caller who has nothing else to do
             client.sendall(tls.records(again, size))
@@ -131,9 +148,9 @@ class Waits:
     sync: list[float]
 
     @property
-    def worst(self) -> float:
-        """The longest wait."""
-        return max(self.readyz[-1], self.sync[-1])
+    def mean(self) -> float:
+        """The mean of all: a wait that is a hundred times as long weighs as much as a hundred others."""
+        return fmean(self.readyz + self.sync)
 
     def __str__(self) -> str:
         """Give median and maximum of both in milliseconds."""
@@ -143,17 +160,43 @@ class Waits:
         )
 
 
-def waits(server: ServerProcess, token: str, seconds: float) -> Waits:
+def waits(server: ServerProcess, seconds: float) -> Waits:
     """Ask for /readyz and for an authorised sync, one after the other, each on a connection of its own."""
     found: dict[str, list[float]] = {"readyz": [], "sync": []}
-    until, headers = time.monotonic() + seconds, {"Authorization": f"Bearer {token}"}
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         for what, taken in found.items():
             method, sent = ("POST", body("beside")) if what == "sync" else ("GET", None)
             began = time.monotonic()
             with requests.request(
-                method, f"{server.url}/{what}", json=sent, headers=headers, verify=server.verify, timeout=60
+                method, f"{server.url}/{what}", json=sent, headers=RIGHT, verify=server.verify, timeout=60
             ) as answer:
                 assert answer.status_code == 200, answer.text
             taken.append(time.monotonic() - began)
     return Waits(*map(sorted, found.values()))
+
+
+def connect(port: int, sent: bytes) -> socket.socket:
+    """Open a connection that reads nothing, with a small receive buffer, and send what fits."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(5)
+    client.connect(("127.0.0.1", port))
+    client.sendall(sent)
+    return client
+
+
+def answer_and_end(port: int, sent: bytes) -> bytes:
+    """Send something, and return all that comes until the server closes."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(sent)
+        with contextlib.suppress(ConnectionError):
+            while part := client.recv(65536):
+                received += part
+    return received
+
+
+def records(server: ServerProcess) -> list[dict[str, Any]]:
+    """Return what was logged; fails if anything is no record."""
+    return [json.loads(line) for line in server.logs.splitlines()]

@@ -68,14 +68,14 @@ class ServerProcess:
         """Return the variables of the command, beside those of this process."""
         return {"HOOK_HOST": "127.0.0.1", "HOOK_PORT": str(self.port), **self.environ}
 
-    def start(self, *, wait: bool = True) -> None:
-        """Start the server and wait until it serves (unless told not to)."""
+    def start(self, *, wait: bool = True, errors: int | None = None) -> None:
+        """Start the server and wait until it serves (unless told not to); its errors go to a descriptor or the log."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=log,
+                stderr=log if errors is None else errors,
                 env={**scrubbed_environment(os.environ), **self.variables()},
                 start_new_session=True,
             )

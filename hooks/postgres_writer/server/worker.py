@@ -16,7 +16,7 @@ import signal
 import socket
 import ssl
 import time
-from typing import Any
+from typing import Any, cast
 
 import gevent
 from gevent.hub import Hub
@@ -187,7 +187,9 @@ class HookWorker(GeventWorker):
 
     def run(self) -> None:
         """Serve until the worker has to stop."""
-        gevent.get_hub().handle_error = log_error  # type: ignore[method-assign] # as its docstring proposes
+        hub: Any = gevent.get_hub()
+        # as the docstring of Hub.handle_error() proposes
+        hub.handle_error = log_error
         super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -198,7 +200,7 @@ class HookWorker(GeventWorker):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
             if isinstance(client, ssl.SSLSocket):
                 client.do_handshake()
-            parser = RequestParser(self.cfg, connection, addr)
+            parser = RequestParser(self.cfg, cast("socket.socket", connection), addr)
             stays = True
             while stays:
                 connection.wait()
@@ -219,7 +221,8 @@ class HookWorker(GeventWorker):
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer a request whose head has been read; say whether the connection stays open for another."""
-        response, environ = wsgi.create(req, sock, addr, listener_name, self.cfg)
+        made: tuple[Any, Any] = wsgi.create(req, sock, addr, listener_name, self.cfg)
+        response, environ = made
         body = b"".join(self.wsgi(environ, response.start_response))
         reader = req.body.reader
         if not self.alive or not isinstance(reader, LengthReader) or reader.length:
