@@ -10,13 +10,12 @@ import hmac
 import json
 import logging
 import math
-import threading
 import time
 from random import getrandbits
 from typing import Any, cast
 
+import gevent
 from flask import Flask, Request, Response, g, request
-from flask.sessions import NullSession, SessionInterface
 from werkzeug import exceptions
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.routing import MapAdapter
@@ -33,6 +32,7 @@ from postgres_writer.server.bodies import Bodies, Crowded
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
 from postgres_writer.server.retries import Outage, RetrySlots
+from postgres_writer.server.worker import NEXT_TURN
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import RateLimit, fields
 
@@ -68,20 +68,8 @@ def create_app(config: Config, store: Store) -> Flask:
     return app
 
 
-class NoSession(SessionInterface):
-    """One session for all requests, always empty: no caller has a cookie."""
-
-    _session = NullSession()
-
-    def open_session(self, app: Flask, request: Request) -> NullSession:
-        """Give the empty session, which Flask would otherwise make for each request."""
-        return self._session
-
-
 class HookApp(Flask):
-    """Flask without the work per request that only sessions, virtual hosts and functions around the views need."""
-
-    session_interface = NoSession()
+    """Flask without the work per request that only virtual hosts and functions around the views need."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match by path and method; what the header Host and the scheme say makes no difference to any route."""
@@ -114,8 +102,7 @@ class HookServer:
         self._store = store
         self._config = config
         self._retries, self._outage = RetrySlots(config.resync_seconds), Outage()
-        self._bodies, self._scrape = Bodies(config.max_body_bytes), threading.Lock()
-        self._rested = 0.0
+        self._bodies = Bodies(config.max_body_bytes)
         policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
         self._policy = Watched("table policy", load_policy, policy) if policy else None
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
@@ -157,16 +144,15 @@ class HookServer:
         return False
 
     def metrics(self) -> Response:
-        """Answer a scrape for all workers."""
+        """Answer a scrape."""
         if self._config.metrics_token_required:
             self._authorize()
         last_audit = self._audit_result.current() if self._audit_result else None
-        with self._scrape:
-            # it takes as long as some dozens of syncs: for the same time again the others have the worker to themselves
-            time.sleep(max(0.0, self._rested - time.monotonic()))
-            began = time.monotonic()
-            text = metrics.exposition(last_audit)
-            self._rested = 2 * time.monotonic() - began
+        text = b""
+        for family in metrics.exposition(last_audit):
+            # all of them take as long as several syncs
+            gevent.sleep(NEXT_TURN)
+            text += family
         return Response(text, content_type=metrics.CONTENT_TYPE)
 
     def _decoded_body(self, environ: dict[str, Any], call: Call) -> object:

@@ -28,7 +28,7 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from postgres_writer.deadlines import CONNECTION_SECONDS, KEEPALIVE_SECONDS, WEBHOOK_SECONDS
-from postgres_writer.server.caller import bytes_received, bytes_taken
+from postgres_writer.server.caller import bytes_received
 from postgres_writer.server.files import Watched
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import RateLimit, fields
@@ -38,7 +38,7 @@ logger.addFilter(RateLimit())
 
 _HEAD_BYTES = 32768
 """Longest head of a request in all: to parse one takes no longer than an ordinary sync."""
-_NEXT_TURN = 1e-6
+NEXT_TURN = 1e-6
 """gevent.sleep(0) may go on before the loop has looked for what others have sent; any other sleep does not."""
 _LULL_SECONDS = 0.5
 """A connection silent for this long when the worker stops is closed; a busier one ends with its next answer."""
@@ -97,16 +97,14 @@ class Connection:
         if self._silent_since:
             self._patience = KEEPALIVE_SECONDS
         self._began, self._silent_since, self._head = None, time.monotonic(), 0
-        # what has arrived and was not read is the beginning of the next request
-        self._received = bytes_taken(self._sock)
+        self._received = bytes_received(self._sock)
 
     def begin(self) -> None:
-        """Note that the head of a request is there; its first bytes may have been noticed before."""
+        """Note that the head of a request is there."""
         if self._began is None:
-            self._began = time.monotonic()
-        if not self._head:
             # it came with the one before
             self._take_turn()
+            self._began = time.monotonic()
         self._head = None
 
     def recv(self, size: int) -> bytes:
@@ -114,6 +112,8 @@ class Connection:
         self._take_turn()
         data = self._sock.recv(size)
         self._turn = self._loop.iteration
+        if self._began is None:
+            self._began = time.monotonic()
         if self._head is not None:
             self._head += len(data)
             if self._head > _HEAD_BYTES:
@@ -122,7 +122,7 @@ class Connection:
 
     def _take_turn(self) -> None:
         if self._loop.iteration == self._turn:
-            gevent.sleep(_NEXT_TURN)
+            gevent.sleep(NEXT_TURN)
         self._turn = self._loop.iteration
 
     def is_silent(self, now: float, seconds: float) -> bool:

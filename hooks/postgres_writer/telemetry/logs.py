@@ -88,8 +88,7 @@ class RateLimit(logging.Filter):
             left_out, self._seen = max(0, self._seen - self._most), 0
             self._until = record.created + self._period
             if left_out:
-                record.msg = f"{record.getMessage()} ({left_out} more before this one were not logged.)"
-                record.args = None
+                _append(record, f"({left_out} more before this one were not logged.)")
         self._seen += 1
         return self._seen <= self._most
 
@@ -109,10 +108,7 @@ class PipeHandler(logging.Handler):
         """Write the record, behind the rest of one that did not fit."""
         lost = self._lost
         if lost:
-            record.msg, record.args = (
-                f"{record.getMessage()} ({lost} before this one were lost: the log was full.)",
-                None,
-            )
+            _append(record, f"({lost} before this one were lost: the log was full.)")
         line = f"{self.format(record)}\n".encode(errors="backslashreplace")
         if (not self._rest or (self._write(self._rest) and not self._rest)) and self._write(line):
             self._lost -= lost
@@ -169,6 +165,10 @@ def describe_exception(error: BaseException) -> str:
         # the chain as Python prints it: `raise ... from None` ends it
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return "\ncaused by ".join(parts)
+
+
+def _append(record: logging.LogRecord, remark: str) -> None:
+    record.msg, record.args = f"{record.getMessage()} {remark}", None
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterator
 from functools import cache
+from itertools import chain
 
 import prometheus_client
 from prometheus_client import Counter, Gauge, Histogram
@@ -19,6 +20,8 @@ from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.core.plan import ADOPTED, Operation
 from postgres_writer.errors import Reason
 
+# when a counter began is known from what restarted: for each series another one would say so
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 # up to the timeout of the webhook: a slower answer reaches no one
@@ -141,9 +144,18 @@ class _LastAudit(Collector):
             yield GaugeMetricFamily(name, meaning, value=value)
 
 
-def exposition(last_audit: AuditResult | None = None) -> bytes:
-    """Give the scrape in the text format, with the last audit's result where there is to be one."""
-    audit = prometheus_client.CollectorRegistry()
-    if last_audit is not None:
-        audit.register(_LastAudit(last_audit))
-    return prometheus_client.generate_latest() + prometheus_client.generate_latest(audit)
+class _Family(Collector):
+    """One family of series, which was collected before."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> list[Metric]:
+        return [self._family]
+
+
+def exposition(last_audit: AuditResult | None = None) -> Iterator[bytes]:
+    """Give the scrape in the text format, family by family; the last audit's result where there is to be one."""
+    collectors = [prometheus_client.REGISTRY, *([] if last_audit is None else [_LastAudit(last_audit)])]
+    for family in chain.from_iterable(collector.collect() for collector in collectors):
+        yield prometheus_client.generate_latest(_Family(family))
