@@ -15,12 +15,6 @@ _LARGE_BYTES = 65536
 """Bodies of this size or more share the memory of two of the largest that are allowed."""
 
 
-class Crowded(exceptions.RequestEntityTooLarge):
-    """The memory is taken; 413 may say so for a while: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.14."""
-
-    description = "Other large bodies take the memory for this one: send it again later."
-
-
 class Bodies:
     """What all connections read; ``largest`` is how many bytes a body may have."""
 
@@ -37,7 +31,7 @@ class Bodies:
         # straight from gunicorn, which has checked the length: werkzeug would put a stream of its own over it
         read, size = environ["wsgi.input"].read, int(environ.get("CONTENT_LENGTH") or 0)
         if size > self._largest:
-            raise exceptions.RequestEntityTooLarge
+            raise exceptions.RequestEntityTooLarge("The body is larger than HOOK_MAX_BODY_BYTES allows.")
         try:
             if size < _LARGE_BYTES:
                 yield read(size)
@@ -55,7 +49,8 @@ class Bodies:
     def _taken(self, size: int, until: float) -> Iterator[None]:
         with self._freed:
             if not self._freed.wait_for(lambda: self._free >= size, _left(until)):
-                raise Crowded
+                # 413 is for that, too: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.14
+                raise exceptions.RequestEntityTooLarge("Other large bodies take the memory: send it again later.")
             self._free -= size
         try:
             yield

@@ -34,10 +34,9 @@ class RootLogger(Logger):
         """Leave level and handlers to the root logger; there is no access log."""
         self.cfg = cfg
         self._access_log_enabled = False
-        for logger in (self.error_log, self.access_log):
-            logger.handlers.clear()
-            logger.setLevel(logging.NOTSET)
-            logger.propagate = True
+        self.error_log.handlers.clear()
+        self.error_log.setLevel(logging.NOTSET)
+        self.error_log.propagate = True
         self.error_log.addFilter(RateLimit())
 
 

@@ -16,6 +16,7 @@ import signal
 import socket
 import ssl
 import time
+from dataclasses import dataclass
 from typing import Any, cast
 
 import gevent
@@ -64,18 +65,18 @@ def release_signals() -> None:
 os.register_at_fork(after_in_parent=release_signals)
 
 
+@dataclass
 class RenewedContext:
     """What gevent asks for the TLS of a new connection: the context of the certificate as it is now.
 
     Open connections keep their context; new handshakes get the new certificate.
     """
 
-    def __init__(self, context: Watched[ssl.SSLContext]) -> None:
-        self._context = context
+    context: Watched[ssl.SSLContext]
 
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
-        """Wrap a socket. The handshake is left to gunicorn, so that the worker sees when it takes too long."""
-        return self._context.current().wrap_socket(sock, do_handshake_on_connect=False, **options)
+        """Wrap a socket. The handshake is left to the worker, which sees when it takes too long."""
+        return self.context.current().wrap_socket(sock, do_handshake_on_connect=False, **options)
 
 
 class Connection:
@@ -209,7 +210,7 @@ class HookWorker(GeventWorker):
                 connection.begin()
                 stays = self.handle_request(name, request, client, addr)
         except (StopIteration, NoMoreData):
-            logger.debug("A client closed its connection.")
+            pass
         except OSError as exc:
             note_failure(exc, addr)
         except Exception as exc:
@@ -221,8 +222,7 @@ class HookWorker(GeventWorker):
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer a request whose head has been read; say whether the connection stays open for another."""
-        made: tuple[Any, Any] = wsgi.create(req, sock, addr, listener_name, self.cfg)
-        response, environ = made
+        response, environ = cast("tuple[Any, Any]", wsgi.create(req, sock, addr, listener_name, self.cfg))
         body = b"".join(self.wsgi(environ, response.start_response))
         reader = req.body.reader
         if not self.alive or not isinstance(reader, LengthReader) or reader.length:
@@ -249,6 +249,6 @@ def note_failure(exc: OSError, addr: Any = None) -> None:
     """Log that a connection could not be accepted, or failed."""
     # so do port scans and the health checks of balancers end
     usual = isinstance(exc, (ConnectionError, ssl.SSLEOFError)) or exc.errno == errno.ENOTCONN
-    whose = f"The connection of {addr[0]}" if addr else "A connection"
+    level, client = logging.DEBUG if usual else logging.WARNING, addr[0] if addr else "a client"
     cause = getattr(exc, "reason", None) or exc.strerror
-    logger.log(logging.DEBUG if usual else logging.WARNING, "%s failed.", whose, extra=fields(cause=cause))
+    logger.log(level, "The connection of %s failed.", client, extra=fields(cause=cause))

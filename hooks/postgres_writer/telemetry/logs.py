@@ -40,6 +40,7 @@ FIELDS = (
 
 _SEPARATORS = frozenset(' "=')
 _ENCODER = json.JSONEncoder(default=str)
+_MOST, _PERIOD = 20, 10.0
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
@@ -72,37 +73,34 @@ class TextFormatter(logging.Formatter):
 
 
 class RateLimit(logging.Filter):
-    """Lets so many records of a logger through in each period (seconds); the next one says how many were left out.
+    """Lets 20 records of a logger through in 10 s; the next one says how many were left out.
 
-    For what any caller can cause, with or without a token: it must not be able to fill a disk.
+    For what any client can cause, also without a token: it must not be able to fill a disk.
     """
 
-    def __init__(self, most: int = 20, period: float = 10.0) -> None:
-        super().__init__()
-        self._most, self._period = most, period
-        self._until, self._seen = 0.0, 0
+    _seen, _until = 0, 0.0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether the record is to be written."""
         if record.created >= self._until:
-            left_out, self._seen = max(0, self._seen - self._most), 0
-            self._until = record.created + self._period
-            if left_out:
-                _append(record, f"({left_out} more before this one were not logged.)")
+            if self._seen > _MOST:
+                _append(record, f"({self._seen - _MOST} more before this one were not logged.)")
+            self._seen, self._until = 0, record.created + _PERIOD
         self._seen += 1
-        return self._seen <= self._most
+        return self._seen <= _MOST
 
 
 class PipeHandler(logging.Handler):
-    """Writes to a pipe that does not block: what nobody reads is dropped, and the next line says how much it was.
+    """Writes to a pipe that does not block: what no one reads is dropped, and the next line says how much it was.
 
     A process that waited for its log to be read would stand still, with the requests in it.
     """
 
+    _rest, _lost = b"", 0
+
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._descriptor = descriptor
-        self._rest, self._lost = b"", 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, behind the rest of one that did not fit."""
@@ -110,32 +108,33 @@ class PipeHandler(logging.Handler):
         if lost:
             _append(record, f"({lost} before this one were lost: the log was full.)")
         line = f"{self.format(record)}\n".encode(errors="backslashreplace")
-        if (not self._rest or (self._write(self._rest) and not self._rest)) and self._write(line):
-            self._lost -= lost
-        else:
-            self._lost += 1
+        written = self._write(self._rest) and not self._rest and self._write(line)
+        self._lost = 0 if written else lost + 1
 
     def _write(self, data: bytes) -> bool:
         with contextlib.suppress(OSError):
             # up to PIPE_BUF bytes it writes everything or nothing; https://man7.org/linux/man-pages/man7/pipe.7.html
-            self._rest = data[os.write(self._descriptor, data) :]
+            self._rest = data[os.write(self._descriptor, data) :] if data else data
             return True
         return False
 
 
-def _open_pipe() -> int | None:
-    """Open standard error once more, without blocking, if it is a pipe: others may share the descriptor as it is."""
+def _append(record: logging.LogRecord, remark: str) -> None:
+    record.msg, record.args = f"{record.getMessage()} {remark}", None
+
+
+def _handler() -> logging.Handler:
+    """Give a handler for standard error; a pipe is opened once more, for other processes may share it as it is."""
     with contextlib.suppress(OSError, ValueError):
         descriptor = sys.stderr.fileno()
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-            return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK)
-    return None
+            return PipeHandler(os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK))
+    return logging.StreamHandler()
 
 
 def configure(level: str, log_format: str, stream: TextIO | None = None) -> None:
     """Send every logger's records to the stream (standard error), in the format, from the level on."""
-    pipe = _open_pipe() if stream is None else None
-    handler = logging.StreamHandler(stream) if pipe is None else PipeHandler(pipe)
+    handler = logging.StreamHandler(stream) if stream else _handler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     # no format names the caller's line, thread, task or process: finding them is half the cost of a record
     # https://docs.python.org/3/howto/logging.html#optimization
@@ -165,10 +164,6 @@ def describe_exception(error: BaseException) -> str:
         # the chain as Python prints it: `raise ... from None` ends it
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return "\ncaused by ".join(parts)
-
-
-def _append(record: logging.LogRecord, remark: str) -> None:
-    record.msg, record.args = f"{record.getMessage()} {remark}", None
 
 
 def _time(record: logging.LogRecord) -> str:

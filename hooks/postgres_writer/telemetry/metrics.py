@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 
@@ -144,14 +145,12 @@ class _LastAudit(Collector):
             yield GaugeMetricFamily(name, meaning, value=value)
 
 
+@dataclass
 class _Family(Collector):
-    """One family of series, which was collected before."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
+    family: Metric
 
     def collect(self) -> list[Metric]:
-        return [self._family]
+        return [self.family]
 
 
 def exposition(last_audit: AuditResult | None = None) -> Iterator[bytes]:
