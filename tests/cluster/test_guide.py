@@ -114,7 +114,7 @@ def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, 
     accept_both, send_new, drop_old = guide("Rotate the token")
     old = installation.secret("postgres-writer-hook-tokens")["token"]
     # One worker, because each reads the file for itself, once a second. A refused hook fails the test.
-    with installation.served(tmp_path, HOOK_WORKERS="1") as metacontroller:
+    with installation.served(tmp_path) as metacontroller:
         installation.create("one")
         installation.wait_ready("one")
 

@@ -135,7 +135,7 @@ def test_a_locked_table_holds_up_no_other_and_no_probe(site: Site) -> None:
 
 
 def test_a_first_write_of_another_table_is_not_held_up_by_one_that_holds_all_it_may(instance: PostgresInstance) -> None:
-    with running_site(instance, instance.port, HOOK_WORKERS="1") as site:
+    with running_site(instance, instance.port) as site:
         with locked(site, "LOCK TABLE alumni"), pressing(site, alumni):
             deadline = time.monotonic() + 30
             while site.connections() < 3:
@@ -193,7 +193,7 @@ def synced(site: Site, names: list[str], table: str = "students") -> dict[str, A
 def test_rows_that_a_batch_has_locked_hold_up_no_other_row_of_their_table(
     instance: PostgresInstance, connections: int
 ) -> None:
-    with running_site(instance, instance.port, HOOK_WORKERS="1", HOOK_CONNECTIONS=str(connections)) as site:
+    with running_site(instance, instance.port, HOOK_CONNECTIONS=str(connections)) as site:
         batch = synced(site, [f"batch{number}" for number in range(32)])
         healthy = synced(site, [f"healthy{number}" for number in range(36)])
         ids = ", ".join(f"'default/{name}'" for name in batch)
@@ -226,7 +226,7 @@ def test_moves_into_a_slow_table_take_their_turn(instance: PostgresInstance) -> 
         "CREATE TRIGGER doze BEFORE INSERT OR UPDATE ON slow FOR EACH ROW EXECUTE FUNCTION doze()"
     )
     ages = iter(range(1, 100_000))
-    with running_site(instance, instance.port, HOOK_WORKERS="1", HOOK_CONNECTIONS="8") as site:
+    with running_site(instance, instance.port, HOOK_CONNECTIONS="8") as site:
         moved = synced(site, [f"moving{number}" for number in range(4)])
         with pressing(site, lambda number: body(f"slow{number}", next(ages), "slow"), callers=24) as pressed:
             wait_until(lambda: len(pressed.answers) > 24, "the table to be in use")
@@ -249,7 +249,7 @@ def test_a_statement_that_no_signal_ends_is_its_own_tables_trouble(instance: Pos
     """Its backend is stopped, like one that waits for a disk which does not answer: no timeout ends it."""
     stuck: list[int] = []
     with (
-        running_site(instance, instance.port, HOOK_WORKERS="1", HOOK_CONNECTIONS="4") as site,
+        running_site(instance, instance.port, HOOK_CONNECTIONS="4") as site,
         ThreadPoolExecutor() as pool,
     ):
         assert ask(site.server.port, students(0)).ready == SYNCED

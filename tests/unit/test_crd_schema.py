@@ -1,4 +1,4 @@
-"""The shipped CRD's schema says what the shared table of specs says; the API server judges the specs in tests/cluster."""
+"""The shipped CRD says what the shared table of specs says; the API server judges the specs in tests/cluster."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from postgres_writer.cli.embedded import embedded_database, stop
 from postgres_writer.config.settings import Config, help_text, markdown
 from postgres_writer.errors import ConfigError
 from postgres_writer.telemetry import logs
-from postgres_writer.telemetry.folder import metrics_folder
 
 logger = logging.getLogger(__name__)
 
@@ -57,27 +56,26 @@ def serve(embedded: bool, data_dir: Path) -> int:
 
 def _serve(config: Config) -> int:
     logs.configure(config.log_level, config.log_format)
-    if os.environ.get("HOOK_THREADS"):
-        logger.warning("HOOK_THREADS is no longer used; remove it. HOOK_CONNECTIONS sets the connections per worker.")
+    for variable in ("HOOK_THREADS", "HOOK_WORKERS"):
+        if os.environ.get(variable):
+            logger.warning("%s is no longer used; remove it. Replicas and HOOK_CONNECTIONS add capacity.", variable)
     # gunicorn sets its own handlers once it has loaded the application; a signal before must clean up, too
     signal.signal(signal.SIGTERM, stop)
     master = os.getpid()
-    with metrics_folder():
-        # only now, because the metrics are made when they are imported, and must know their folder
-        from postgres_writer.database.store import Store  # noqa: PLC0415
-        from postgres_writer.server.app import create_app  # noqa: PLC0415
-        from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
+    from postgres_writer.database.store import Store  # noqa: PLC0415 # spares `--help`
+    from postgres_writer.server.app import create_app  # noqa: PLC0415
+    from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
 
-        try:
-            HookApplication(config, lambda: create_app(config, Store(config.database, config.connections))).run()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            if os.getpid() == master:
-                return code
-            # a worker: it must not unwind into the master's clean-up above
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+    try:
+        HookApplication(config, lambda: create_app(config, Store(config.database, config.connections))).run()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if os.getpid() == master:
+            return code
+        # a worker: it must not unwind into the clean-up of its parent
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return 0
 
 

@@ -214,17 +214,9 @@ class Config:
         default="127.0.0.1",
     )
     port: int = setting("HOOK_PORT", "Port to listen on.", variables.port, 8080)
-    # One answers more calls than an API server lets through, with the least CPU and the shortest tail
-    # (docs/performance.md); while it is replaced, the other replica serves.
-    workers: int = setting(
-        "HOOK_WORKERS",
-        "Worker processes. Add replicas before workers: each has its own memory and connections to PostgreSQL.",
-        variables.integer(1, 128),
-        1,
-    )
     connections: int = setting(
         "HOOK_CONNECTIONS",
-        "Maximum number of connections to PostgreSQL per worker. If none is free, a request waits for one.",
+        "Maximum number of connections to PostgreSQL. If none is free, a request waits for one.",
         variables.integer(3, 256),
         DEFAULT_CONNECTIONS,
     )

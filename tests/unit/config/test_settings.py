@@ -20,7 +20,7 @@ HOST = {"PSQL_HOST": "db"}
 def test_the_host_alone_is_enough() -> None:
     config = Config.from_env(HOST)
     assert config.database == DatabaseConfig(("db",), (5432,), dbname="postgres", user="postgres")
-    assert (config.host, config.port, config.workers, config.connections) == ("127.0.0.1", 8080, 1, 8)
+    assert (config.host, config.port, config.connections) == ("127.0.0.1", 8080, 8)
     assert (config.max_body_bytes, config.resync_seconds) == (16 * 1024 * 1024, 300.0)
     assert (config.log_level, config.log_format) == ("INFO", "json")
     assert config.tokens_file is None
@@ -47,7 +47,6 @@ EVERYTHING = {
     "PSQL_PREPARED_STATEMENTS": "false",
     "HOOK_HOST": "0.0.0.0",
     "HOOK_PORT": "8443",
-    "HOOK_WORKERS": "3",
     "HOOK_CONNECTIONS": "5",
     "PSQL_IDLE_TIMEOUT": "45",
     "PSQL_KEEPALIVES_IDLE": "100",
@@ -93,7 +92,7 @@ def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
     assert config.database.passwords() == ("hidden",)
     assert (config.database.connect_timeout, config.database.statement_timeout) == (4.0, 2.5)
     assert config.database.prepared_statements is False
-    assert (config.host, config.port, config.workers) == ("0.0.0.0", 8443, 3)
+    assert (config.host, config.port) == ("0.0.0.0", 8443)
     assert config.connections == 5
     assert (config.tokens_file, config.table_policy_file) == (tokens, policy)
     assert (config.max_body_bytes, config.resync_seconds, config.metrics_token_required) == (2048, 12.5, True)
@@ -126,7 +125,6 @@ UNUSABLE = {
         "0.1 to 8",
     ),
     "neither true nor false": ({"PSQL_PREPARED_STATEMENTS": "maybe"}, "PSQL_PREPARED_STATEMENTS", "true or false"),
-    "no workers": ({"HOOK_WORKERS": "0"}, "HOOK_WORKERS", "1 to"),
     "too few connections to leave one to another table": ({"HOOK_CONNECTIONS": "2"}, "HOOK_CONNECTIONS", "3 to"),
     "connections of a negative number": ({"HOOK_CONNECTIONS": "-1"}, "HOOK_CONNECTIONS", "3 to"),
     "a certificate without key": ({"HOOK_TLS_CERT_FILE": os.devnull}, "HOOK_TLS_KEY_FILE", "set both"),
