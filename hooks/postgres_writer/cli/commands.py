@@ -11,6 +11,9 @@ import importlib
 import click
 from click.shell_completion import CompletionItem
 
+from postgres_writer import __version__
+from postgres_writer.errors import PostgresWriterError
+
 PROGRAM = "postgres-writer"
 EPILOG = """\
 `postgres-writer COMMAND --help` lists a command's arguments, with examples.
@@ -21,7 +24,8 @@ example:
 completion in bash 4.4 or newer, for zsh and fish with zsh_source and fish_source:
   eval "$(_POSTGRES_WRITER_COMPLETE=bash_source postgres-writer)"
 
-exit codes: 0 done, 1 not done, 2 wrong arguments or configuration, 130 interrupted; each command's help says more
+exit codes: 0 done, 1 not done or output that cannot be written, 2 wrong arguments or configuration, 130 interrupted;
+each command's help says more
 """
 
 COMMANDS = {
@@ -33,6 +37,10 @@ COMMANDS = {
     "config-reference": ("print the table of environment variables as Markdown", "serve"),
 }
 """What the program's help says of each command, and the module that does it."""
+
+
+class NotDone(PostgresWriterError):
+    """What was asked for was not done, though nothing is wrong with how it was asked for: exit code 1."""
 
 
 class Command(click.Command):
@@ -72,3 +80,13 @@ class Commands(Command, click.Group):
         return [
             CompletionItem(name, help=summary) for name, (summary, _) in COMMANDS.items() if name.startswith(incomplete)
         ]
+
+
+program = Commands(
+    PROGRAM,
+    # click hands them on to the commands
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    help="Keep exactly one PostgreSQL row per PostgresWriter resource.",
+    epilog=EPILOG,
+)
+click.version_option(__version__, message=f"{PROGRAM} %(version)s")(program)
