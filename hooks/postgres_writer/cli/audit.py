@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,8 @@ from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.cli import audit_report
 from postgres_writer.cli.commands import Command
-from postgres_writer.config.settings import SERVER_SETTINGS, DatabaseConfig
+from postgres_writer.config import variables
+from postgres_writer.config.settings import SERVER_SETTINGS, DatabaseConfig, ignore_libpq_variables
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.errors import AuditError, ConfigError
 from postgres_writer.telemetry import logs
@@ -44,8 +45,15 @@ The database is that of the PSQL_* variables, as for `serve`; without --prune a 
 A row has no resource if its id has the form <namespace>/<name> and no such PostgresWriter exists. It may have been kept
 on purpose (deletionPolicy Retain, or Unmanaged) or be your own: check before you prune.
 
-exit codes: 0 no findings (--prune: all shown rows are deleted), 1 findings, 2 not done
+exit codes: 0 no findings (--prune: all shown rows are deleted), 1 findings, or output that
+cannot be written, 2 not done, 130 interrupted
 """
+
+
+def _in_seconds(lowest: float) -> Callable[[click.Context, click.Parameter, str], float]:
+    """Return what reads an option as a setting of seconds is read; a day is the most."""
+    parse = variables.seconds(lowest, 24 * 3600.0)
+    return lambda _context, option, value: parse(option.opts[0], value)
 
 
 @click.command(
@@ -71,15 +79,15 @@ exit codes: 0 no findings (--prune: all shown rows are deleted), 1 findings, 2 n
 @click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the fields.")
 @click.option(
     "--confirm-after",
-    type=click.FloatRange(min=0),
-    default=5,
+    callback=_in_seconds(0),
+    default="5",
     metavar="SECONDS",
     help="Check findings again after this time and drop those that have disappeared.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.001),
-    default=300,
+    callback=_in_seconds(0.001),
+    default="300",
     metavar="SECONDS",
     help="Maximum time to read a batch of one table; after that the table is reported as unreadable.",
 )
@@ -109,6 +117,8 @@ def audit(**given: Any) -> int:
     # what follows --prune are ids, otherwise it is the file
     arguments.ids, files = (arguments.arguments, ()) if arguments.prune else ((), arguments.arguments)
     _check(arguments, files)
+    if ignored := ignore_libpq_variables(os.environ):
+        click.echo(f"postgres-writer: {ignored}", err=True)
     began = time.monotonic()
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line

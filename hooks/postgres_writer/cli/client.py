@@ -16,7 +16,7 @@ import requests
 import yaml
 
 from postgres_writer.cli.commands import Command, NotDone
-from postgres_writer.config.variables import root_certificate
+from postgres_writer.config.variables import certificates
 from postgres_writer.deadlines import CONNECTION_SECONDS
 from postgres_writer.errors import ConfigError, PostgresWriterError
 from postgres_writer.server.files import load_tokens
@@ -62,7 +62,7 @@ class HookClient:
         self._url = url.rstrip("/")
         self._session = requests.Session()
         if ca_file is not None:
-            root_certificate("--ca-file", ca_file)
+            certificates("--ca-file", ca_file)
         # the variables of the shell (proxies, .netrc) are for other servers
         self._session.trust_env = False
         self._session.verify = ca_file or True

@@ -172,8 +172,11 @@ def libpq_file(name: str, value: str) -> str:
 
 def root_certificate(name: str, value: str) -> str:
     """Return the path of a file with certificates, or libpq's word "system" for the system's own trust store."""
-    if value == "system":
-        return value
+    return value if value == "system" else certificates(name, value)
+
+
+def certificates(name: str, value: str) -> str:
+    """Return the path of a file with certificates."""
     libpq_file(name, value)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)

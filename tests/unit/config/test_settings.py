@@ -13,6 +13,7 @@ from postgres_writer.config.settings import (
     Host,
 )
 from postgres_writer.errors import ConfigError
+from support.certificates import make_certificate
 
 HOST = {"PSQL_HOST": "db"}
 
@@ -39,7 +40,7 @@ EVERYTHING = {
     "PSQL_SSLMODE": "Verify-Full",
     "PSQL_SSLROOTCERT": "system",
     "PSQL_SSLCERT": "{certificate}",
-    "PSQL_SSLKEY": "{certificate}",
+    "PSQL_SSLKEY": "{key}",
     "PSQL_CHANNEL_BINDING": "require",
     "PSQL_TARGET_SESSION_ATTRS": "read-write",
     "PSQL_CONNECT_TIMEOUT": "4",
@@ -65,21 +66,19 @@ EVERYTHING = {
 
 
 def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
-    tokens, policy, certificate = (tmp_path / name for name in ("tokens", "policy", "certificate"))
-    certificate.write_text("not looked into here\n")
-    config = Config.from_env(
-        {
-            name: value.format(tokens=tokens, policy=policy, certificate=certificate)
-            for name, value in EVERYTHING.items()
-        }
-    )
+    tokens, policy = (tmp_path / name for name in ("tokens", "policy"))
+    made = make_certificate(tmp_path)
+    files = {"tokens": tokens, "policy": policy, "certificate": made.certificate, "key": made.key}
+    config = Config.from_env({name: value.format(**files) for name, value in EVERYTHING.items()})
     assert config.database.connect_arguments() == {
         "dbname": "school",
         "user": "writer",
         "sslmode": "verify-full",
         "sslrootcert": "system",
-        "sslcert": str(certificate),
-        "sslkey": str(certificate),
+        "sslcert": str(made.certificate),
+        "sslkey": str(made.key),
+        "passfile": "/dev/null/none",
+        "sslcrl": "/dev/null/none",
         "channel_binding": "require",
         "target_session_attrs": "read-write",
         "application_name": "postgres-writer",
