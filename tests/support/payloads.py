@@ -66,7 +66,7 @@ def condition(status: str = "True", reason: str = "RowSynced", **changes: Any) -
         "type": "Ready",
         "status": status,
         "reason": reason,
-        "message": "The row in table students matches the spec.",
+        "message": "The row in table public.students matches the spec.",
         "observedGeneration": 1,
         "lastTransitionTime": THEN,
         **changes,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postgres_writer.core.plan import Operation, Outcome, make_plan
-from postgres_writer.core.request import load_request
+from postgres_writer.core.request import DEFAULT_SCHEMA, load_request
 from postgres_writer.core.response import build_response
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
@@ -41,6 +41,7 @@ class Subject:
     status: Any = ABSENT
     generation: int = 1
     metadata: dict[str, Any] = field(default_factory=dict)
+    schema: str = DEFAULT_SCHEMA
     permits: Callable[[str, str], bool] = lambda _namespace, _table: True
     outcome: Outcome = field(default_factory=lambda: Outcome(()))
     answer: dict[str, Any] = field(default_factory=dict)
@@ -91,7 +92,7 @@ class Subject:
     def _call(self, call: Call | None, *, finalizing: bool, lost: bool = False) -> None:
         found = resource(self.spec, self.status, generation=self.generation, **self.metadata)
         body = json.loads(json.dumps(payload(found, finalizing=finalizing)))
-        request = load_request(body, finalizing=finalizing)
+        request = load_request(body, finalizing=finalizing, schema=self.schema)
         self.outcome = self.store.apply(make_plan(request, self.permits), call or fresh_call())
         answer = json.dumps(build_response(request, self.outcome, time.time(), 300.0))
         self.answer = decode_answer(answer, "composite")

@@ -115,8 +115,8 @@ _HINTS = {
     _DENIED_CODE: "the PostgresWriter role lacks a right that the table's defaults or constraints need",
 }
 _GUARD_HINTS = {
-    Guard.MISSING: "a trigger or a rule discards it, or the type or collation of the column for the id treats another "
-    "row's id as equal",
+    Guard.MISSING: "a trigger or a rule discards it or changes its id, or the type or collation of the column for the "
+    "id treats another row's id as equal",
     Guard.DOUBLE: "more than one row has its id",
     Guard.ALTERED: "a trigger or a rule changes its values",
     Guard.KEPT: "a trigger, a rule or another table puts it back or keeps it",

@@ -8,6 +8,7 @@ import pytest
 
 from integration.relay import Relay, relayed
 from postgres_writer.core.plan import Operation
+from postgres_writer.database import statements
 from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.spec_cases import ABSENT
@@ -46,10 +47,14 @@ def test_an_unchanged_row_writes_nothing(database: Database, prepared: bool, ste
 
 @pytest.fixture(params=[True, False], ids=["prepared", "plain"])
 def relay(request: pytest.FixtureRequest, database: Database) -> Iterator[tuple[Relay, Subject]]:
-    """Make a resource whose database is reached through a relay, over a connection that has served it before."""
+    """Make a resource whose database is reached through a relay, over a connection that has served its tables."""
     database.create_table("pupils")
     with relayed(database) as (relay, reached):
         store = Store(reached.config(prepared_statements=request.param))
+        for table in ("pupils", "students"):
+            another = Subject(store, metadata={"name": "another"}).edit(table=table)
+            assert (another.sync(), another.sync()) == (Operation.INSERTED, Operation.UNCHANGED)
+            assert another.finalize()
         subject = Subject(store)
         subject.sync()
         relay.take()
@@ -89,15 +94,13 @@ def test_what_needs_no_database_does_not_ask_it(relay: tuple[Relay, Subject]) ->
     assert counter.take() == []
 
 
-def test_a_delete_is_one_round_trip_once_it_is_prepared(relay: tuple[Relay, Subject], database: Database) -> None:
+def test_a_delete_is_one_round_trip(relay: tuple[Relay, Subject], database: Database) -> None:
     counter, subject = relay
-    subject.finalize()
-    assert len(counter.take()) <= 2
-    database.query("INSERT INTO students VALUES (%s, %s, %s, %s)", *ROW)
-    subject.spec["table"] = "students"
     assert subject.finalize()
     assert counter.take() == ["Q"]
     assert database.rows() == []
+    assert subject.finalize()
+    assert counter.take() == ["Q"], "nor does it take more to say that there is no row"
 
 
 def test_a_dead_connection_is_replaced_without_the_user_seeing_it(database: Database, subject: Subject) -> None:
@@ -115,6 +118,33 @@ def test_prepared_statements_that_a_pooler_lost_are_prepared_again(database: Dat
     subject.sync()
     next_session(subject.store)._run("DEALLOCATE ALL", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
+
+
+def test_prepared_statements_that_a_pooler_kept_are_used(relay: tuple[Relay, Subject], database: Database) -> None:
+    """A session pool hands the session of a server that has ended to the next one, with all that it prepared."""
+    counter, subject = relay
+    next_session(subject.store)._texts.clear()
+    assert subject.edit(age=24).sync() is Operation.UPDATED
+    assert subject.sync() is Operation.UNCHANGED
+    assert subject.finalize()
+    assert database.rows() == []
+    counter.take()
+
+
+def test_what_is_prepared_is_found_after_the_statements_were_forgotten(
+    relay: tuple[Relay, Subject], database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    counter, subject = relay
+    for age in (24, 25):
+        statements.write.cache_clear()
+        statements.matches.cache_clear()
+        assert subject.edit(age=age).sync() is Operation.UPDATED
+        assert subject.sync() is Operation.UNCHANGED
+        assert counter.take() == ["Q", "Q"]
+    statements.remove.cache_clear()
+    assert subject.finalize()
+    assert counter.take() == ["Q"]
+    assert "lost prepared statements" not in caplog.text
 
 
 def test_more_tables_than_are_kept_prepared(database: Database, store: Store) -> None:

@@ -143,7 +143,7 @@ def test_a_move_out_of_a_denied_table_names_the_old_one(limited: Limited, missin
     limited.revoke(missing)
     subject.edit(table="pupils").sync()
     assert (subject.ready, subject.tables) == ("False AccessDenied", ["public.students", "public.pupils"])
-    assert "cannot be moved out of table students" in subject.message
+    assert "cannot be moved from table public.students" in subject.message
     assert (limited.database.rows(), limited.database.rows("pupils")) == ([ROW], [])
 
 
@@ -157,35 +157,21 @@ def test_an_old_table_that_does_not_hold_the_row_needs_no_grant_to_delete(limite
     assert (subject.ready, subject.tables) == ("True RowSynced", ["public.pupils"])
 
 
-@pytest.mark.parametrize("table", ["team.pupils", "pupils"], ids=["with its schema", "by the search path"])
-def test_a_schema_without_usage_does_not_make_its_table_look_dropped(limited: Limited, table: str) -> None:
-    limited.run(
-        "CREATE SCHEMA team; GRANT USAGE ON SCHEMA team TO LIMITED; ALTER ROLE LIMITED SET search_path = team, public"
-    )
+def test_a_schema_without_usage_does_not_make_its_table_look_dropped(limited: Limited) -> None:
+    limited.run("CREATE SCHEMA team; GRANT USAGE ON SCHEMA team TO LIMITED")
     limited.database.create_table("team.pupils")
     limited.grant(EVERY, "team.pupils")
     subject = limited.subject
-    assert subject.edit(table=table).sync() is Operation.INSERTED
+    assert subject.edit(table="team.pupils").sync() is Operation.INSERTED
     limited.run("REVOKE USAGE ON SCHEMA team FROM LIMITED")
     subject.edit(age=24).sync()
-    assert (subject.ready, subject.tables) == ("False AccessDenied", [table])
+    assert (subject.ready, subject.tables) == ("False AccessDenied", ["team.pupils"])
     assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", [table])
+    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["team.pupils"])
     assert limited.database.rows("team.pupils") == [ROW]
     limited.run("GRANT USAGE ON SCHEMA team TO LIMITED")
     assert subject.finalize()
     assert limited.database.rows("team.pupils") == []
-
-
-def test_the_role_s_own_schema_without_usage_does_not_make_its_table_look_dropped(limited: Limited) -> None:
-    limited.run("CREATE SCHEMA LIMITED; GRANT USAGE ON SCHEMA LIMITED TO LIMITED")
-    limited.database.create_table(f"{limited.role}.pupils")
-    limited.grant(EVERY, f"{limited.role}.pupils")
-    subject = limited.subject
-    assert subject.edit(table="pupils").sync() is Operation.INSERTED
-    limited.run("REVOKE USAGE ON SCHEMA LIMITED FROM LIMITED")
-    assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.pupils"])
 
 
 def test_a_schema_without_usage_that_was_never_listed_blocks_nothing(limited: Limited) -> None:
@@ -202,41 +188,3 @@ def test_an_invalid_spec_does_not_list_a_denied_table(limited: Limited) -> None:
     subject.edit(age=-1).sync()
     assert (subject.ready, subject.tables) == ("False InvalidSpec", [])
     assert subject.finalize()
-
-
-# Row-level security
-
-
-def test_row_level_security_that_hides_a_row_from_updates(limited: Limited) -> None:
-    limited.grant(EVERY)
-    limited.run(
-        "ALTER TABLE students ENABLE ROW LEVEL SECURITY;"
-        "CREATE POLICY a ON students FOR SELECT USING (true); CREATE POLICY b ON students FOR INSERT WITH CHECK (true)"
-    )
-    subject = limited.subject
-    assert subject.sync() is Operation.INSERTED
-    subject.edit(age=24).sync()
-    assert subject.ready == "False RowRejected"
-    assert limited.database.rows() == [ROW]
-
-
-def test_row_level_security_that_swallows_the_delete(limited: Limited) -> None:
-    limited.grant(EVERY)
-    limited.database.create_table("pupils")
-    limited.grant(EVERY, "pupils")
-    limited.run(
-        "ALTER TABLE students ENABLE ROW LEVEL SECURITY;"
-        "CREATE POLICY a ON students FOR SELECT USING (true); CREATE POLICY b ON students FOR INSERT WITH CHECK (true);"
-        "CREATE POLICY c ON students FOR UPDATE USING (true)"
-    )
-    subject = limited.subject
-    assert subject.sync() is Operation.INSERTED
-    subject.edit(table="pupils").sync()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students", "public.pupils"])
-    assert not subject.finalize()
-    assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
-    assert "swallowed it" in subject.message
-    assert (limited.database.rows(), limited.database.rows("pupils")) == ([ROW], [])
-    limited.run("CREATE POLICY d ON students FOR DELETE USING (true)")
-    assert subject.finalize()
-    assert limited.database.rows() == []

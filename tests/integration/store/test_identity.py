@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +16,7 @@ from support.subject import ROW, Subject
 STRANGER = ("Default/Sample", "bob", 1, "chile")
 TEXTS = ("id", "name", "country")
 COLUMNS = "name text, age int, country text"
+VALUES = ("name", "age", "country")
 TYPES = {
     "citext": ("CREATE EXTENSION citext", "citext"),
     "a nondeterministic collation": (
@@ -47,7 +49,7 @@ def test_an_equal_id_of_somebody_else_is_not_overwritten(caseless: tuple[Databas
     for _ in range(2):
         subject.sync()
         assert subject.ready == "False RowRejected"
-        assert "treats as equal" in subject.message
+        assert "as equal" in subject.message
         assert rows(database) == [STRANGER]
     assert subject.finalize()
     assert subject.done() is Operation.ABSENT
@@ -75,7 +77,7 @@ def test_an_equal_id_of_somebody_else_holds_up_a_move_and_stays(caseless: tuple[
     assert subject.edit(table="pupils").sync() is Operation.INSERTED
     subject.edit(table="students").sync()
     assert (subject.ready, subject.tables) == ("False RowRejected", ["public.pupils", "public.students"])
-    assert "treats as equal" in subject.message
+    assert "as equal" in subject.message
     assert (rows(database), database.rows("pupils")) == ([STRANGER], [ROW])
 
 
@@ -107,7 +109,7 @@ def test_a_trigger_that_changes_the_id_leaves_no_row(database: Database, subject
     for _ in range(3):
         subject.sync()
         assert subject.ready == "False RowRejected"
-        assert "changed the id" in subject.message
+        assert "changes its id" in subject.message
         assert database.rows() == []
     assert subject.finalize()
 
@@ -122,7 +124,7 @@ def test_a_trigger_that_changes_the_id_of_an_update_leaves_the_row_as_it_was(
     )
     subject.edit(age=24).sync()
     assert subject.ready == "False RowRejected"
-    assert "changed the id" in subject.message
+    assert "changes its id" in subject.message
     assert database.rows() == [ROW]
     assert subject.finalize()
     assert database.rows() == []
@@ -165,24 +167,30 @@ def test_a_type_that_cuts_the_id_short_takes_no_row(database: Database, subject:
     subject.metadata = {"name": "n" * 100}
     subject.edit(table="odd").sync()
     assert subject.ready == "False RowRejected"
-    assert "changed the id" in subject.message
+    assert "changes its id" in subject.message
     assert database.query("SELECT * FROM odd") == []
 
 
-@pytest.mark.parametrize("statement", [statements.write, statements.remove], ids=["write", "remove"])
-def test_the_row_is_found_by_the_unique_index(
-    database: Database, statement: Callable[[str], statements.Statement]
-) -> None:
-    database.query(
-        "INSERT INTO students SELECT 'default/r' || n, 'x', n, 'y' FROM generate_series(1, 5000) n; ANALYZE students"
-    )
-    made = statement("students")
+@pytest.mark.parametrize(
+    "message",
+    [statements.write("public.students", VALUES, ("public.pupils",)), statements.remove("public.students")],
+    ids=["move", "remove"],
+)
+def test_the_row_is_found_by_the_unique_index(database: Database, message: statements.Message) -> None:
+    database.create_table("pupils")
+    for table in ("students", "pupils"):
+        database.query(
+            f"INSERT INTO {table} SELECT 'default/r' || n, 'x', n, 'y' FROM generate_series(1, 5000) n; ANALYZE {table}"
+        )
+    given = {"id": "default/r7", "doc": "{}", "key": 1, "until": 0.0, "by": 0.0, "word": statements.WORD}
     with database.connection() as connection, connection.cursor() as cursor:
         cursor.execute("SET plan_cache_mode = force_generic_plan")
-        prepare, execute = statements.prepared(made.text.as_string(connection), made.parameters, "found")
-        cursor.execute(prepare)
-        values = {"id": "default/r7", "name": "x", "age": 1, "country": "y", "until": 0.0}
-        cursor.execute(f"EXPLAIN {execute}", values)
-        plan = "\n".join(line for (line,) in cursor.fetchall())
-    assert "Index Scan using students_pkey" in plan
-    assert "Seq Scan" not in plan
+        for part in message.parts:
+            if " public." not in part.text.replace('"', ""):
+                continue
+            prepare, execute = part.prepared()
+            cursor.execute(prepare)
+            cursor.execute(f"EXPLAIN {execute}", given)
+            plan = "\n".join(line for (line,) in cursor.fetchall())
+            assert re.search("Index (Only )?Scan using", plan)
+            assert "Seq Scan" not in plan, plan

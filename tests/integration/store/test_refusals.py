@@ -15,71 +15,52 @@ SECRET = "zanzibar-4711"
 COLUMNS = "name text, age int, country text"
 
 TABLES: list[tuple[str, str, str]] = [
-    ("no primary key", f"TABLE odd (id text, {COLUMNS})", "primary key or unique constraint on id"),
-    ("a key over more columns", f"TABLE odd (id text, {COLUMNS}, PRIMARY KEY (id, age))", "primary key or unique"),
-    ("a deferrable key", f"TABLE odd (id text PRIMARY KEY DEFERRABLE, {COLUMNS})", "constraint on id is DEFERRABLE"),
-    ("a deferrable key beside an index", f"TABLE odd (id text PRIMARY KEY DEFERRABLE, {COLUMNS});"
-     "CREATE UNIQUE INDEX ON odd (id)", "constraint on id is DEFERRABLE"),
-    ("an exclusion constraint", f"TABLE odd (id text, {COLUMNS}, EXCLUDE USING btree (id WITH =))",
-     "primary key or unique constraint on id"),
-    ("a partial unique index", f"TABLE odd (id text, {COLUMNS}); CREATE UNIQUE INDEX ON odd (id) WHERE age > 0",
-     "primary key or unique"),
-    ("no column id", f"TABLE odd (key text PRIMARY KEY, {COLUMNS})", "columns id, name, age and country"),
-    ("no column name", "TABLE odd (id text PRIMARY KEY, age int, country text)", "columns id, name, age and country"),
-    ("no column age", "TABLE odd (id text PRIMARY KEY, name text, country text)", "columns id, name, age and country"),
-    ("no columns", "TABLE odd ()", "columns id, name, age and country"),
-    ("columns in capitals", 'TABLE odd ("ID" text PRIMARY KEY, "NAME" text)', "columns id, name, age and country"),
-    ("id is an integer", f"TABLE odd (id int PRIMARY KEY, {COLUMNS})", "must be text columns and age an integer"),
-    ("id is a uuid", f"TABLE odd (id uuid PRIMARY KEY, {COLUMNS})", "must be text columns and age an integer"),
-    ("name is an integer", "TABLE odd (id text PRIMARY KEY, name int, age int, country text)", "must be text columns"),
-    ("name is jsonb", "TABLE odd (id text PRIMARY KEY, name jsonb, age int, country text)", "must be text columns"),
-    ("age is a text", "TABLE odd (id text PRIMARY KEY, name text, age text, country text)", "age an integer"),
-    ("age is a date", "TABLE odd (id text PRIMARY KEY, name text, age date, country text)", "age an integer"),
-    ("age is too small", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}); ALTER TABLE odd ALTER age TYPE smallint",
-     "age is too large"),
-    ("name is too short", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}); ALTER TABLE odd ALTER name TYPE varchar(5)",
-     "too long"),
-    ("a check", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}, CONSTRAINT children CHECK (age < 18))",
+    ("no primary key", f"(id text, {COLUMNS})", "needs a primary key or unique constraint"),
+    ("a key over more columns", f"(id text, {COLUMNS}, PRIMARY KEY (id, age))", "needs a primary key or unique"),
+    ("a deferrable key", f"(id text PRIMARY KEY DEFERRABLE, {COLUMNS})", "is DEFERRABLE"),
+    ("a deferrable key beside an index", f"(id text PRIMARY KEY DEFERRABLE, {COLUMNS});"
+     "CREATE UNIQUE INDEX ON odd (id)", "is DEFERRABLE"),
+    ("an exclusion constraint", f"(id text, {COLUMNS}, EXCLUDE USING btree (id WITH =))", "needs a primary key"),
+    ("a partial unique index", f"(id text, {COLUMNS}); CREATE UNIQUE INDEX ON odd (id) WHERE age > 0", "primary key"),
+    ("no column id", f"(key text PRIMARY KEY, {COLUMNS})", "it has no column id (SQLSTATE"),
+    ("no column name", "(id text PRIMARY KEY, age int, country text)", "it has no column name (SQLSTATE"),
+    ("no column age and no country", "(id text PRIMARY KEY, name text)", "it has no columns age, country (SQLSTATE"),
+    ("no columns", "()", "it has no columns id, name, age, country"),
+    ("columns in capitals", '("ID" text PRIMARY KEY, "NAME" text)', "it has no columns id, name, age, country"),
+    ("id is an integer", f"(id int PRIMARY KEY, {COLUMNS})", "must be a text column"),
+    ("id is a uuid", f"(id uuid PRIMARY KEY, {COLUMNS})", "must be a text column"),
+    ("name is an integer", "(id text PRIMARY KEY, name int, age int, country text)", "does not have the form"),
+    ("name is an enum", "(id text PRIMARY KEY, name text, age int, country text); CREATE TYPE mood AS ENUM ('sad');"
+     "ALTER TABLE odd ALTER name TYPE mood USING 'sad'", "does not have the form"),
+    ("age is a date", "(id text PRIMARY KEY, name text, age date, country text)", "(SQLSTATE 22007)"),
+    ("age is too small", f"(id text PRIMARY KEY, {COLUMNS}); ALTER TABLE odd ALTER age TYPE smallint", "too large"),
+    ("name is too short", f"(id text PRIMARY KEY, {COLUMNS}); ALTER TABLE odd ALTER name TYPE varchar(5)", "too long"),
+    ("a check", f"(id text PRIMARY KEY, {COLUMNS}, CONSTRAINT children CHECK (age < 18))",
      "check constraint forbids it (SQLSTATE 23514, constraint children)"),
-    ("a constraint of a strange name", f'TABLE odd (id text PRIMARY KEY, {COLUMNS}, CONSTRAINT "a b" CHECK (age < 18))',
+    ("a constraint of a strange name", f'(id text PRIMARY KEY, {COLUMNS}, CONSTRAINT "a b" CHECK (age < 18))',
      "(SQLSTATE 23514)"),
-    ("another column without a default", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}, grade int NOT NULL)",
-     "column besides"),
-    ("a foreign key", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}, FOREIGN KEY (name) REFERENCES students (id))",
-     "a foreign key forbids it"),
-    ("a deferred foreign key", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}, FOREIGN KEY (name) REFERENCES students (id)"
+    ("a check that imitates a guard", f"(id text PRIMARY KEY, {COLUMNS}, CHECK ((name || ' missing ')::int > 0))",
+     "does not have the form"),
+    ("another column without a default", f"(id text PRIMARY KEY, {COLUMNS}, grade int NOT NULL)", "needs a value"),
+    ("a foreign key", f"(id text PRIMARY KEY, {COLUMNS}, FOREIGN KEY (name) REFERENCES students (id))", "foreign key"),
+    ("a deferred foreign key", f"(id text PRIMARY KEY, {COLUMNS}, FOREIGN KEY (name) REFERENCES students (id)"
      " DEFERRABLE INITIALLY DEFERRED)", "a foreign key forbids it"),
-    ("a unique name", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}, UNIQUE (name));"
+    ("a unique name", f"(id text PRIMARY KEY, {COLUMNS}, UNIQUE (name));"
      f"INSERT INTO odd VALUES ('x', '{SECRET}', 1, 'y')", "must be unique"),
-    ("a deferred unique name", f"TABLE odd (id text PRIMARY KEY, {COLUMNS}, UNIQUE (name) DEFERRABLE INITIALLY DEFERRED"
+    ("a deferred unique name", f"(id text PRIMARY KEY, {COLUMNS}, UNIQUE (name) DEFERRABLE INITIALLY DEFERRED"
      f"); INSERT INTO odd VALUES ('x', '{SECRET}', 1, 'y')", "must be unique"),
-    ("a generated column", "TABLE odd (id text PRIMARY KEY, name text, age int, country text GENERATED ALWAYS AS (name)"
-     " STORED)", "PostgreSQL refused it"),
-    ("a view of constants", "VIEW odd AS SELECT 'x' AS id, 'x' AS name, 1 AS age, 'x' AS country", "updatable view"),
-    ("a view of a join", "VIEW odd AS SELECT s.* FROM students s JOIN students t ON s.id = t.id", "updatable view"),
-    ("a view with a computed column", "VIEW odd AS SELECT id, upper(name) AS name, age, country FROM students",
-     "a rule, or the kind of the table"),
-    ("a materialised view", "MATERIALIZED VIEW odd AS SELECT * FROM students", "a table or an updatable view"),
-    ("a sequence", "SEQUENCE odd", "a table or an updatable view"),
-    ("an index", "INDEX odd ON students (name)", "a table or an updatable view"),
-    ("a composite type", f"TYPE odd AS ({COLUMNS})", "a table or an updatable view"),
-    ("a partitioned table without partitions",
-     f"TABLE odd (id text PRIMARY KEY, {COLUMNS}) PARTITION BY LIST (id)", "check constraint forbids it"),
-    ("a foreign table", f"FOREIGN DATA WRAPPER none; CREATE SERVER none FOREIGN DATA WRAPPER none;"
-     f"CREATE FOREIGN TABLE odd (id text, {COLUMNS}) SERVER none", "a table or an updatable view"),
-    ("a view with triggers", "TABLE base (LIKE students);"
-     "CREATE VIEW odd AS SELECT id, upper(name) AS name, age, country FROM base;"
-     "CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;"
-     "CREATE TRIGGER act INSTEAD OF INSERT OR UPDATE OR DELETE ON odd FOR EACH ROW EXECUTE FUNCTION act()",
-     "primary key or unique constraint on id"),
-    ("a rule for inserts", f"TABLE odd (id text PRIMARY KEY, {COLUMNS});"
+    ("a generated column", "(id text PRIMARY KEY, name text, age int, country text GENERATED ALWAYS AS (name) STORED)",
+     "a column is generated"),
+    ("a generated id", f"(id text GENERATED ALWAYS AS ('x') STORED PRIMARY KEY, {COLUMNS})", "a column is generated"),
+    ("no partition", f"(id text PRIMARY KEY, {COLUMNS}) PARTITION BY LIST (id)", "it has no partition for the row"),
+    ("a rule for inserts", f"(id text PRIMARY KEY, {COLUMNS});"
      "CREATE RULE act AS ON INSERT TO odd DO INSTEAD NOTHING", "a rule, or the kind of the table"),
 ]  # fmt: skip
+"""What it is, the table ``odd``, and the essence of the message."""
 UNLISTED = {
     *("no primary key", "a key over more columns", "a partial unique index", "an exclusion constraint"),
     *("a deferrable key", "a deferrable key beside an index", "no column id", "no columns", "columns in capitals"),
-    *("a view of constants", "a view of a join", "a materialised view", "a sequence", "an index", "a composite type"),
-    *("a foreign table", "a view with triggers"),
+    *("id is an integer", "id is a uuid"),
 }
 """Those of which it is known that the row cannot be there: listed they could block the deletion."""
 
@@ -98,8 +79,8 @@ def test_a_table_that_does_not_take_the_row(
     """As the first table, as the target of a move, as the source of one, and at the end of the resource."""
     caplog.set_level(logging.DEBUG)
     kind, table, sentence = case
-    listed = [] if kind in UNLISTED else ["odd"]
-    database.query(f"CREATE {table}")
+    listed = [] if kind in UNLISTED else ["public.odd"]
+    database.query(f"CREATE TABLE odd {table}")
     subject.edit(table="odd", name=SECRET, age=70000).sync()
     assert (subject.ready, subject.tables) == ("False RowRejected", listed)
     assert sentence in subject.message
@@ -109,7 +90,7 @@ def test_a_table_that_does_not_take_the_row(
     subject.edit(table="students").sync()
     assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
     subject.edit(table="odd").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["students", *listed])
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students", *listed])
     assert sentence in subject.message
     assert database.rows() == [("default/sample", SECRET, 70000, "canada")]
     assert_silent(subject, caplog)
@@ -127,19 +108,21 @@ def trigger(database: Database, event: str, body: str, table: str = "students") 
 
 RAISE = f"RAISE EXCEPTION 'no % {SECRET}', NEW.name"
 WRITES: list[tuple[str, str, str, str]] = [
-    ("swallows the insert", "BEFORE INSERT", "RETURN NULL;", "swallowed it"),
-    ("changes the name", "BEFORE INSERT OR UPDATE", "NEW.name := 'bob'; RETURN NEW;", "changed its values"),
-    ("changes the case", "BEFORE INSERT", "NEW.country := upper(NEW.country); RETURN NEW;", "changed its values"),
-    ("changes the id", "BEFORE INSERT", f"NEW.id := '{SECRET}'; RETURN NEW;", "changed the id"),
+    ("swallows the insert", "BEFORE INSERT", "RETURN NULL;", "discards it"),
+    ("changes the name", "BEFORE INSERT OR UPDATE", "NEW.name := 'bob'; RETURN NEW;", "changes its values"),
+    ("changes the case", "BEFORE INSERT", "NEW.country := upper(NEW.country); RETURN NEW;", "changes its values"),
+    ("changes the id", "BEFORE INSERT", f"NEW.id := '{SECRET}'; RETURN NEW;", "changes its id"),
     ("raises", "BEFORE INSERT", f"{RAISE};", "(SQLSTATE P0001)"),
     ("raises afterwards", "AFTER INSERT", f"{RAISE};", "(SQLSTATE P0001)"),
-    ("raises a guard's word", "BEFORE INSERT", "RAISE EXCEPTION 'postgres-writer:';", "(SQLSTATE P0001)"),
-    ("raises a denial", "BEFORE INSERT", f"{RAISE} USING ERRCODE = '42501';", "row-level security or a trigger"),
+    ("imitates a guard", "BEFORE INSERT", "RAISE EXCEPTION 'for type integer: \"x missing \"' USING ERRCODE = '22P02';",
+     "(SQLSTATE 22P02)"),
+    ("raises a denial", "BEFORE INSERT", f"{RAISE} USING ERRCODE = '42501';", "a trigger or function"),
     ("raises with a constraint that is a value", "BEFORE INSERT",
      f"{RAISE} USING ERRCODE = '23514', CONSTRAINT = 'x {SECRET}';", "(SQLSTATE 23514)"),
     ("needs a table that is missing", "BEFORE INSERT", "INSERT INTO audit VALUES (1); RETURN NEW;",
-     "(SQLSTATE 42P01)"),
-    ("needs a column that is missing", "BEFORE INSERT", "NEW.nothing := 1; RETURN NEW;", "(SQLSTATE 42703)"),
+     "raised an error (SQLSTATE 42P01)"),
+    ("needs a column that is missing", "BEFORE INSERT",
+     "NEW.nothing := 1; RETURN NEW;", "raised an error (SQLSTATE 42703)"),
     ("divides by zero", "BEFORE INSERT", "NEW.age := 1 / 0; RETURN NEW;", "(SQLSTATE 22012)"),
 ]  # fmt: skip
 
@@ -188,7 +171,7 @@ def test_a_trigger_that_swallows_an_update(database: Database, subject: Subject)
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        pytest.param("RETURN NULL;", "swallowed", id="swallows"),
+        pytest.param("RETURN NULL;", "keeps it", id="swallows"),
         pytest.param(f"RAISE EXCEPTION '{SECRET}';", "P0001", id="raises"),
         pytest.param("DELETE FROM audit; RETURN OLD;", "42P01", id="needs a table that is missing"),
     ],
@@ -215,6 +198,26 @@ def test_a_trigger_in_the_way_of_a_delete(
     assert database.rows() == []
 
 
+@pytest.mark.parametrize("publish", ["update", "delete"])
+def test_a_publication_without_a_replica_identity_is_named(database: Database, subject: Subject, publish: str) -> None:
+    subject.sync()
+    database.query(
+        "ALTER TABLE students REPLICA IDENTITY NOTHING;"
+        f"CREATE PUBLICATION changes FOR TABLE students WITH (publish = '{publish}')"
+    )
+    try:
+        if publish == "update":
+            subject.edit(age=24).sync()
+            assert subject.ready == "False RowRejected"
+        else:
+            assert not subject.finalize()
+        assert "without a replica identity" in subject.message
+        assert "SQLSTATE 55000" in subject.message
+        assert database.rows() == [ROW]
+    finally:
+        database.query("DROP PUBLICATION changes")
+
+
 @pytest.mark.parametrize("deferred", ["", " DEFERRABLE INITIALLY DEFERRED"], ids=["at once", "deferred"])
 def test_a_row_that_others_point_at_cannot_go(database: Database, subject: Subject, deferred: str) -> None:
     subject.sync()
@@ -226,31 +229,6 @@ def test_a_row_that_others_point_at_cannot_go(database: Database, subject: Subje
     assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
     assert "foreign key" in subject.message
     database.query("DELETE FROM marks")
-    assert subject.finalize()
-    assert database.rows() == []
-
-
-@pytest.mark.parametrize("event", ["INSERT", "UPDATE", "DELETE"])
-def test_a_rule_that_does_nothing_instead(database: Database, subject: Subject, event: str) -> None:
-    subject.sync()
-    database.query(f"CREATE RULE nothing AS ON {event} TO students DO INSTEAD NOTHING")
-    if event == "DELETE":
-        assert not subject.finalize()
-        assert subject.ready == "False DeleteFailed"
-        assert database.rows() == [ROW]
-    else:
-        subject.edit(age=24).sync()
-        assert subject.ready == "False RowRejected"
-
-
-def test_a_view_that_shows_the_row_of_another_table_does_not_hold_it(database: Database, subject: Subject) -> None:
-    subject.sync()
-    database.query("CREATE VIEW pairs AS SELECT s.* FROM students s JOIN students t USING (id)")
-    subject.edit(table="pairs").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
-    subject.edit(table="students").sync()
-    assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
-    subject.edit(table="pairs").sync()
     assert subject.finalize()
     assert database.rows() == []
 
@@ -281,42 +259,3 @@ def test_a_server_encoding_that_lacks_a_character(maintenance: Database) -> None
     assert database.rows()[0][1] == "ü"
     store.close()
     maintenance.drop_sibling(database)
-
-
-def test_a_second_row_with_the_id_in_a_child_of_the_table_is_said_and_both_go(
-    database: Database, subject: Subject
-) -> None:
-    """A unique constraint covers a table, and not those that inherit from it."""
-    subject.sync()
-    database.query("CREATE TABLE kids () INHERITS (students); INSERT INTO kids SELECT * FROM students")
-    subject.edit(age=24).sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
-    assert "more than one row has its id (SQLSTATE 21000)" in subject.message
-    assert database.rows() == [ROW, ROW]
-    assert subject.finalize()
-    assert database.rows() == []
-
-
-def test_an_id_that_the_table_makes_itself_is_refused(database: Database, subject: Subject) -> None:
-    database.query(f"CREATE TABLE odd (id text GENERATED ALWAYS AS ('x') STORED PRIMARY KEY, {COLUMNS})")
-    subject.edit(table="odd").sync()
-    assert subject.ready == "False RowRejected"
-    assert subject.finalize()
-
-
-def test_a_view_that_passes_rows_on_by_triggers_takes_none(database: Database, subject: Subject) -> None:
-    """ON CONFLICT works for simple views only, so the row is never written; another one under its id is left alone."""
-    database.query(
-        "CREATE TABLE base (LIKE students INCLUDING ALL);"
-        "CREATE VIEW odd AS SELECT id, upper(name) AS name, age, country FROM base;"
-        "CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-        " IF TG_OP = 'DELETE' THEN DELETE FROM base WHERE id = OLD.id; RETURN OLD; END IF;"
-        " INSERT INTO base VALUES (NEW.id, NEW.name, NEW.age, NEW.country); RETURN NEW; END $$;"
-        "CREATE TRIGGER act INSTEAD OF INSERT OR DELETE ON odd FOR EACH ROW EXECUTE FUNCTION act()"
-    )
-    subject.edit(table="odd").sync()
-    assert (subject.ready, subject.tables) == ("False RowRejected", [])
-    assert database.rows("base") == []
-    subject.edit(table="students").sync()
-    assert subject.ready == "True RowSynced"
-    assert subject.finalize()

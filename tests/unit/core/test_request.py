@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postgres_writer.core.request import HookRequest, PriorStatus, Spec, is_table, is_text, load_request
+from postgres_writer.core.request import COLUMNS, HookRequest, PriorStatus, Spec, is_table, is_text, load_request
 from postgres_writer.errors import InvalidRequest
 from support.payloads import DELETED, THEN, condition, finalizer, payload, recorded, resource
 from support.spec_cases import ABSENT, INVALID_SPECS, SPEC_CASES, WIRE_ONLY, SpecCase, spec_with
@@ -27,8 +27,8 @@ def test_spec(case: SpecCase) -> None:
     request = load_request(body)
     if case.valid:
         assert request.problem == ""
-        given_spec = case.spec
-        assert request.spec == Spec(given_spec["table"], given_spec["name"], given_spec["age"], given_spec["country"])
+        relation = case.spec["table"] if "." in case.spec["table"] else f"public.{case.spec['table']}"
+        assert request.spec == Spec(relation, tuple((column, case.spec[column]) for column in COLUMNS))
     else:
         assert request.spec is None
         assert request.problem.startswith("spec is required" if case.field == "spec" else f"spec.{case.field} ")
@@ -180,6 +180,18 @@ def test_the_table_as_written_is_kept_also_when_it_cannot_be_one(table: Any, kep
     assert loaded(spec_with(table=table)).table == kept
 
 
+@pytest.mark.parametrize(
+    ("table", "relation"), [("students", "school.students"), ("public.students",) * 2, ("a.b.c", None)]
+)
+def test_a_table_is_one_relation_whatever_its_spelling(table: str, relation: str | None) -> None:
+    """What an older status lists without a schema, too, is in the schema of PSQL_SCHEMA."""
+    body = payload(resource(spec_with(table=table), {"tables": [table], "observedTable": table}))
+    request = load_request(body, schema="school")
+    assert (request.table, request.relation, request.status.observed_table) == (table, relation, table)
+    assert request.status.tables == ((relation,) if relation else ())
+    assert relation is None or (request.spec is not None and request.spec.table == relation)
+
+
 STATUSES: list[tuple[str, Any, PriorStatus]] = [
     ("absent", ABSENT, PriorStatus()),
     ("null", None, PriorStatus()),
@@ -187,8 +199,8 @@ STATUSES: list[tuple[str, Any, PriorStatus]] = [
     ("empty", {}, PriorStatus()),
     ("tables is a text", {"tables": "students"}, PriorStatus()),
     ("tables of foreign shapes", {"tables": [None, 7, ["a"], {"b": 1}, "a.b.c", "pg_catalog.pg_class", "ok"]},
-     PriorStatus(tables=("ok",))),
-    ("a table twice", {"tables": ["a", "b", "a"]}, PriorStatus(tables=("a", "b"))),
+     PriorStatus(tables=("public.ok",))),
+    ("a table twice, in both spellings", {"tables": ["a", "s.b", "public.a"]}, PriorStatus(("public.a", "s.b"))),
     ("observedTable is a number", {"observedTable": 7}, PriorStatus()),
     ("observedTable is no table", {"observedTable": "a.b.c"}, PriorStatus(observed_table="a.b.c")),
     ("conditions is an object", {"conditions": {"type": "Ready"}}, PriorStatus()),

@@ -53,18 +53,18 @@ def ready_of(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_success() -> None:
-    answer = answered(loaded(generation=3), Outcome(("students",), Operation.INSERTED))
+    answer = answered(loaded(generation=3), Outcome(("public.students",), Operation.INSERTED))
     assert answer["status"] == {
         "observedGeneration": 3,
         "id": "default/sample",
         "observedTable": "students",
-        "tables": ["students"],
+        "tables": ["public.students"],
         "conditions": [
             {
                 "type": "Ready",
                 "status": "True",
                 "reason": "RowSynced",
-                "message": "The row in table students matches the spec.",
+                "message": "The row in table public.students matches the spec.",
                 "observedGeneration": 3,
                 "lastTransitionTime": NOW_TEXT,
             }
@@ -75,17 +75,17 @@ def test_success() -> None:
 
 
 def test_failure() -> None:
-    answer = answered(loaded(), Outcome(("students",), error=TableNotFound("no table")))
+    answer = answered(loaded(), Outcome(("public.students",), error=TableNotFound("no table")))
     ready = ready_of(answer)
     assert (ready["status"], ready["reason"], ready["message"]) == ("False", "TableNotFound", "no table")
-    assert answer["status"]["tables"] == ["students"]
+    assert answer["status"]["tables"] == ["public.students"]
 
 
 @pytest.mark.parametrize("operation", [Operation.INSERTED, Operation.UPDATED, Operation.UNCHANGED, Operation.MOVED])
 def test_the_status_does_not_tell_how_the_row_came_to_be(operation: Operation) -> None:
     """Otherwise the sync after an insert would write the status a second time."""
-    one = answered(loaded(), Outcome(("students",), operation))
-    assert one == answered(loaded(), Outcome(("students",), Operation.UNCHANGED))
+    one = answered(loaded(), Outcome(("public.students",), operation))
+    assert one == answered(loaded(), Outcome(("public.students",), Operation.UNCHANGED))
 
 
 def test_without_a_readable_table_nothing_is_observed() -> None:
@@ -96,13 +96,15 @@ def test_without_a_readable_table_nothing_is_observed() -> None:
 @pytest.mark.parametrize(
     ("before", "outcome", "since"),
     [
-        pytest.param(condition(), Outcome(("students",)), THEN, id="stays True"),
+        pytest.param(condition(), Outcome(("public.students",)), THEN, id="stays True"),
         pytest.param(condition(), Outcome((), error=DOWN), NOW_TEXT, id="True to False"),
         pytest.param(condition("False", "RowRejected"), Outcome((), error=DOWN), THEN, id="False for another reason"),
-        pytest.param(condition("False", "RowRejected"), Outcome(("students",)), NOW_TEXT, id="False to True"),
-        pytest.param(condition("Unknown", "Unmanaged"), Outcome(("students",)), NOW_TEXT, id="Unknown to True"),
-        pytest.param(condition(lastTransitionTime="x"), Outcome(("students",)), NOW_TEXT, id="of a foreign shape"),
-        pytest.param(PENDING, Outcome(("students",)), NOW_TEXT, id="the default to True"),
+        pytest.param(condition("False", "RowRejected"), Outcome(("public.students",)), NOW_TEXT, id="False to True"),
+        pytest.param(condition("Unknown", "Unmanaged"), Outcome(("public.students",)), NOW_TEXT, id="Unknown to True"),
+        pytest.param(
+            condition(lastTransitionTime="x"), Outcome(("public.students",)), NOW_TEXT, id="of a foreign shape"
+        ),
+        pytest.param(PENDING, Outcome(("public.students",)), NOW_TEXT, id="the default to True"),
     ],
 )
 def test_last_transition_time_moves_only_when_the_status_flips(
@@ -116,9 +118,9 @@ FINALIZED: list[tuple[str, dict[str, Any], Outcome, tuple[bool, str, str] | None
     ("the last finalizer: the status is echoed", DELETED, Outcome((), Operation.DELETED), None),
     ("others remain: RowDeleted", {**DELETED, "finalizers": OTHER}, Outcome((), Operation.DELETED),
      (True, "False", "RowDeleted")),
-    ("a failure keeps the finalizer", DELETED, Outcome(("students",), error=DOWN),
+    ("a failure keeps the finalizer", DELETED, Outcome(("public.students",), error=DOWN),
      (False, "False", "DatabaseUnavailable")),
-    ("the selector no longer matches", {}, Outcome(("students",)), (True, "Unknown", "Unmanaged")),
+    ("the selector no longer matches", {}, Outcome(("public.students",)), (True, "Unknown", "Unmanaged")),
 ]  # fmt: skip
 
 
@@ -139,7 +141,7 @@ def test_finalize(metadata: dict[str, Any], outcome: Outcome, expected: tuple[bo
 
 def test_a_retained_row_is_said_to_stay() -> None:
     request = loaded(spec_with(deletionPolicy="Retain"), finalizing=True, **{**DELETED, "finalizers": OTHER})
-    ready = ready_of(answered(request, Outcome(("students",))))
+    ready = ready_of(answered(request, Outcome(("public.students",))))
     assert (ready["status"], ready["reason"]) == ("Unknown", "Unmanaged")
     assert "Retain" in ready["message"]
 
@@ -183,13 +185,13 @@ def test_stalled_keeps_its_time_and_goes_with_its_cause() -> None:
     status["conditions"].append({**condition(reason="InvalidSpec"), "type": "Stalled"})
     refused = Outcome((), error=errors.TableNotAllowed("no"))
     assert conditions_of(answered(loaded(status=status), refused))["Stalled"]["lastTransitionTime"] == THEN
-    assert list(conditions_of(answered(loaded(status=status), Outcome(("students",))))) == ["Ready"]
+    assert list(conditions_of(answered(loaded(status=status), Outcome(("public.students",))))) == ["Ready"]
 
 
 def test_paused_keeps_ready_as_it_was() -> None:
     before = condition("False", "RowRejected", message="as it was", observedGeneration=4)
     request = loaded(status=recorded("students", ready=before), generation=4, **PAUSED)
-    found = conditions_of(answered(request, Outcome(("students",))))
+    found = conditions_of(answered(request, Outcome(("public.students",))))
     assert list(found) == ["Ready", "Paused"]
     assert found["Ready"] == before
     assert (found["Paused"]["status"], found["Paused"]["observedGeneration"]) == ("True", 4)
@@ -199,7 +201,7 @@ def test_paused_keeps_ready_as_it_was() -> None:
 def test_paused_and_edited_is_reconciling(before: dict[str, Any] | None) -> None:
     """An old Ready=True must not pass for the edited spec, nor must Stalled: kstatus takes the first that it finds."""
     status = {"conditions": [before, {**condition(reason="InvalidSpec"), "type": "Stalled"}]} if before else ABSENT
-    found = conditions_of(answered(loaded(status=status, generation=4, **PAUSED), Outcome(("students",))))
+    found = conditions_of(answered(loaded(status=status, generation=4, **PAUSED), Outcome(("public.students",))))
     assert list(found) == (["Ready", "Reconciling", "Stalled", "Paused"] if before else ["Reconciling", "Paused"])
     if before:
         assert found["Ready"] == before
@@ -210,26 +212,26 @@ def test_paused_and_edited_is_reconciling(before: dict[str, Any] | None) -> None
 def test_no_longer_paused_the_condition_goes() -> None:
     status = recorded("students")
     status["conditions"].append({**condition(), "type": "Paused"})
-    conditions = answered(loaded(status=status), Outcome(("students",)))["status"]["conditions"]
+    conditions = answered(loaded(status=status), Outcome(("public.students",)))["status"]["conditions"]
     assert [found["type"] for found in conditions] == ["Ready"]
 
 
 def test_at_the_cap_a_new_table_is_neither_listed_nor_observed() -> None:
-    full = [f"t{number}" for number in range(MAX_TABLES)]
+    full = [f"public.t{number}" for number in range(MAX_TABLES)]
     request = loaded(status=recorded(*full, observed="t3"))
-    status = answered(request, Outcome((*full, "students"), error=DOWN))["status"]
+    status = answered(request, Outcome((*full, "public.students"), error=DOWN))["status"]
     assert status["tables"] == full
     assert status["observedTable"] == "t3"
 
 
 def test_at_the_cap_a_success_is_recorded() -> None:
-    full = [f"t{number}" for number in range(MAX_TABLES)]
-    status = answered(loaded(status=recorded(*full)), Outcome(("students",), Operation.MOVED))["status"]
-    assert (status["tables"], status["observedTable"]) == (["students"], "students")
+    full = [f"public.t{number}" for number in range(MAX_TABLES)]
+    status = answered(loaded(status=recorded(*full)), Outcome(("public.students",), Operation.MOVED))["status"]
+    assert (status["tables"], status["observedTable"]) == (["public.students"], "students")
 
 
 def test_at_the_cap_a_listed_table_stays_listed() -> None:
-    full = [*(f"t{number}" for number in range(MAX_TABLES - 1)), "students"]
+    full = [*(f"public.t{number}" for number in range(MAX_TABLES - 1)), "public.students"]
     status = answered(loaded(status=recorded(*full)), Outcome(tuple(full), error=DOWN))["status"]
     assert (status["tables"], status["observedTable"]) == (full, "students")
 
@@ -273,7 +275,7 @@ def test_without_a_uid_the_id_spreads() -> None:
     [(DOWN, 7, 7), (RowRejected("x"), 30, 90), (TableRecorded("x"), 1, 1), (None, 150, 450)],
 )
 def test_the_error_decides_the_wait(error: ResourceError | None, low: float, high: float) -> None:
-    answer = build_response(loaded(), Outcome(("students",), error=error), NOW, 300.0, slot=7.0)
+    answer = build_response(loaded(), Outcome(("public.students",), error=error), NOW, 300.0, slot=7.0)
     assert low <= answer["resyncAfterSeconds"] <= high
 
 

@@ -16,13 +16,13 @@ from postgres_writer.errors import (
 )
 
 DOWN = DatabaseUnavailable("down", 0.0)
-SPEC = Spec("students", "alex", 23, "canada")
+SPEC = Spec("public.students", (("age", 23),))
 STEADY = Write("default/sample", SPEC, (), listed=True, steady=True)
 
 
 def test_a_short_outage_leaves_the_status_of_what_was_ready_at_this_generation() -> None:
     for away, kept in ((0.0, True), (OUTAGE_SECONDS - 1, True), (OUTAGE_SECONDS, False)):
-        failed = Outcome(("students",), error=DatabaseUnavailable("down", away))
+        failed = Outcome(("public.students",), error=DatabaseUnavailable("down", away))
         assert keeps_status(STEADY, failed) is kept
 
 
@@ -32,16 +32,16 @@ def test_a_short_outage_leaves_the_status_of_what_was_ready_at_this_generation()
         Write("default/sample", SPEC, (), listed=True, steady=False),
         Write("default/sample", SPEC, ("old",), listed=True),
         Record("default/sample", SPEC, ()),
-        Remove("default/sample", ("students",), ("students",), SPEC, ("students",)),
-        Skip(("students",)),
+        Remove("default/sample", ("public.students",), ("public.students",), ("public.students",)),
+        Skip(("public.students",)),
     ],
 )
 def test_whatever_waits_for_an_answer_gets_one(plan: Plan) -> None:
-    assert not keeps_status(plan, Outcome(("students",), error=DOWN))
+    assert not keeps_status(plan, Outcome(("public.students",), error=DOWN))
 
 
 def test_a_row_that_was_seen_to_differ_is_not_called_ready() -> None:
-    assert not keeps_status(STEADY, Outcome(("students",), error=DOWN, differs=True))
+    assert not keeps_status(STEADY, Outcome(("public.students",), error=DOWN, differs=True))
 
 
 @pytest.mark.parametrize(
@@ -49,4 +49,4 @@ def test_a_row_that_was_seen_to_differ_is_not_called_ready() -> None:
     [None, DatabaseBusy("locked"), DatabaseUnavailable("lost"), RequestExpired("late"), RowRejected("no")],
 )
 def test_only_a_connection_is_waited_for_in_silence(error: ResourceError | None) -> None:
-    assert not keeps_status(STEADY, Outcome(("students",), error=error))
+    assert not keeps_status(STEADY, Outcome(("public.students",), error=error))

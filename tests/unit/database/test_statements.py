@@ -3,43 +3,59 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from psycopg2.sql import Composable, Composed, Identifier, Placeholder
+from pglast import ast, parse_sql
 
-from postgres_writer.core.request import TABLE_PATTERN
+from postgres_writer.core.refusals import Guard
+from postgres_writer.core.request import TABLE_PATTERN, relation_name
 from postgres_writer.database import statements
+from postgres_writer.database.qualified import forbidden_function, quoted
+from postgres_writer.database.statements import WORD, Message
 
-NAMES = st.from_regex(TABLE_PATTERN, fullmatch=True)
-
-
-def parts(composed: Composable) -> list[Composable]:
-    """Return the leaves of a composed statement."""
-    if isinstance(composed, Composed):
-        return [leaf for part in composed.seq for leaf in parts(part)]
-    return [composed]
+COLUMNS = ("name", "age", "country")
+NAMES = st.from_regex(TABLE_PATTERN, fullmatch=True).map(lambda table: relation_name(table) or "")
 
 
-@given(NAMES)
-def test_a_table_is_an_identifier_of_one_or_two_parts(table: str) -> None:
-    assert statements.identifier(table).strings == tuple(table.split("."))
+def relations(message: Message) -> list[str]:
+    """Return the relations that a message changes or reads, in its order."""
+    found = []
+    for part in message.parts:
+        stack: list[object] = list(parse_sql(re.sub(r"%\(\w+\)s", "NULL", part.text)))
+        while stack:
+            node = stack.pop()
+            if isinstance(node, ast.RangeVar) and node.schemaname:
+                found.append(f"{node.schemaname}.{node.relname}")
+            elif isinstance(node, (list, tuple)):
+                stack.extend(node)
+            elif isinstance(node, ast.Node):
+                stack.extend(getattr(node, name) for name in node)
+    return found
 
 
 @given(NAMES, NAMES)
-def test_a_table_stands_in_a_statement_only_as_an_identifier(table: str, old: str) -> None:
-    for statement in (
-        statements.write(table),
+def test_a_message_names_its_tables_and_no_others(table: str, old: str) -> None:
+    for message in (
+        statements.write(table, COLUMNS),
         statements.remove(table),
         statements.present(table),
-        statements.move(table, (old,)),
+        statements.matches(table, COLUMNS),
+        statements.write(table, COLUMNS, (old,)),
     ):
-        leaves = parts(statement.text)
-        assert not any(isinstance(leaf, Placeholder) for leaf in leaves)
-        named = {leaf.strings for leaf in leaves if isinstance(leaf, Identifier)}
-        assert named <= {tuple(table.split(".")), tuple(old.split("."))}
-        assert tuple(table.split(".")) in named
+        assert set(relations(message)) == message.tables
+        assert table in message.tables
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=20))
+def test_a_quoted_name_is_one_identifier(name: str) -> None:
+    [parsed] = parse_sql(f"SELECT {quoted(name.replace('.', '_'))}")
+    assert isinstance(parsed.stmt, ast.SelectStmt)
+    [target] = parsed.stmt.targetList or ()
+    assert [field.sval for field in target.val.fields] == [name.replace(".", "_")]
 
 
 @pytest.mark.parametrize(
@@ -57,43 +73,67 @@ def test_every_id_has_a_key_that_postgresql_takes(row: str) -> None:
     assert -(2**63) <= statements.lock_key(row) < 2**63
 
 
-def test_the_same_statement_for_the_same_table_is_the_same_object() -> None:
-    assert statements.write("students") is statements.write("students")
-    assert statements.remove("students") is statements.remove("students")
-    assert statements.write("students") is not statements.write("Students")
+def test_statements_of_the_same_text_are_the_same() -> None:
+    """Not the same object: what is prepared must be found also after the module has forgotten that it made it."""
+    made = statements.write("public.students", COLUMNS)
+    statements.write.cache_clear()
+    again = statements.write("public.students", COLUMNS)
+    assert again is not made
+    assert (again, hash(again.parts)) == (made, hash(made.parts))
+    assert made != statements.write("public.Students", COLUMNS)
 
 
 def test_a_move_deletes_first_and_in_the_order_given() -> None:
-    leaves = [
-        (leaf.strings, before)
-        for before, leaf in zip(
-            _texts(statements.move("new", ("a", "b"))), parts(statements.move("new", ("a", "b")).text), strict=True
-        )
-        if isinstance(leaf, Identifier)
-    ]
-    changed = [strings for strings, before in leaves if before.endswith(("DELETE FROM ", "INSERT INTO "))]
-    assert changed == [("a",), ("b",), ("new",)]
-
-
-def _texts(statement: statements.Statement) -> list[str]:
-    """Return for each leaf the text before it."""
-    texts, before = [], ""
-    for leaf in parts(statement.text):
-        texts.append(before)
-        before = getattr(leaf, "string", "")
-    return texts
+    message = statements.write("s.new", COLUMNS, ("s.a", "s.b"))
+    assert message.parts[0] is statements.LOCK
+    assert relations(Message(message.parts[1:3], message.tables)) == ["s.a", "s.b"]
 
 
 @pytest.mark.parametrize(
-    "statement", [statements.write("students"), statements.remove("students")], ids=["write", "remove"]
+    "message",
+    [statements.write("public.students", COLUMNS), statements.remove("public.students")],
+    ids=["write", "remove"],
 )
-def test_prepared_says_the_same_with_numbers(statement: statements.Statement) -> None:
-    text = "".join(getattr(leaf, "string", '"students"') for leaf in parts(statement.text))
-    prepare, execute = statements.prepared(text, statement.parameters, "pgw_7")
-    types = ", ".join(
-        {"age": "integer", "until": "double precision"}.get(name, "text") for name in statement.parameters
-    )
-    assert prepare.startswith(f"PREPARE pgw_7 ({types}) AS WITH ")
-    assert "%" not in prepare
-    assert {int(number) for number in re.findall(r"\$(\d+)", prepare)} == set(range(1, len(statement.parameters) + 1))
-    assert execute == f"EXECUTE pgw_7 ({', '.join(f'%({name})s' for name in statement.parameters)})"
+def test_prepared_says_the_same_with_numbers(message: Message) -> None:
+    often = [part for part in message.parts if part.often]
+    assert len(often) == 3
+    for part in often:
+        prepare, execute = part.prepared()
+        names = re.findall(r"%\((\w+)\)s", execute)
+        assert set(names) == set(re.findall(r"%\((\w+)\)s", part.text))
+        assert "%" not in prepare
+        called, types = re.findall(r"^PREPARE (\w+) \(([^)]*)\) AS ", prepare)[0]
+        assert len(types.split(", ")) == len(names)
+        assert {int(number) for number in re.findall(r"\$(\d+)", prepare)} == set(range(1, len(names) + 1))
+        assert execute.startswith(f"EXECUTE {called} (")
+
+
+def test_the_name_of_what_is_prepared_says_what_it_is() -> None:
+    """A pooler hands sessions on; under a number, what another client prepared would be run."""
+    texts = {part for table in ("a.t", "b.t") for part in statements.remove(table).parts if part.often}
+    assert len({part.prepared()[1].split()[1] for part in texts}) == len(texts) == 5
+
+
+def test_the_word_of_the_guards_is_of_this_process_alone() -> None:
+    code = "from postgres_writer.database.statements import WORD; print(WORD)"
+    words = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+             for _ in range(2)}  # fmt: skip
+    assert len(words | {WORD}) == 3
+    assert all(len(word) >= 16 for word in words)
+    assert not any(WORD in part.text for part in statements.write("public.students", COLUMNS).parts)
+
+
+def test_every_guard_can_be_told_from_the_others() -> None:
+    assert not any(one.value in other.value for one in Guard for other in Guard if one is not other)
+
+
+@pytest.mark.parametrize(
+    ("text", "function"),
+    [
+        ("permission denied for function pg_try_advisory_xact_lock", "pg_try_advisory_xact_lock"),
+        ("keine Berechtigung für Funktion to_timestamp", "to_timestamp"),
+        ("permission denied for table version", None),
+    ],
+)
+def test_a_function_that_the_role_may_not_execute_is_named_in_any_language(text: str, function: str | None) -> None:
+    assert forbidden_function(text) == function

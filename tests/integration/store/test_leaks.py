@@ -1,0 +1,107 @@
+"""What a trigger, or another client of a pool, leaves in the session reaches no promise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from postgres_writer.core.plan import Operation
+from postgres_writer.database.store import Store
+from support.postgres import Database
+from support.subject import Subject
+
+TIMEOUT = 1.0
+SETTINGS = {
+    "statement_timeout": ["0", "'1ms'"],
+    "lock_timeout": ["0", "'1ms'"],
+    "default_transaction_isolation": ["'repeatable read'", "'serializable'"],
+    "row_security": ["off"],
+    "synchronous_commit": ["off"],
+    "search_path": ["nowhere", "pg_temp"],
+    "DateStyle": ["'SQL, DMY'"],
+    "TimeZone": ["'Pacific/Apia'"],
+    "client_encoding": ["'LATIN1'", "'SQL_ASCII'"],
+    "standard_conforming_strings": ["off"],
+    "extra_float_digits": ["-10"],
+}
+LEAKS = [(name, value) for name, values in SETTINGS.items() for value in values]
+NAMES = ("alex", "ÿ \\ 'é' \\u0041 \U0001f600\\")
+EXPECT = f"""
+IF (current_setting('transaction_isolation'), current_setting('statement_timeout'), current_setting('lock_timeout'))
+    <> ('read committed', '{TIMEOUT:.0f}s', '{TIMEOUT * 750:.0f}ms')
+THEN RAISE EXCEPTION 'isolation or time-outs'; END IF;
+"""
+
+
+def trigger(database: Database, table: str, body: str) -> None:
+    database.query(
+        f"CREATE OR REPLACE FUNCTION act_{table}() RETURNS trigger LANGUAGE plpgsql AS"
+        f" $$ BEGIN {body} RETURN COALESCE(NEW, OLD); END $$;"
+        f"CREATE TRIGGER act BEFORE INSERT OR UPDATE OR DELETE ON {table}"
+        f" FOR EACH ROW EXECUTE FUNCTION act_{table}()"
+    )
+
+
+@pytest.fixture(params=[True, False], ids=["prepared", "plain"])
+def store(request: pytest.FixtureRequest, database: Database) -> Iterator[Store]:
+    """Make a store of one connection, and a table besides students whose trigger the tests make."""
+    database.create_table("pupils")
+    store = Store(database.config(prepared_statements=request.param, statement_timeout=TIMEOUT), 1)
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize(("name", "value"), LEAKS, ids=[f"{name} {value}" for name, value in LEAKS])
+def test_a_setting_that_is_left_behind_changes_nothing(database: Database, store: Store, name: str, value: str) -> None:
+    trigger(database, "pupils", f"SET {name} TO {value};")
+    trigger(database, "students", EXPECT)
+
+    def leak() -> None:
+        Subject(store, {"table": "pupils", "name": "x", "age": 1, "country": "y"}, metadata={"name": "leak"}).sync()
+        database.query("TRUNCATE pupils")
+
+    subject = Subject(store)
+    for text in NAMES:
+        leak()
+        subject.edit(name=text, country=text).sync()
+        assert subject.ready == "True RowSynced", subject.message
+        assert database.rows() == [("default/sample", text, 23, text)]
+        leak()
+        assert subject.sync() is Operation.UNCHANGED
+    leak()
+    assert subject.finalize()
+    assert database.rows() == []
+
+
+@pytest.mark.parametrize("name", ["statement_timeout", "lock_timeout", "transaction_timeout"])
+def test_a_time_out_that_is_left_behind_makes_no_outage_of_a_lock(database: Database, store: Store, name: str) -> None:
+    if not database.query("SELECT 1 FROM pg_settings WHERE name = %s", name):
+        pytest.skip("needs PostgreSQL 17")
+    trigger(database, "pupils", f"SET {name} TO {'100' if name.startswith('trans') else '0'};")
+    subject = Subject(store)
+    subject.sync()
+    Subject(store, {**subject.spec, "table": "pupils"}, metadata={"name": "leak"}).sync()
+    with database.connection() as other:
+        other.autocommit = False
+        other.cursor().execute("SELECT 1 FROM students FOR UPDATE")
+        subject.edit(age=24).sync()
+        assert subject.ready == "False DatabaseBusy"
+    subject.sync()
+    assert subject.ready == "True RowSynced"
+
+
+@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "plain"])
+def test_a_transaction_timeout_of_the_role_is_no_outage(database: Database, prepared: bool) -> None:
+    if not database.query("SELECT 1 FROM pg_settings WHERE name = 'transaction_timeout'"):
+        pytest.skip("needs PostgreSQL 17")
+    database.query(f"ALTER DATABASE {database.name} SET transaction_timeout = '100ms'")
+    store = Store(database.config(prepared_statements=prepared, statement_timeout=TIMEOUT), 1)
+    subject = Subject(store)
+    subject.sync()
+    with database.connection(options="-c transaction_timeout=0") as other:
+        other.autocommit = False
+        other.cursor().execute("LOCK TABLE students")
+        subject.edit(age=24).sync()
+        assert subject.ready == "False DatabaseBusy"
+    store.close()
