@@ -243,6 +243,7 @@ def test_what_is_no_list_is_refused_before_rows_look_orphaned(database: Database
         ["list.json", "--repair"],
         ["list.json", "--prune", "default/a"],
         ["list.json", "--context", "x"],
+        ["--repair", "--prune", "default/a"],
         ["--prune"],
         ["--prune", "no-slash"],
         ["-n", "Not_A_Namespace"],

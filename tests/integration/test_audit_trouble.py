@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from integration.audits import audit, findings, made, row
 from support.waiting import wait_until
@@ -179,3 +182,23 @@ def test_a_list_of_another_kind_or_group_is_refused(database: Database) -> None:
         assert (done.returncode, done.stdout) == (2, "")
         assert "not a PostgresWriter" in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "age"),
+    [
+        ("numeric", "1e5000"),
+        ("text", "repeat('9', 5000)"),
+        ("date", "date '99999-01-01'"),
+        ("timestamptz", "timestamptz '0044-03-15 BC'"),
+        ("float8", "float8 'NaN'"),
+        ("bytea", "'\\x00ff'"),
+    ],
+)
+def test_an_age_that_is_none_is_shown_as_it_is(database: Database, kind: str, age: str) -> None:
+    database.query(f"CREATE TABLE odd (id text PRIMARY KEY, name text, age {kind}, country text)")
+    database.query(f"INSERT INTO odd VALUES ('a/b', 'alex', {age}, 'canada')")
+    [(shown,)] = database.query("SELECT age::text FROM odd")
+    done = audit(database, "-o", "json", "--show-values", resources=[made("b", "odd", namespace="a")])
+    [finding] = json.loads(done.stdout, parse_constant=pytest.fail)["findings"]
+    assert finding["differences"] == [{"field": "age", "resource": 23, "row": shown}]

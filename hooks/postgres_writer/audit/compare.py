@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import heapq
 import itertools
 import time
@@ -13,7 +12,6 @@ from typing import IO, Any, Literal
 from psycopg2 import extensions
 
 from postgres_writer.audit.deletion import delete
-from postgres_writer.audit.manifests import manifests
 from postgres_writer.audit.model import Finding, Resource, Row, is_well, judge, parse_resource
 from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows, id_of
@@ -107,21 +105,6 @@ class Audit:
         """Delete the row of a prunable finding; gives why it was kept, or an empty text."""
         relation = next(known for known in self._reader.relations.values() if known.label == finding.table)
         return delete(self.connection, relation, finding, lambda: self.resource_now(finding.id))
-
-    def manifests(self) -> Iterator[tuple[str, Manifest | str]]:
-        """Yield (id, PostgresWriter) for each row without a resource, or (id, why it can have none)."""
-        return manifests(self.spool.findings(), functools.cache(self._spelling))
-
-    def _spelling(self, label: str) -> str:
-        """Give what spec.table says for a relation: as others spell it, else without the schema where that is certain.
-
-        A table policy speaks of the names as they are written, and nearly all are written without a schema.
-        """
-        self._reader.resolve([label.rpartition(".")[2]])
-        known = self._reader.tables
-        fitting = [name for name, its in known.relations.items() if its.label == label and name not in known.ambiguous]
-        # the shortest has no schema, if one without is certain
-        return min(fitting, key=len, default=label)
 
     def resource_now(self, about: str) -> Resource | None:
         """Read a resource from the API."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from postgres_writer.core.audit_result import Kind
@@ -72,23 +71,11 @@ class Row:
     values: tuple[Any, Any, Any]
 
 
-class Forecast(str, Enum):
-    """What would become of a manifest that is not applied yet."""
-
-    WOULD_INSERT = "would-insert"
-    UNCHANGED = "unchanged"
-    WOULD_TAKE_OVER = "would-take-over"
-    TABLE_MISSING = "table-missing"
-    NOT_ALLOWED = "not-allowed"
-    INVALID = "invalid"
-    UNREADABLE = "unreadable"
-
-
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is not as it should be. ``differences`` holds (column, value of the resource, of the row)."""
 
-    kind: Kind | Forecast
+    kind: Kind
     id: str
     table: str
     detail: str = ""

@@ -91,7 +91,7 @@ class Spool:
         """Note findings. Raises AuditError when the disk is full."""
         rows = (
             (
-                _KINDS.index(Kind(f.kind)),
+                _KINDS.index(f.kind),
                 f.id,
                 f.table,
                 *f.place,

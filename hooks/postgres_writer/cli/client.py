@@ -117,10 +117,8 @@ def the_object(request: dict[str, Any]) -> dict[str, Any]:
     return _mapping(request.get("parent") or request.get("object"))
 
 
-def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterator[dict[str, Any]]:
+def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
     """Yield a hook request for each document: manifests are wrapped, whole requests sent as they are.
-
-    A manifest without a namespace gets ``namespace``.
 
     Raises PostgresWriterError for what is neither, and for objects from a cluster unless forced.
     """
@@ -134,7 +132,7 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
     if not documents:
         raise PostgresWriterError("The input contains no manifest.")
     for document in _flattened(documents):
-        request = as_request(document, namespace)
+        request = as_request(document)
         metadata = _mapping(the_object(request).get("metadata"))
         if metadata.get("uid") and not force:
             raise PostgresWriterError(
@@ -154,7 +152,7 @@ def _flattened(documents: list[Any]) -> Iterator[Any]:
             yield document
 
 
-def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
+def as_request(document: Any) -> dict[str, Any]:
     """Return the hook request for a manifest, or the document itself where it is one."""
     if not isinstance(document, dict):
         raise PostgresWriterError(f"A document is not an object but a {type(document).__name__}.")
@@ -163,7 +161,7 @@ def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
     if document.get("kind") != KIND:
         raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {KIND}.")
     # the API server would fill these in
-    filled = {"namespace": namespace, "generation": 1, **_mapping(document.get("metadata"))}
+    filled = {"namespace": "default", "generation": 1, **_mapping(document.get("metadata"))}
     parent = {**document, "metadata": filled}
     controller = {"metadata": {"name": CONTROLLER}}
     return {"controller": controller, "parent": parent, "children": {}, "related": {}, "finalizing": False}
