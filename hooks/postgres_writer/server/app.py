@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import time
+from functools import partial
 from random import getrandbits
 from typing import Any, cast
 
@@ -113,7 +114,8 @@ class HookServer:
         self._large, self._scrape = threading.Lock(), threading.Lock()
         self._rested = 0.0
         policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
-        self._policy = Watched("table policy", load_policy, policy) if policy else None
+        read_policy = partial(load_policy, schema=config.database.schema)
+        self._policy = Watched("table policy", read_policy, policy) if policy else None
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
         self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 
