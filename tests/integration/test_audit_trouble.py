@@ -12,6 +12,7 @@ import pytest
 
 from integration.audits import audit, findings, made, row
 from support.payloads import recorded
+from support.planted import DOUBLES
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -34,8 +35,10 @@ def role(database: Database, name: str, *grants: str) -> Iterator[Database]:
         database.query(f"DROP ROLE {full}")
 
 
-def told(database: Database, *arguments: str, resources: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    return findings(audit(database, "-o", "json", *arguments, resources=resources))
+def told(
+    database: Database, *arguments: str, resources: list[dict[str, Any]], **variables: str
+) -> list[tuple[str, str, str]]:
+    return findings(audit(database, "-o", "json", *arguments, resources=resources, **variables))
 
 
 def test_a_numeric_id_is_that_table_s_trouble(database: Database) -> None:
@@ -144,12 +147,10 @@ def test_a_name_without_a_schema_is_in_psql_schema(database: Database) -> None:
     database.create_table("school.students")
     row(database, "default/a", table="school.students")
     row(database, "default/a", "default/b")
-    school = type(database)(database.connect)
-    school.environ["PSQL_SCHEMA"] = "school"
     resources = [made("a", status=recorded("school.students", observed="students"))]
-    assert told(school, resources=resources) == []
+    assert told(database, resources=resources, PSQL_SCHEMA="school") == []
     found = [("duplicate", "default/a", "public.students"), ("no-resource", "default/b", "public.students")]
-    assert told(school, "--table", "public.students", resources=resources) == found
+    assert told(database, "--table", "public.students", resources=resources, PSQL_SCHEMA="school") == found
 
 
 def test_what_others_plant_in_the_search_path_is_not_run(database: Database) -> None:
@@ -166,42 +167,13 @@ def test_what_others_plant_in_the_search_path_is_not_run(database: Database) -> 
     path = "ALTER ROLE {role} SET search_path = planted, pg_catalog, public"
     grants = ["GRANT USAGE ON SCHEMA planted TO {role}", "GRANT SELECT ON students, lands TO {role}"]
     with role(database, "reader", path, *grants) as reader:
-        with (
-            reader.connection() as connection,
-            connection.cursor() as cursor,
-            pytest.raises(psycopg2.errors.RaiseException),
-        ):
-            cursor.execute("SELECT count(*) FROM students WHERE id = 'default/a'")
+        with pytest.raises(psycopg2.errors.RaiseException, match="planted"):
+            reader.query("SELECT FROM students WHERE id = 'default/a'")
         done = audit(reader, "-o", "json", "--all-tables", "-n", "default", resources=[made("a"), made("b", "lands")])
     assert findings(done) == [
         ("no-resource", "default/c", "public.lands"),
         ("no-resource", "default/left", "public.students"),
     ]
-
-
-DOUBLES = r"""
-    CREATE SCHEMA planted;
-    DO $do$
-    DECLARE one record;
-    BEGIN
-        FOR one IN SELECT p.proname, pg_get_function_identity_arguments(p.oid) AS arguments FROM pg_proc AS p
-            WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'f' AND p.provariadic = 0
-            AND NOT EXISTS (SELECT FROM pg_type AS t WHERE t.oid = ANY (p.proargtypes) AND t.typtype = 'p')
-        LOOP
-            EXECUTE format($$CREATE FUNCTION planted.%I(%s) RETURNS text LANGUAGE plpgsql AS
-                'BEGIN RAISE ''planted''; END'$$, one.proname, one.arguments);
-        END LOOP;
-        FOR one IN SELECT o.oprname, o.oid, o.oprleft::regtype AS l, o.oprright::regtype AS r FROM pg_operator AS o
-            WHERE o.oprkind = 'b' AND NOT EXISTS (SELECT FROM pg_type AS t
-            WHERE t.oid IN (o.oprleft, o.oprright) AND t.typtype = 'p')
-        LOOP
-            EXECUTE format($$CREATE FUNCTION planted.double_%s(%s, %s) RETURNS boolean LANGUAGE plpgsql AS
-                'BEGIN RAISE ''planted''; END'$$, one.oid, one.l, one.r);
-            EXECUTE format('CREATE OPERATOR planted.%s (LEFTARG = %s, RIGHTARG = %s, FUNCTION = planted.double_%s)',
-                one.oprname, one.l, one.r, one.oid);
-        END LOOP;
-    END $do$
-"""
 
 
 def test_rows_of_parents_and_children_are_told_apart(database: Database) -> None:
