@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -32,10 +32,16 @@ def prune(setting: Setting, *arguments: str) -> subprocess.CompletedProcess[str]
     return setting.audit("--prune", "--yes", *arguments)
 
 
-def search_path(setting: Setting, path: str) -> None:
+@contextmanager
+def search_path(setting: Setting, path: str) -> Iterator[None]:
     """Give the audit's role another search_path in this database."""
     role = setting.database.query("SELECT current_user")[0][0]
-    setting.database.query(f"ALTER ROLE {role} IN DATABASE {setting.database.name} SET search_path = {path}")
+    alter = f"ALTER ROLE {role} IN DATABASE {setting.database.name}"
+    setting.database.query(f"{alter} SET search_path = {path}")
+    try:
+        yield
+    finally:
+        setting.database.query(f"{alter} RESET search_path")
 
 
 def test_a_search_path_that_hides_the_live_table_deletes_nothing(setting: Setting) -> None:
@@ -45,19 +51,19 @@ def test_a_search_path_that_hides_the_live_table_deletes_nothing(setting: Settin
     setting.database.query("CREATE SCHEMA copies")
     setting.database.create_table("copies.students")
     setting.database.query("INSERT INTO copies.students SELECT * FROM public.students")
-    search_path(setting, "copies, public")
-    assert setting.findings() == []
-    done = prune(setting)
+    with search_path(setting, "copies, public"):
+        assert setting.findings() == []
+        done = prune(setting)
+        named = prune(setting, f"{setting.namespace}/live")
     assert done.returncode == 0, done.stderr
     assert "no row to prune" in done.stdout
-    named = prune(setting, f"{setting.namespace}/live")
     assert named.returncode == 2
     assert setting.rows("public.students") == ["bystander", "live"]
 
 
 @pytest.mark.parametrize("status", ["of this release", "of 0.1.0"])
 def test_another_psql_schema_than_the_server_s_deletes_nothing(setting: Setting, status: str) -> None:
-    """The server's is copies; the audit takes spec.table for the table of another program, with rows of the same ids."""
+    """The server's is copies; the audit reads spec.table as a table of another program, with the same ids."""
     setting.database.query("CREATE SCHEMA copies")
     setting.database.create_table("copies.students")
     setting.database.create_table("old")
@@ -79,8 +85,8 @@ def test_what_others_plant_in_the_search_path_is_not_run_while_rows_are_deleted(
     setting.double()
     setting.row("orphan")
     setting.database.query(DOUBLES)
-    search_path(setting, "planted, pg_catalog, public")
-    done = prune(setting, "--table", "old")
+    with search_path(setting, "planted, pg_catalog, public"):
+        done = prune(setting, "--table", "old")
     assert "2 of 2 rows deleted." in done.stdout, done.stdout + done.stderr
     assert (setting.rows(), setting.rows("old")) == (["double"], [])
 

@@ -1,4 +1,4 @@
-"""Objects with which someone else's schema, in the search_path of a role, takes over what a statement does not qualify."""
+"""What someone else plants in the search_path of a role, to take over what a statement does not qualify."""
 
 from __future__ import annotations
 
@@ -26,4 +26,4 @@ DOUBLES = r"""
         END LOOP;
     END $do$
 """
-"""A schema ``planted`` with a double, which fails, of each function and operator of PostgreSQL that is no polymorphic one."""
+"""A schema ``planted`` with a double, which fails, of each function and operator of PostgreSQL but polymorphic ones."""
