@@ -32,6 +32,8 @@ TRIED_HERE = {
 }
 TRIED_ELSEWHERE = {
     "What you need": 1,
+    "From 0.1.0": 4,
+    "Back to 0.1.0": 1,
     "Install": 5,
     "Give Metacontroller its flags": 1,
     "Finalizers from the start": 1,
@@ -91,8 +93,8 @@ def test_the_policy_is_made_as_the_server_reads_it(installation: Installation, t
     )
     file = tmp_path / "policy"
     file.write_text(json.loads(found.stdout)["data"]["table-policy.yaml"])
-    loaded = load_policy(file)
-    assert loaded.permits("default", "students")
+    loaded = load_policy(file, schema="public")
+    assert loaded.permits("default", "public.students")
     assert loaded.permits("team-a-one", "team_a.anything")
     assert not loaded.permits("team-b", "team_a.anything")
 

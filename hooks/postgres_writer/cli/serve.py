@@ -86,9 +86,7 @@ def _serve(config: Config, release_signals: Callable[[], None] = lambda: None) -
     from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
 
     try:
-        application = HookApplication(
-            config, lambda: create_app(config, Store(config.database, config.connections))
-        )
+        application = HookApplication(config, lambda: create_app(config, Store(config.database, config.connections)))
         # by then gunicorn has set its own handlers
         application.cfg.set("when_ready", lambda _arbiter: release_signals())
         application.run()

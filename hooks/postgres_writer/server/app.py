@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import time
+from functools import partial
 from random import getrandbits
 from typing import Any, cast
 
@@ -103,7 +104,8 @@ class HookServer:
         self._retries = RetrySlots(config.resync_seconds)
         self._bodies = Bodies(config.max_body_bytes)
         policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
-        self._policy = Watched("table policy", load_policy, policy) if policy else None
+        read_policy = partial(load_policy, schema=config.database.schema)
+        self._policy = Watched("table policy", read_policy, policy) if policy else None
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
         self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 

@@ -85,7 +85,7 @@ def check_files(config: Config) -> None:
     if config.tls_cert_file and config.tls_key_file:
         server_context(config.tls_cert_file, config.tls_key_file)
     if config.table_policy_file:
-        load_policy(config.table_policy_file)
+        load_policy(config.table_policy_file, schema=config.database.schema)
     if config.audit_result_file:
         load_audit_result(config.audit_result_file)
 
@@ -123,13 +123,13 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def load_policy(path: Path) -> TablePolicy:
-    """Read the table policy from its file.
+def load_policy(path: Path, *, schema: str) -> TablePolicy:
+    """Read the table policy from its file; ``schema`` is that of tables whose names are given without one.
 
     Raises ConfigError with one sentence when it cannot be read or is not a policy.
     """
     try:
-        return parse_policy(path.read_bytes())
+        return parse_policy(path.read_bytes(), schema)
     except OSError as exc:
         raise ConfigError(f"HOOK_TABLE_POLICY_FILE: {path} cannot be read ({exc.strerror}).") from exc
     except ValueError as exc:
