@@ -11,7 +11,8 @@ arrival of the request:
     8.5        WRITE_BY_SECONDS: the server has ended the message, by statement_timeout, or sooner by lock_timeout
     9.0        CLIENT_GRACE_SECONDS later a server that enforces no timeout any more (stopped, or unreachable) is given
                up by the client's own clock
-    10         WEBHOOK_SECONDS: one second was left to encode and send the answer
+    9.75       PROBE_SECONDS later it is known whether it takes a new connection, and so only the statement hangs
+    10         WEBHOOK_SECONDS: what was left is for encoding and sending the answer
     15         CONNECTION_SECONDS: what is still not done is cut off. So no request is still running GRACEFUL_SECONDS
                after SIGTERM, and Kubernetes waits longer than that and the preStop pause together.
 
@@ -43,12 +44,14 @@ CIRCUIT_SECONDS = 2.0
 TABLE_SECONDS = 5.0
 """How long the callers of a locked table fail fast before one tries it: longer than a statement may take by default, so
 that one tries at a time, and short enough that its resources are synced soon after the lock is gone."""
-ALONE_SECONDS = 3600.0
-"""A table counts as the only one in use when no other was named for this long: most
-resources are synced more often by every worker."""
-PATIENCE_SECONDS = 0.25
-"""How long a message waits before it interrupts a statement of a table that holds all connections: far longer than a
-healthy statement takes, and short beside WRITE_BY_SECONDS."""
+LOADED_LOCK_SECONDS, LEAST_LOCK_SECONDS = 0.5, 0.15
+"""lock_timeout where less than half of a pool is free, and where many wait for a connection besides: longer than
+healthy transactions hold a lock, short enough that a hundred locked rows take turns within WRITE_BY_SECONDS."""
+PROBE_SECONDS = 0.75
+"""How long a connect may take that is to tell a stuck statement from a stopped server; see above."""
+OUTAGE_PAUSE_SECONDS = 300.0
+"""After so long with neither a failure nor a success nothing is known of an earlier outage: far longer than the retries
+of a single resource take to go round dozens of replicas."""
 CONNECTION_LIFE_SECONDS = 3600.0
 """A connection to PostgreSQL older than this is not used again: what its backend caches, and the server that a balancer
 or a name once led to, must not be kept permanently."""

@@ -8,12 +8,12 @@ PostgresWriterError
     ├── InvalidSpec, TableNotAllowed                        refused before a statement is sent
     ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
     ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   transient; retried automatically
-    │   DatabaseImpaired is a DatabaseUnavailable: PostgreSQL answers, but that something is missing
     └── TableRecorded                                       an intermediate step, not a failure
 """
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 
 
@@ -113,11 +113,15 @@ class DeleteFailed(ResourceError, reason=Reason.DELETE_FAILED, retry=Retry.USER_
 
 
 class DatabaseUnavailable(ResourceError, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
-    """No connection could be opened, it broke, or the server does not answer or is read-only."""
+    """No connection could be opened, or it broke, or the server is read-only or lacks disk space, memory or a grant.
 
+    ``away`` is for how many seconds no connection could be opened: infinite where waiting is no help (a refused login),
+    and where a statement was sent and lost or refused, because its row may be what is wrong.
+    """
 
-class DatabaseImpaired(DatabaseUnavailable, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
-    """PostgreSQL answers that it lacks disk space, memory, connections or a grant; others may not notice that."""
+    def __init__(self, text: str = "", away: float = math.inf) -> None:
+        super().__init__(text)
+        self.away = away
 
 
 class DatabaseBusy(ResourceError, reason=Reason.DATABASE_BUSY, retry=Retry.TRANSIENT):

@@ -35,12 +35,11 @@ def healthz() -> str:
     return "ok\n"
 
 
-def command(port: int, workers: int, certificate: Path | None = None, key: Path | None = None) -> list[str]:
-    """Give the command that serves it, with so many workers, on a port of the loopback."""
+def command(port: int, certificate: Path | None = None, key: Path | None = None) -> list[str]:
+    """Give the command that serves it with one worker, as the hook server has, on a port of the loopback."""
     options = {
         "--bind": f"127.0.0.1:{port}",
         "--worker-class": "gthread",
-        "--workers": workers,
         "--threads": THREADS,
         "--keep-alive": KEEPALIVE_SECONDS,
         **({"--certfile": certificate, "--keyfile": key} if certificate and key else {}),

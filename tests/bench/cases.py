@@ -11,7 +11,7 @@ from statistics import median
 
 from bench import bodies, load
 from bench.load import Load, Measured
-from bench.servers import Bench, fill, workers
+from bench.servers import Bench, fill
 from support.server import ServerProcess
 
 OBJECTS = 10_000
@@ -23,8 +23,8 @@ _MOST_DELETES = 6_000
 """Rows per second of a finalize case that wait to be deleted; more than any machine deletes."""
 _SCRAPE_SECONDS = 1.0
 """Prometheus scrapes every 15 to 60 s."""
-Kind = tuple[int, bool, str, int]
-"""How many connections, whether each serves one request only, the scheme, and the server's workers."""
+Kind = tuple[int, bool, str]
+"""How many connections, whether each serves one request only, and the scheme."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Case:
     @property
     def kind(self) -> Kind:
         """What must be the same for two cases to be compared."""
-        return self.connections, self.load.close, self.server.scheme, workers(self.server)
+        return self.connections, self.load.close, self.server.scheme
 
     def middle(self, figure: Callable[[Measured], float]) -> float:
         """Give the median of a figure over the rounds."""

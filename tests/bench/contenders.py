@@ -37,7 +37,7 @@ class Contender:
 
 @contextlib.contextmanager
 def shipped(stack: Stack, kind: str) -> Iterator[int]:
-    """Install everything that the guide advises on the newest Kubernetes; the server has its default workers."""
+    """Install everything that the guide advises on the newest Kubernetes."""
     with late(stack, kind) as pid, stack.early_finalizer():
         yield pid
 
@@ -45,7 +45,7 @@ def shipped(stack: Stack, kind: str) -> Iterator[int]:
 @contextlib.contextmanager
 def late(stack: Stack, kind: str) -> Iterator[int]:
     """Do the same without the component early-finalizer, as on an older Kubernetes."""
-    stack.install(Variant(kind), HOOK_WORKERS="", LOG_FORMAT="json")
+    stack.install(Variant(kind), LOG_FORMAT="json")
     stack.apply(stack.controller(stack.hooks[0].url))
     try:
         yield stack.hooks[0].pid

@@ -21,7 +21,6 @@ _POLICY = 'rules:\n- {namespaces: ["team-*"], tables: ["team_*"]}\n- {namespaces
 def other_cases(parts: Bench) -> Iterator[list[Case]]:
     """Start the other servers and give the cases that they, and new connections, are measured with."""
     with (
-        two_workers(parts) as (double, double_bare),
         secure_servers(parts) as (secure, secure_bare),
         behind_pgbouncer(parts) as pooled,
     ):
@@ -29,9 +28,6 @@ def other_cases(parts: Bench) -> Iterator[list[Case]]:
             replace(noop(parts.hook, _CONNECTIONS, "no-op, scraped"), scraped=True),
             replace(write(parts.hook, _CONNECTIONS, "scraped", "write, scraped"), scraped=True),
             noop(parts.hook, _CONNECTIONS, "no-op, 1,000 foreign fields", bodies.foreign("noop")),
-            replace(bare(replace(parts, bare=double_bare), _CONNECTIONS), name="bare Flask, 2 workers"),
-            noop(double, _CONNECTIONS, "no-op, 2 workers"),
-            write(double, _CONNECTIONS, "double", "write, 2 workers"),
             bare(parts, _CONNECTIONS, close=True),
             noop(parts.hook, _CONNECTIONS, "no-op, new connections", close=True),
             replace(bare(replace(parts, bare=secure_bare), _CONNECTIONS), name="bare Flask, TLS"),
@@ -40,14 +36,6 @@ def other_cases(parts: Bench) -> Iterator[list[Case]]:
             noop(pooled, _CONNECTIONS, "no-op, PgBouncer"),
             write(pooled, _CONNECTIONS, "pooled", "write, PgBouncer"),
         ]
-
-
-@contextlib.contextmanager
-def two_workers(parts: Bench) -> Iterator[tuple[ServerProcess, ServerProcess]]:
-    """Run the hook server and the bare endpoint with two workers each."""
-    number = {"HOOK_WORKERS": "2"}
-    with hook_server(parts.database.environ, **number) as hook, serving(BareServer(number)) as bare_server:
-        yield hook, bare_server
 
 
 @contextlib.contextmanager

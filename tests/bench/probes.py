@@ -54,7 +54,7 @@ def round_trips(database: Database, count: int = 50) -> dict[str, float]:
     proxy = CountingProxy(int(database.connect["port"]))
     through = {**database.environ, "PSQL_PORT": str(proxy.port), "PSQL_SSLMODE": "disable"}
     try:
-        with hook_server(through, HOOK_WORKERS="1") as server:
+        with hook_server(through) as server:
             kinds = {
                 "write": ("sync", bodies.sync("trip", synced=False)),
                 "no-op": ("sync", bodies.sync("trip", synced=True)),
@@ -152,7 +152,7 @@ def connections(parts: Bench, connections_at_once: int = 64, seconds: int = 4) -
         standing = sum(counted(server, "postgres_writer_database_connections").values())
         opened = sum(counted(server, "postgres_writer_database_connections_opened_total").values())
         pressing.join()
-        return opened, opened - standing, len(server.workers()) * Config.connections
+        return opened, opened - standing, Config.connections
 
 
 def memory(parts: Bench, marks: tuple[int, ...]) -> dict[int, tuple[float, float]]:

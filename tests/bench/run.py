@@ -35,7 +35,7 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
     """
     figures: Figures = {}
     with bench(OBJECTS) as parts:
-        say(f"{Config.workers} worker of {Config.connections} connections, as shipped\n")
+        say(f"{Config.connections} connections, as shipped\n")
         figures |= _promises(parts, say)
         cases = keep_alive_cases(parts, _CONCURRENCIES)
         with other_cases(parts) as others:

@@ -51,7 +51,7 @@ def main() -> int:
         try:
             stack.start()
             stack.recorder.stop()
-            stack.install(Variant(os.environ.get("CONTROLLER") or "composite"), HOOK_WORKERS="")
+            stack.install(Variant(os.environ.get("CONTROLLER") or "composite"))
             stack.client.create_namespace(NAMESPACE)
             stack.wait_for_controller()
             with stack.early_finalizer():

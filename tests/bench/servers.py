@@ -10,12 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import bare, bodies
-from postgres_writer.config.settings import Config
 from support.postgres import Database, PostgresInstance, private_instance
 from support.server import ServerProcess, serving
-
-SHIPPED = {"HOOK_WORKERS": ""}
-"""Empty counts as unset: the number of workers that a user gets."""
 
 
 class BareServer(ServerProcess):
@@ -24,16 +20,11 @@ class BareServer(ServerProcess):
     def command(self) -> list[str]:
         """Return the command that serves the endpoint."""
         files = (Path(self.environ[name]) for name in ("HOOK_TLS_CERT_FILE", "HOOK_TLS_KEY_FILE"))
-        return bare.command(self.port, workers(self), *(files if self.scheme == "https" else ()))
+        return bare.command(self.port, *(files if self.scheme == "https" else ()))
 
     def variables(self) -> dict[str, str]:
         """Let it be found."""
         return {"PYTHONPATH": str(Path(__file__).parents[1])}
-
-
-def workers(server: ServerProcess) -> int:
-    """Give how many workers a server was told to run: as many as a user gets, unless the case says otherwise."""
-    return int(server.environ.get("HOOK_WORKERS") or Config.workers)
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ def bench(objects: int, **environ: str) -> Iterator[Bench]:
 
 def hook_server(database: Mapping[str, str], **environ: str) -> contextlib.AbstractContextManager[ServerProcess]:
     """Run the hook server as shipped, with more variables."""
-    return serving(ServerProcess({**database, **SHIPPED, **environ}))
+    return serving(ServerProcess({**database, **environ}))
 
 
 def fill(database: Database, prefix: str, objects: int, first: int = 0) -> None:

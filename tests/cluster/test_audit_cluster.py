@@ -16,8 +16,6 @@ import pytest
 from cluster.audit_setting import PGW, PROGRAM, Asked, Setting
 from postgres_writer.audit.resources import Kubectl
 from postgres_writer.errors import ListExpired
-from support.payloads import payload
-from support.server import running_server
 
 if TYPE_CHECKING:
     from support.apiserver import ApiServer
@@ -221,26 +219,3 @@ def test_kubectl_s_own_list_says_the_same_as_its_pages(setting: Setting, monkeyp
     pages = list(Kubectl().pages(setting.namespace, page=10))
     assert [(len(items), remaining) for items, remaining in pages] == [(10, 15), (10, 5), (5, 0)]
     assert [item["metadata"]["name"] for items, _ in pages for item in items] == sorted(names)
-
-
-def test_rows_of_a_lost_cluster_get_their_resources_back_and_nothing_is_written(setting: Setting) -> None:
-    setting.row("one", "two")
-    setting.database.query("UPDATE students SET name = 'y', age = 0 WHERE id LIKE '%%/two'")
-    versions = "SELECT id, xmin::text, ctid::text FROM students ORDER BY id"
-    before = setting.database.query(versions)
-    printed = setting.audit("--table", "students", "--manifests")
-    assert (printed.returncode, printed.stderr) == (0, "")
-    setting.cluster.kubectl("apply", "-f", "-", input=printed.stdout)
-    items = json.loads(setting.kubectl("get", PGW, "-o", "json"))["items"]
-    assert [item["metadata"]["name"] for item in items] == ["one", "two"]
-    with running_server(setting.database) as server:
-        for item in items:
-            answer = server.post("sync", payload(item)).json()
-            [ready] = [one for one in answer["status"]["conditions"] if one["type"] == "Ready"]
-            assert (ready["status"], ready["reason"]) == ("True", "RowSynced")
-            patch = json.dumps({"status": answer["status"]})
-            name = item["metadata"]["name"]
-            setting.kubectl("patch", PGW, name, "--subresource=status", "--type=merge", f"--patch={patch}")
-    assert setting.database.query(versions) == before
-    setting.kubectl("wait", "--for=condition=Ready", "--all", PGW, "--timeout=10s")
-    assert setting.findings() == []

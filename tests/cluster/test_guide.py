@@ -32,6 +32,8 @@ TRIED_HERE = {
 }
 TRIED_ELSEWHERE = {
     "What you need": 1,
+    "From 0.1.0": 4,
+    "Back to 0.1.0": 1,
     "Install": 5,
     "Give Metacontroller its flags": 1,
     "Finalizers from the start": 1,
@@ -91,8 +93,8 @@ def test_the_policy_is_made_as_the_server_reads_it(installation: Installation, t
     )
     file = tmp_path / "policy"
     file.write_text(json.loads(found.stdout)["data"]["table-policy.yaml"])
-    loaded = load_policy(file)
-    assert loaded.permits("default", "students")
+    loaded = load_policy(file, schema="public")
+    assert loaded.permits("default", "public.students")
     assert loaded.permits("team-a-one", "team_a.anything")
     assert not loaded.permits("team-b", "team_a.anything")
 
@@ -114,7 +116,7 @@ def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, 
     accept_both, send_new, drop_old = guide("Rotate the token")
     old = installation.secret("postgres-writer-hook-tokens")["token"]
     # One worker, because each reads the file for itself, once a second. A refused hook fails the test.
-    with installation.served(tmp_path, HOOK_WORKERS="1") as metacontroller:
+    with installation.served(tmp_path) as metacontroller:
         installation.create("one")
         installation.wait_ready("one")
 

@@ -51,7 +51,7 @@ def controller(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def hooks(database: Database) -> Iterator[ServerProcess]:
     """Run a hook server with one worker on a database of the test's own, with a short time for locks."""
-    with running_server(database, HOOK_WORKERS="1", PSQL_STATEMENT_TIMEOUT="1") as server:
+    with running_server(database, PSQL_STATEMENT_TIMEOUT="1") as server:
         yield server
 
 

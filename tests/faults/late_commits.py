@@ -17,10 +17,11 @@ from psycopg2 import extras
 from psycopg2.sql import SQL
 
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.database.dial import Circuit
 from postgres_writer.database.session import Parameters, Result, SearchPath, Session
+from postgres_writer.database.sharing import Circuit
 from postgres_writer.database.statements import Statement
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 
 UNLOCKED = Statement(SQL("SELECT %(key)s::bigint").format(), ("key",))
 """The lock's value where no one takes it."""
@@ -44,12 +45,12 @@ class SteppedSession(Session):
     """Sends a message statement by statement; gives the connection away instead of committing what writes."""
 
     def __init__(self, config: DatabaseConfig, step: Callable[[], None], stall: Callable[[InFlight], None] | None):
-        super().__init__(config, Circuit(), SearchPath(), lambda: None)
+        super().__init__(config, Circuit(CIRCUIT_SECONDS), SearchPath(), lambda: None)
         self._step = step
         self._stall = stall
 
     def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:
-        if text.startswith(("PREPARE", "DEALLOCATE")):
+        if "PREPARE " in text or text.startswith("DEALLOCATE"):
             return super()._run(text, parameters, hung_up)
         super()._run("BEGIN", None)
         try:

@@ -42,6 +42,9 @@ class Proxy:
     """Set when `hold_next` has found its message."""
     _open: threading.Event = field(default_factory=threading.Event)
     _matches: Matches | None = None
+    _cuts: Matches | None = None
+    _reconnects: bool = True
+    _refuses: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closing: bool = False
 
@@ -56,6 +59,12 @@ class Proxy:
         self.caught.clear()
         with self._lock:
             self._matches = matches
+
+    def cut_on(self, matches: Matches | None, *, reconnects: bool = True) -> None:
+        """Close each connection whose client sends a message that matches, and without ``reconnects`` take no other."""
+        self._cuts = matches
+        self._refuses = False
+        self._reconnects = reconnects
 
     def release(self) -> None:
         """Let what is held go on."""
@@ -102,6 +111,9 @@ class Proxy:
                 if not ready:
                     continue
                 client, _ = self.listener.accept()
+                if self._refuses:
+                    client.close()
+                    continue
                 server = socket.create_connection(("127.0.0.1", self.target), timeout=5)
             except (OSError, ValueError):
                 # the target is down: the client sees its connection closed at once
@@ -121,6 +133,9 @@ class Proxy:
             while data := source.recv(_CHUNK):
                 if from_client:
                     self._catch(link, data)
+                    if self._cuts is not None and self._cuts(data):
+                        self._refuses = not self._reconnects
+                        return
                 while (from_client and link.held) or not self._open.is_set():
                     if self._closing:
                         return

@@ -10,7 +10,7 @@ from support.callers import Answer, ask, ask_all, body
 from support.postgres import Database, PostgresInstance
 from support.server import ServerProcess, running_server
 
-WORKERS, CONNECTIONS = 2, 4
+CONNECTIONS = 8
 CALLERS = 64
 LIMIT = 10.0
 """Seconds within which every answer comes, whatever is wrong."""
@@ -42,12 +42,12 @@ class Site:
         """Sync all: every row is written, no connection is left over."""
         assert {answer.ready for answer in self.sync_all(age)} == {"True RowSynced"}
         assert [row[2] for row in self.database.rows()] == [age] * CALLERS
-        assert self.connections() <= WORKERS * CONNECTIONS
+        assert self.connections() <= CONNECTIONS
 
     def check_recovered(self, age: int, seconds: float = CIRCUIT_SECONDS) -> None:
         """Let the first syncs, so long after a fault, succeed one by one, then all at once, without a restart.
 
-        Each worker lets one caller through to find out that the database is back; of many at the same moment the
+        The server lets one caller through to find out that the database is back; of many at the same moment the
         others are told once more that it is away.
         """
         time.sleep(seconds + 0.5)
@@ -70,6 +70,5 @@ class Site:
 def running_site(instance: PostgresInstance, port: int, **environ: str) -> Iterator[Site]:
     """Run a server on the instance, which it reaches by the port, with more variables."""
     connect = {**instance.connect, "user": "hook", "password": "hook", "port": str(port)}
-    numbers = {"HOOK_WORKERS": str(WORKERS), "HOOK_CONNECTIONS": str(CONNECTIONS)}
-    with running_server(Database(connect), **{**numbers, **environ}) as server:
+    with running_server(Database(connect), **{"HOOK_CONNECTIONS": str(CONNECTIONS), **environ}) as server:
         yield Site(instance, server)

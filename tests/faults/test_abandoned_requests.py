@@ -17,7 +17,7 @@ from support.postgres import Database
 from support.server import running_server
 from support.waiting import wait_until
 
-CALLERS, ROUNDS, CONNECTIONS, WORKERS = 16, 30, 3, 2
+CALLERS, ROUNDS, CONNECTIONS = 16, 30, 6
 AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER with which closing resets the connection."""
 
@@ -86,14 +86,14 @@ def call(database: Database, port: int, number: int) -> None:
 
 
 def test_what_callers_give_up_leaves_nothing_behind(database: Database) -> None:
-    with running_server(database, HOOK_CONNECTIONS=str(CONNECTIONS), HOOK_WORKERS=str(WORKERS)) as server:
+    with running_server(database, HOOK_CONNECTIONS=str(CONNECTIONS)) as server:
         with locks_now_and_then(database), ThreadPoolExecutor(CALLERS) as pool:
             list(pool.map(lambda number: call(database, server.port, number), range(CALLERS)))
         mine = "FROM pg_stat_activity WHERE application_name = 'postgres-writer' AND datname = current_database()"
         wait_until(
             lambda: database.query(f"SELECT count(*) {mine} AND state <> 'idle'") == [(0,)], "no statement is running"
         )
-        assert database.query(f"SELECT count(*) {mine}")[0][0] <= CONNECTIONS * WORKERS
+        assert database.query(f"SELECT count(*) {mine}")[0][0] <= CONNECTIONS
         for number in range(CALLERS):
             insist(server.port, f"r{number}", 1000 + number)
         expected = {f"default/r{number}": 1000 + number for number in range(CALLERS)}

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
-from faults.site import WORKERS, Site
+from faults.proxy import running_proxy
+from faults.site import Site, running_site
 from postgres_writer.core.response import OUTAGE_SECONDS, RETRY_SECONDS
 from postgres_writer.database.session import UNAVAILABLE
+from support.callers import ask, body
 from support.payloads import DELETED, payload, resource
+from support.postgres import PostgresInstance
 from support.scrape import scrape
 from support.waiting import wait_until
 
@@ -77,7 +80,7 @@ def test_an_outage_that_lasts_shows_everywhere(site: Site) -> None:
         wait_until(
             lambda: reason(site, resource(status=status)) == "DatabaseUnavailable",
             "the outage in the status",
-            timeout=WORKERS * OUTAGE_SECONDS + 30,
+            timeout=OUTAGE_SECONDS + 30,
         )
         assert time.monotonic() - began >= OUTAGE_SECONDS - 1
     finally:
@@ -100,3 +103,32 @@ def test_a_row_that_was_seen_to_differ_shows_at_once(site: Site, trouble: str) -
     finally:
         site.database.query("DROP FUNCTION act CASCADE")
     wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the row to be repaired", timeout=30)
+
+
+def test_a_row_whose_reading_loses_the_connection_shows_at_once(instance: PostgresInstance) -> None:
+    """A page that cannot be read ends the backend; nobody knows what is in the row, and all others succeed."""
+    with running_proxy(instance.port) as proxy, running_site(instance, proxy.port) as site:
+        status = ready(site)
+        for reconnects in (True, False):
+            proxy.cut_on(lambda message: b"default/sample" in message, reconnects=reconnects)
+            try:
+                assert reason(site, resource(status=status)) == "DatabaseUnavailable"
+            finally:
+                proxy.cut_on(None)
+            wait_until(
+                lambda: ask(site.server.port, body("another")).ready == "True RowSynced", "the others to succeed"
+            )
+            assert reason(site, resource(status=status)) == "RowSynced"
+
+
+def test_a_refused_login_shows_at_once(site: Site) -> None:
+    """Nothing but a person ends it; without it those that the circuit holds back would be told otherwise."""
+    status = ready(site)
+    site.database.query("ALTER ROLE hook PASSWORD 'another'")
+    site.end_connections()
+    try:
+        for _ in range(8):
+            assert reason(site, resource(status=status)) == "DatabaseUnavailable"
+    finally:
+        site.database.query("ALTER ROLE hook PASSWORD 'hook'")
+    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the login to be accepted", timeout=30)

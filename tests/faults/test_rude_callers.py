@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import resource
 import socket
 import ssl
-import threading
+import struct
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
-import requests
 
+from faults.floods import POST, answer_and_end, connect, records, waits
 from support.callers import body
 from support.certificates import make_certificate
 from support.postgres import Database
@@ -24,13 +23,10 @@ from support.scrape import scrape
 from support.server import ServerProcess, running_server, serving
 from support.waiting import wait_until
 
-TOKEN = "the-right-token"
-RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 BOUND = 3.0
 """Seconds within which others are answered. On an idle machine it takes milliseconds; a caller who can hold anything
 holds it for longer than this."""
 SIEGE_SECONDS = 2.0
-POST = b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 KEPT = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 STAYING = {
@@ -49,62 +45,12 @@ STAYING = {
 """What is sent by how many connections, which then stay open."""
 
 
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("tokens") / "tokens"
-    path.write_text(f"{TOKEN}\n")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def guarded(shared_database: Database, tokens: str) -> Iterator[ServerProcess]:
-    """Run a server that asks for a token."""
-    with running_server(shared_database, HOOK_TOKENS_FILE=tokens) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def encrypted(shared_database: Database, tokens: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Run a server that speaks TLS and asks for a token."""
-    made = make_certificate(tmp_path_factory.mktemp("certificate"))
-    environ = {**shared_database.environ, **made.environ, "HOOK_TOKENS_FILE": tokens}
-    with serving(ServerProcess(environ, scheme="https", verify=str(made.certificate))) as server:
-        yield server
-
-
-def connect(port: int, sent: bytes) -> socket.socket:
-    """Open a connection that reads nothing, with a small receive buffer, and send what fits."""
-    client = socket.socket()
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(5)
-    client.connect(("127.0.0.1", port))
-    client.sendall(sent)
-    return client
-
-
-def worst_answers(server: ServerProcess, seconds: float = SIEGE_SECONDS) -> dict[str, float]:
-    """Ask for /healthz and an authorised sync, each on a connection of its own, and return the slowest of each."""
-    worst = {"healthz": 0.0, "sync": 0.0}
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for what, before in worst.items():
-            began = time.monotonic()
-            if what == "sync":
-                asked: dict[str, Any] = {"json": body("beside"), "headers": RIGHT}
-                answer = requests.request("POST", f"{server.url}/sync", verify=server.verify, timeout=10, **asked)
-            else:
-                answer = requests.get(f"{server.url}/healthz", verify=server.verify, timeout=10)
-            assert answer.status_code == 200, answer.text
-            worst[what] = max(before, time.monotonic() - began)
-    return worst
-
-
 def check_nobody_notices(server: ServerProcess, kind: str) -> None:
     workers = server.workers()
-    worst = worst_answers(server)
-    print(f"beside {kind}: " + ", ".join(f"{what} {seconds:.3f} s" for what, seconds in worst.items()))
-    assert max(worst.values()) < BOUND
-    assert set(server.workers()) >= set(workers), "a worker ended"
+    waited = waits(server, SIEGE_SECONDS)
+    print(f"beside {kind}: {waited}")
+    assert max(waited.readyz[-1], waited.sync[-1]) < BOUND
+    assert server.workers() == workers, "the worker ended"
     assert "Traceback" not in server.logs
 
 
@@ -126,57 +72,11 @@ def test_callers_that_stay_in_a_handshake_are_noticed_by_nobody(encrypted: Serve
         check_nobody_notices(encrypted, kind)
 
 
-ENDLESS = {
-    "a body": (POST + b"Content-Length: 99999999999999999999\r\n\r\n", b"x" * 65536),
-    "chunks": (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b"x" * 65536 + b"\r\n"),
-    "a head": (POST, b"X: a\r\n" * 100),
-    "requests": (b"", b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 100),
-}
-"""What is sent once, and then again and again as fast as it is taken."""
-
-
-@pytest.mark.parametrize("kind", ENDLESS)
-def test_callers_that_never_stop_sending_are_noticed_by_nobody(guarded: ServerProcess, kind: str) -> None:
-    with senders(guarded.port, *ENDLESS[kind], number=8):
-        check_nobody_notices(guarded, f"{kind} without an end")
-
-
-@contextlib.contextmanager
-def senders(port: int, begun: bytes, again: bytes, number: int) -> Iterator[None]:
-    """Run threads that send without a pause, read what they get, and come again when they are cut off."""
-    over = threading.Event()
-
-    def send() -> None:
-        while not over.is_set():
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as client:
-                client.sendall(begun)
-                reader = threading.Thread(target=read_all, args=(client,), daemon=True)
-                reader.start()
-                while not over.is_set():
-                    client.sendall(again)
-
-    threads = [threading.Thread(target=send, daemon=True) for _ in range(number)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join(10)
-
-
-def read_all(client: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while client.recv(65536):
-            pass
-
-
 def test_what_callers_leave_undone_is_cut_off_and_counted(shared_database: Database, tmp_path: Path) -> None:
     """All kinds at once, on servers with and without TLS, because each of them waits for the same 15 s."""
     made = make_certificate(tmp_path)
     secure = {**shared_database.environ, **made.environ}
-    kinds = ("half a head", "half a body", "half a chunk", "nothing")
+    kinds = ("half a head", "half a body", "nothing")
     with (
         running_server(shared_database) as plain,
         serving(ServerProcess(secure, scheme="https", verify=str(made.certificate))) as encrypted,
@@ -218,32 +118,6 @@ def cut_off(server: ServerProcess) -> float:
     return scrape(server).total("postgres_writer_connections_cut_off_total")
 
 
-def test_large_bodies_are_read_one_at_a_time(shared_database: Database) -> None:
-    """Each is sent but for its end, so a worker that read all of them would hold all of them."""
-    part, number = 12 * 2**20, 6
-    begun = POST + b"Content-Length: %d\r\n\r\n" % (part + 1) + b"[" * part
-
-    def send(client: socket.socket) -> None:
-        with contextlib.suppress(TimeoutError):
-            client.sendall(begun)
-
-    with running_server(shared_database, HOOK_WORKERS="1") as server, ExitStack() as stack:
-        [worker] = server.workers()
-        server.post("sync", body("before"))
-        before = memory(worker)
-        clients = [stack.enter_context(connect(server.port, b"")) for _ in range(number)]
-        with ThreadPoolExecutor(number) as pool:
-            list(pool.map(send, clients))
-        assert part < memory(worker) - before < 3 * part
-        assert server.post("sync", body("beside"), timeout=5).status_code == 200
-
-
-def memory(pid: int) -> int:
-    """Return the memory that a process has now, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
-
-
 def test_an_open_connection_without_a_request_does_not_delay_the_stop(shared_database: Database) -> None:
     with running_server(shared_database) as server, ExitStack() as stack:
         idle = [stack.enter_context(connect(server.port, sent)) for sent in (b"", KEPT) for _ in range(4)]
@@ -268,7 +142,74 @@ def test_more_connections_than_descriptors_end_no_worker(
         while json.loads(server.post("sync", body("after")).text)["status"]["conditions"][0]["status"] != "True":
             assert time.monotonic() < deadline
         assert set(server.workers()) >= set(workers), "a worker ended"
-        assert "Traceback" not in server.logs
+        assert len(records(server)) < 100
+
+
+def test_descriptors_that_run_out_at_accept_are_one_record_at_most_each(
+    shared_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited(tmp_path, monkeypatch, "ulimit -n 128")
+    with running_server(shared_database) as server:
+        [worker] = server.workers()
+        used = len(list(Path(f"/proc/{worker}/fd").iterdir()))
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (used + 4, 128))
+        with ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(connect(server.port, b""))
+            wait_until(lambda: "Too many open files" in server.logs, lambda: server.logs)
+            time.sleep(3)
+        resource.prlimit(worker, resource.RLIMIT_NOFILE, (128, 128))
+        wait_until(lambda: server.get("/healthz", timeout=5).status_code == 200, lambda: server.logs)
+        found = [record for record in records(server) if record.get("cause") == "Too many open files"]
+        assert 0 < len(found) <= 20
+
+
+def test_connections_that_fail_before_and_in_the_handshake_write_few_records(encrypted: ServerProcess) -> None:
+    before = len(records(encrypted))
+    for sent in (b"", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\x00\x02xx"):
+        for _ in range(50):
+            with connect(encrypted.port, sent) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # and with the answer awaited, so that the server sees what it cannot read
+    for _ in range(50):
+        with connect(encrypted.port, b"GET / HTTP/1.1\r\n\r\n") as client:
+            assert ends_within(client, 10)
+    assert encrypted.get("/healthz").status_code == 200
+    found = records(encrypted)[before:]
+    assert [record for record in found if record.get("cause")], "an operator sees why TLS does not work"
+    assert len(found) <= 60
+
+
+def test_what_is_no_request_and_what_is_refused_cannot_fill_the_log(shared_database: Database, tokens: str) -> None:
+    with running_server(shared_database, HOOK_TOKENS_FILE=tokens) as server:
+        for _ in range(300):
+            answer_and_end(server.port, b"GARBAGE\r\n\r\n")
+            server.post("sync", {})
+        assert len(records(server)) < 200
+        found = scrape(server).total("postgres_writer_hook_requests_total", reason="HTTP401")
+        assert found == 300
+
+
+def test_a_log_that_nobody_reads_stops_no_request(shared_database: Database) -> None:
+    server = ServerProcess({**shared_database.environ, "LOG_LEVEL": "DEBUG"})
+    read, written = os.pipe()
+    with ExitStack() as stack:
+        stack.callback(os.close, read)
+        server.start(errors=written)
+        os.close(written)
+        stack.callback(server.stop)
+        for number in range(600):
+            assert server.post("sync", body(f"unread-{number % 5}"), timeout=5).status_code == 200
+        assert server.get("/healthz", timeout=5).status_code == 200
+        os.set_blocking(read, False)
+        text = b""
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(read, 65536):
+                text += part
+        assert server.post("sync", body("read again"), timeout=5).status_code == 200
+        text += os.read(read, 65536)
+    lines = [json.loads(line) for line in text.decode().splitlines()]
+    assert any("were lost: the log was full" in line["message"] for line in lines)
 
 
 def test_a_low_soft_limit_of_descriptors_is_raised(

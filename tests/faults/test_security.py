@@ -260,7 +260,7 @@ BEGUN = {
 
 @pytest.mark.parametrize("slow", BEGUN)
 def test_a_hundred_slow_clients_starve_nobody(database: Database, slow: str) -> None:
-    with running_server(database, HOOK_WORKERS="2") as server, ExitStack() as stack:
+    with running_server(database) as server, ExitStack() as stack:
         calm = [ask(server.port, body(f"calm-{number}")).seconds for number in range(20)]
         dripping = Dripping(server.port, BEGUN[slow], 100)
         stack.callback(dripping.stop)

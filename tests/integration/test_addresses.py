@@ -56,7 +56,7 @@ def in_namespace(pid: int, *command: str) -> list[str]:
 def test_every_kind_of_network_is_served(kind: str, tmp_path: Path) -> None:
     setting, expected = KINDS[kind]
     log = tmp_path / "log"
-    environ = {**scrubbed_environment(os.environ), "PSQL_HOST": "127.0.0.1", "HOOK_HOST": "::", "HOOK_WORKERS": "1"}
+    environ = {**scrubbed_environment(os.environ), "PSQL_HOST": "127.0.0.1", "HOOK_HOST": "::"}
     script = f"ip link set lo up; {setting}; exec {PROGRAM} serve"
     with log.open("wb") as output:
         server = subprocess.Popen(

@@ -127,15 +127,11 @@ NO_REQUEST: list[tuple[str, bytes]] = [
 
 
 @pytest.mark.parametrize("hook", ["sync", "finalize"])
-@pytest.mark.parametrize(
-    "data", [case[1] for case in (*NO_JSON, *NO_REQUEST)], ids=[case[0] for case in (*NO_JSON, *NO_REQUEST)]
-)
-def test_what_is_no_hook_request_is_a_bad_request(
-    server: ServerProcess, database: Rows, hook: str, data: bytes
-) -> None:
-    answer = post(server, data, hook=hook)
-    check_problem(answer, 400)
-    assert answer.json["detail"].endswith(".")
+def test_what_is_no_hook_request_is_a_bad_request(server: ServerProcess, database: Rows, hook: str) -> None:
+    for sentence, data in (*NO_JSON, *NO_REQUEST):
+        answer = post(server, data, hook=hook)
+        check_problem(answer, 400)
+        assert answer.json["detail"].endswith("."), sentence
     assert database.rows() == [KEPT, ROW]
 
 
@@ -195,8 +191,28 @@ def case_request(case: SpecCase, **metadata: Any) -> dict[str, Any]:
     return {**found, **({} if case.spec is ABSENT else {"spec": case.spec})}
 
 
-CASES = [case for case in (*SPEC_CASES, *WIRE_ONLY) if "not a number" not in case.sentence]
-CASES = [case for case in CASES if "infinity" not in case.sentence]  # neither is JSON
+# one of a kind: tests/unit/core/test_request.py and the API server judge all of them
+CASES = [
+    case
+    for case in (*SPEC_CASES, *WIRE_ONLY)
+    if case.sentence
+    in {
+        "the sample",
+        "table with a schema",
+        "table in capitals keeps its case",
+        "name with semicolons and a comment",
+        "name with percent signs",
+        "country with emoji",
+        "the highest age",
+        "deletionPolicy Retain",
+        "spec is missing",
+        "table: a statement",
+        "name: a NUL inside",
+        "name: a lone high surrogate",
+        "age: a fraction",
+        "deletionPolicy: a list",
+    }
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)

@@ -223,11 +223,18 @@ class TestProgram:
         assert ended.stderr.startswith("Usage: postgres-writer")
 
     def test_a_reader_that_goes_away_is_no_error(self) -> None:
-        with subprocess.Popen([str(PROGRAM), "completion", "bash"], stdout=PIPE, stderr=PIPE) as program:
+        with subprocess.Popen([str(PROGRAM), "config-reference"], stdout=PIPE, stderr=PIPE) as program:
             assert program.stdout is not None
             assert program.stderr is not None
             program.stdout.close()
             assert program.stderr.read() == b""
+
+    def test_a_shell_completes_with_what_click_prints(self) -> None:
+        script = 'eval "$(_POSTGRES_WRITER_COMPLETE=bash_source "$0")"; COMP_WORDS=("$0" audit --all); COMP_CWORD=2'
+        script += '; _postgres_writer_completion "$0"; echo "${COMPREPLY[@]}"'
+        assert 'eval "$(_POSTGRES_WRITER_COMPLETE=bash_source postgres-writer)"' in run("--help").stdout
+        offered = subprocess.run(["bash", "-c", script, PROGRAM], capture_output=True, text=True, check=True)
+        assert (offered.stdout, offered.stderr) == ("--all-tables\n", "")
 
     def test_development_commands_say_so(self) -> None:
         for command in ("sync", "finalize"):

@@ -88,7 +88,7 @@ def test_a_worker_has_no_lock_and_no_thread_local_that_greenlets_would_share(
     database: Database, tmp_path: Path
 ) -> None:
     result = tmp_path / "inspected"
-    environ = {**customized(tmp_path, INSPECTOR), "INSPECTED": str(result), "HOOK_WORKERS": "1"}
+    environ = {**customized(tmp_path, INSPECTOR), "INSPECTED": str(result)}
     with running_server(database, **environ) as server:
         assert ask(server.port, body("one")).ready == "True RowSynced"
         found = inspected(server, result)
@@ -106,13 +106,13 @@ def test_the_test_above_would_find_them(database: Database, tmp_path: Path, monk
     program.chmod(0o755)
     monkeypatch.setattr(support_server, "PROGRAM", program)
     result = tmp_path / "inspected"
-    environ = {**customized(tmp_path, INSPECTOR), "INSPECTED": str(result), "HOOK_WORKERS": "1"}
+    environ = {**customized(tmp_path, INSPECTOR), "INSPECTED": str(result)}
     with running_server(database, **environ) as server:
         assert inspected(server, result)["native"]
 
 
 def test_a_name_server_that_does_not_answer_holds_up_only_those_who_ask(tmp_path: Path) -> None:
-    with running_server(None, PSQL_HOST="db.invalid", HOOK_WORKERS="1", **customized(tmp_path, DEAF)) as server:
+    with running_server(None, PSQL_HOST="db.invalid", **customized(tmp_path, DEAF)) as server:
         answers: list[Answer] = []
         asking = threading.Thread(target=lambda: answers.append(ask(server.port, body("one"))))
         began = time.monotonic()

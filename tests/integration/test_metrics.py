@@ -1,22 +1,15 @@
-"""/metrics of the running server: what it counts, over all workers, whatever becomes of them."""
+"""/metrics of the running server: what it counts."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from postgres_writer.core.audit_result import AuditResult
-from postgres_writer.telemetry.folder import metrics_folder, remove_abandoned
 from support.payloads import DELETED, payload, recorded, resource
-from support.postgres import free_port
 from support.scrape import scrape
 from support.server import ServerProcess, running_server
 from support.spec_cases import spec_with
@@ -34,18 +27,6 @@ def synced(server: ServerProcess, found: dict[str, Any], hook: str = "sync", con
     answer = server.post(hook, payload(found, controller, finalizing=hook == "finalize"))
     assert answer.status_code == 200, answer.text
     return answer.json()["status"]
-
-
-def file_folder(server: ServerProcess) -> Path:
-    """Return the folder in which the server's workers share their metrics."""
-    environ = Path(f"/proc/{server.workers()[0]}/maps").read_text()
-    return Path(next(part for part in environ.split() if part.endswith(".db"))).parent
-
-
-def wait_for_workers(server: ServerProcess, without: set[int]) -> None:
-    """Wait until two workers serve that are none of those."""
-    wait_until(lambda: len(set(server.workers()) - without) == 2, lambda: server.logs)
-    server.wait_until_serving()
 
 
 def test_every_operation_and_drift_is_counted(database: Database) -> None:
@@ -96,7 +77,7 @@ def test_an_unreachable_database_opens_the_circuit_and_its_return_closes_it() ->
 
     with private_instance(tcp=True) as instance:
         database = instance.maintenance.create_sibling()
-        with running_server(database, HOOK_WORKERS="1") as server:
+        with running_server(database) as server:
             status = synced(server, resource())
             assert scrape(server).total("postgres_writer_database_connections") == 1
             instance.kill()
@@ -118,118 +99,27 @@ def test_an_unreachable_database_opens_the_circuit_and_its_return_closes_it() ->
             assert server.logs.count("PostgreSQL is reachable again") == 1
 
 
-def test_workers_that_die_leave_their_sums_and_no_files(database: Database) -> None:
+def test_a_worker_that_dies_is_replaced_and_counts_from_zero(database: Database) -> None:
     with running_server(database) as server:
-        files = file_folder(server)
-        rounds, calls = 4, 10
-        for number in range(1, rounds + 1):
-            with ThreadPoolExecutor(4) as pool:
-                list(pool.map(lambda call: synced(server, resource(name=f"r{call}")), range(calls)))
-            assert scrape(server).total(SYNCS, hook="sync", reason="RowSynced") == number * calls
-            dead = set(server.workers())
-            for pid in dead:
-                os.kill(pid, signal.SIGKILL)
-            server.session.close()
-            wait_for_workers(server, dead)
-        found = scrape(server)
-        assert found.total(SYNCS, hook="sync", reason="RowSynced") == rounds * calls
-        assert found.total("postgres_writer_hook_duration_seconds_count", hook="sync") == rounds * calls
-        assert found.total("postgres_writer_hook_duration_seconds_bucket", hook="sync", le="+Inf") == rounds * calls
-        assert found.total("postgres_writer_database_connections") == 0
-        owners = {path.stem.rpartition("_")[2] for path in files.glob("*.db")}
-        assert owners <= {"master", "0", "1"}
-    assert not files.exists()
-
-
-def test_scrapes_never_see_a_counter_fall_while_workers_die(database: Database) -> None:
-    with running_server(database) as server:
-        for _ in range(20):
-            synced(server, resource())
-        seen = []
+        [worker] = server.workers()
         for _ in range(3):
-            dead = set(server.workers())
-            os.kill(min(dead), signal.SIGKILL)
-            deadline = time.monotonic() + 20
-            while len(set(server.workers()) - {min(dead)}) < 2:
-                assert time.monotonic() < deadline
-                # the other worker answers; a connection to the dead one is refused or cut
-                server.session.close()
-                try:
-                    seen.append(scrape(server).total(SYNCS, hook="sync", reason="RowSynced"))
-                except OSError:
-                    continue
-        assert set(seen) == {20}
-
-
-def test_a_killed_server_s_folder_is_removed_by_the_next_one(database: Database, tmp_path: Path) -> None:
-    server = ServerProcess({**database.environ, "HOOK_WORKERS": "1"}, port=free_port())
-    server.start()
-    files = file_folder(server)
-    family = [server.pid, *server.workers()]
-    for pid in family:
-        os.kill(pid, signal.SIGKILL)
-    assert server.process is not None
-    server.process.wait(10)
-    server.session.close()
-    assert files.exists()
-    remove_abandoned(files.parent)
-    assert files.exists(), "a folder this young may be one that its server has not locked yet"
-    os.utime(files / "owner.lock", (0, 0))
-    with running_server(database) as following:
-        assert not files.exists()
-        assert file_folder(following).exists()
-    server.log.unlink()
-    server.log.parent.rmdir()
-
-
-def test_the_folder_of_a_living_server_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
-    with metrics_folder(str(tmp_path)) as folder:
-        os.utime(folder / "owner.lock", (0, 0))
-        remove_abandoned(tmp_path)
-        assert folder.exists()
-    assert not folder.exists()
-
-
-def files_of(pid: int) -> set[str]:
-    """Return the files in which a worker keeps its metrics; until it counts something it still has the master's."""
-    mapped = Path(f"/proc/{pid}/maps").read_text().split()
-    return {part for part in mapped if part.endswith(".db") and not part.endswith("_master.db")}
-
-
-def test_workers_that_overlap_share_no_file_and_nothing_is_lost(database: Database) -> None:
-    """A reload starts new workers while the old ones still have requests."""
-    body = json.dumps(payload(resource())).encode()
-    begun = b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
-        body
-    )
-    rounds, calls = 2, 4
-    with running_server(database) as server:
-        for _ in range(rounds):
             synced(server, resource())
-            old = set(server.workers())
-            slow = [socket.create_connection(("127.0.0.1", server.port), timeout=15) for _ in range(calls)]
-            for client in slow:
-                client.sendall(begun + body[:-1])
-            os.kill(server.pid, signal.SIGHUP)
-            wait_for_workers(server, old)
-            server.session.close()
-            synced(server, resource())
-            family = server.workers()
-            assert old & set(family), "an old worker must still be there, or nothing overlaps"
-            files = [files_of(pid) for pid in family]
-            assert sum(map(len, files)) == len(set().union(*files)) > 0
-            for client in slow:
-                client.sendall(body[-1:])
-                assert client.recv(15).startswith(b"HTTP/1.1 200")
-                client.close()
-            wait_until_gone(server, old)
-        assert scrape(server).total(SYNCS, hook="sync", reason="RowSynced") == rounds * (calls + 2)
+        assert scrape(server).total(SYNCS, reason="RowSynced") == 3
+        os.kill(worker, signal.SIGKILL)
+        server.session.close()
+        wait_until(lambda: len(set(server.workers()) - {worker}) == 1, lambda: server.logs)
+        server.wait_until_serving()
+        found = scrape(server)
+        assert found.total(SYNCS, reason="RowSynced") == 0
+        assert found.total("postgres_writer_database_connections") == 0
+        synced(server, resource())
+        assert scrape(server).total(SYNCS, reason="RowSynced") == 1
 
 
-def wait_until_gone(server: ServerProcess, pids: set[int]) -> None:
-    """Wait until none of these workers is left."""
-    wait_until(lambda: not set(server.workers()) & pids, lambda: server.logs)
+def test_a_number_of_workers_is_no_setting_any_more(database: Database) -> None:
+    with running_server(database, HOOK_WORKERS="3") as server:
+        assert len(server.workers()) == 1
+        assert "HOOK_WORKERS is no longer used" in server.logs
 
 
 def test_a_token_protects_the_metrics_only_when_configured(database: Database, tmp_path: Path) -> None:

@@ -6,13 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from postgres_writer.config.settings import Host
 from postgres_writer.database.dial import targets
-from postgres_writer.server.caller import bytes_received, bytes_taken, call_from_socket
+from postgres_writer.server.caller import call_from_socket
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -94,30 +93,3 @@ class TestCall:
         call = call_from_socket(None)
         assert before <= call.arrival <= time.monotonic()
         assert not call.hung_up()
-
-
-class Watching(socket.socket):
-    """A server's end whose caller sends a byte whenever something is about to be asked of it."""
-
-    caller: socket.socket
-
-    def fileno(self) -> int:
-        self.caller.sendall(b"x")
-        return super().fileno()
-
-    def getsockopt(self, *arguments: Any) -> Any:
-        self.caller.sendall(b"x")
-        return super().getsockopt(*arguments)
-
-
-class TestBytes:
-    """What has arrived on a connection, and how much of it was read."""
-
-    @pytest.mark.parametrize("pair", ["TCP"], indirect=True)
-    def test_what_arrives_while_they_are_counted_is_never_taken_for_read(self, pair: Pair) -> None:
-        with Watching(fileno=pair[0].detach()) as server:
-            server.caller = pair[1]
-            assert bytes_taken(server) <= 0
-            read = len(server.recv(100))
-            assert bytes_taken(server) <= read
-            assert bytes_received(server) > read > 0

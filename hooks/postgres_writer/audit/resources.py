@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -32,6 +32,8 @@ API_PATH = "/apis/demo.yash.com/v1"
 PLURAL = "postgreswriters"
 # names have up to 253 characters: so many fit on a command line of Linux and macOS
 _NAMES_PER_CALL = 200
+_DEPTH = 1000
+"""About what json allows, which reads the lists that the API server sends."""
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -58,24 +60,48 @@ def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
     Raises AuditError when it is not a list: an empty or broken file must not make every row look orphaned.
     """
     items: Any = ijson.sendable_list()
-    kinds: Any = ijson.sendable_list()
+    kinds: list[object] = []
     # integers as int, as json reads them
     item_parser = ijson.items_coro(items, "items.item", use_float=True)
-    kind_parser = ijson.items_coro(kinds, "kind")
+    outline = _outline(kinds)
+    next(outline)
+    outline_parser = ijson.basic_parse_coro(outline, use_float=True)
     try:
         while chunk := file.read(1 << 16):
+            # first, because it refuses what is too deep
+            outline_parser.send(chunk)
             item_parser.send(chunk)
-            kind_parser.send(chunk)
             yield items[:], 0
             del items[:]
+        outline_parser.close()
         item_parser.close()
-        kind_parser.close()
-    except (ijson.JSONError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise AuditError(f"The list of resources cannot be read ({error.strerror}).") from error
+    except (ijson.JSONError, ValueError) as error:
         raise AuditError(
             "The list of resources is not complete JSON: use the output of `kubectl get pgw -A -o json`."
         ) from error
     if not kinds or kinds[0] not in ("List", "PostgresWriterList"):
         raise AuditError("The file is not a list of resources: use the output of `kubectl get pgw -A -o json`.")
+
+
+def _outline(kinds: list[object]) -> Generator[None, tuple[str, object], None]:
+    """Take the events of a document, and note the value of its own field kind.
+
+    Raises ValueError for nesting that no resource has: what an item costs grows with the square of its depth.
+    """
+    depth, is_kind = 0, False
+    while True:
+        event, value = yield
+        if event in {"start_map", "start_array"}:
+            depth += 1
+            if depth > _DEPTH:
+                raise ValueError("too deep")
+        elif event in {"end_map", "end_array"}:
+            depth -= 1
+        elif is_kind:
+            kinds.append(value)
+        is_kind = depth == 1 and event == "map_key" and value == "kind"
 
 
 def decoded(body: bytes) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,20 +17,16 @@ import click
 
 from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
 from postgres_writer.audit.compare import Audit, Progress, Side
-from postgres_writer.audit.manifests import forecast
-from postgres_writer.audit.model import Finding, Forecast
+from postgres_writer.audit.model import Finding
 from postgres_writer.audit.resources import Kubectl, Source, is_id, is_namespace
 from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.cli import audit_report
-from postgres_writer.cli.client import requests_of
 from postgres_writer.cli.commands import Command
-from postgres_writer.config.settings import SERVER_SETTINGS, DatabaseConfig
+from postgres_writer.config import variables
+from postgres_writer.config.settings import SERVER_SETTINGS, DatabaseConfig, ignore_libpq_variables
 from postgres_writer.core.audit_result import Kind
-from postgres_writer.core.policy import ALLOW_ALL
-from postgres_writer.core.request import load_request
 from postgres_writer.errors import AuditError, ConfigError
-from postgres_writer.server.files import load_policy
 from postgres_writer.telemetry import logs
 
 EXAMPLES = """\
@@ -44,18 +40,20 @@ examples:
   postgres-writer audit --prune default/old-student
   postgres-writer audit --prune --namespace team-a
       Show the rows without a resource and, after confirmation, delete them.
-  postgres-writer audit --all-tables --manifests >resources.json
-      Recover lost resources from their rows: review the file, then kubectl apply -f it.
-  postgres-writer audit -f manifests.yaml
-      A dry run: which rows would be inserted or taken over, and which tables are missing or not allowed.
 
 The database is that of the PSQL_* variables, as for `serve`; without --prune a role that may only read is enough.
 A row has no resource if its id has the form <namespace>/<name> and no such PostgresWriter exists. It may have been kept
 on purpose (deletionPolicy Retain, or Unmanaged) or be your own: check before you prune.
 
-exit codes: 0 no findings (--prune: all shown rows are deleted; --manifests: every row has one; -f: no problems),
-1 findings, 2 not done
+exit codes: 0 no findings (--prune: all shown rows are deleted), 1 findings, or output that
+cannot be written, 2 not done, 130 interrupted
 """
+
+
+def _in_seconds(lowest: float) -> Callable[[click.Context, click.Parameter, str], float]:
+    """Return what reads an option as a setting of seconds is read; a day is the most."""
+    parse = variables.seconds(lowest, 24 * 3600.0)
+    return lambda _context, option, value: parse(option.opts[0], value)
 
 
 @click.command(
@@ -81,15 +79,15 @@ exit codes: 0 no findings (--prune: all shown rows are deleted; --manifests: eve
 @click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the fields.")
 @click.option(
     "--confirm-after",
-    type=click.FloatRange(min=0),
-    default=5,
+    callback=_in_seconds(0),
+    default="5",
     metavar="SECONDS",
     help="Check findings again after this time and drop those that have disappeared.",
 )
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0.001),
-    default=300,
+    callback=_in_seconds(0.001),
+    default="300",
     metavar="SECONDS",
     help="Maximum time to read a batch of one table; after that the table is reported as unreadable.",
 )
@@ -109,25 +107,6 @@ exit codes: 0 no findings (--prune: all shown rows are deleted; --manifests: eve
 @click.option(
     "--prune", is_flag=True, help="Delete the rows with these IDs, or all of --namespace, that have no resource."
 )
-@click.option(
-    "--manifests",
-    is_flag=True,
-    help="Print PostgresWriters for the rows that have none, for `kubectl apply -f -`, instead of findings.",
-)
-@click.option(
-    "-f",
-    "--filename",
-    type=click.Path(allow_dash=True),
-    metavar="FILE",
-    help="Report the effect of applying these manifests; - is standard input.",
-)
-@click.option(
-    "--policy",
-    type=click.Path(),
-    envvar="HOOK_TABLE_POLICY_FILE",
-    metavar="FILE",
-    help="With -f: the table policy to check (default: HOOK_TABLE_POLICY_FILE; without it all is allowed).",
-)
 @click.option("--yes", is_flag=True, help="Delete without confirmation.")
 def audit(**given: Any) -> int:
     """Audit; returns the exit code.
@@ -138,28 +117,28 @@ def audit(**given: Any) -> int:
     # what follows --prune are ids, otherwise it is the file
     arguments.ids, files = (arguments.arguments, ()) if arguments.prune else ((), arguments.arguments)
     _check(arguments, files)
+    if ignored := ignore_libpq_variables(os.environ):
+        click.echo(f"postgres-writer: {ignored}", err=True)
     began = time.monotonic()
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
         level, log_format = (one.read(os.environ) for one in SERVER_SETTINGS if one.name.startswith("LOG_"))
         logs.configure(level, log_format, sys.stdout)
-    if arguments.filename:
-        return _dry_run(arguments)
     with contextlib.ExitStack() as stack:
         source = _source(arguments, stack)
         if arguments.result_config_map and (files or not isinstance(source, Cluster)):
             raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
         spool = stack.enter_context(closing(Spool()))
-        connection = stack.enter_context(closing(connect(DatabaseConfig.from_env(os.environ))))
+        config = DatabaseConfig.from_env(os.environ)
+        connection = stack.enter_context(closing(connect(config)))
         listed = stack.enter_context(_opened(files[0])) if files else None
         options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
         with _progress() as advance:
-            comparison = Audit(source, connection, spool, advance, **{name: given[name] for name in options})
+            chosen = {name: given[name] for name in options}
+            comparison = Audit(source, connection, spool, advance, **chosen, schema=config.schema)
             comparison.look(listed)
         if arguments.prune:
             return _prune(comparison, arguments)
-        if arguments.manifests:
-            return audit_report.write_manifests(comparison.manifests())
         result = comparison.result()
         audit_report.WRITERS[arguments.output](spool, result, show_values=arguments.show_values)
         if arguments.repair:
@@ -171,23 +150,6 @@ def audit(**given: Any) -> int:
         return int(bool(result.findings))
 
 
-def _dry_run(arguments: SimpleNamespace) -> int:
-    """Report what would become of manifests; 0 when each would get a row, or has the same already.
-
-    Raises PostgresWriterError for what is not a manifest, ConfigError for an unusable policy.
-    """
-    with _opened(arguments.filename) as file:
-        text = file.read().decode(errors="replace")
-    # printed by a cluster or not: no hook is called here, so a uid does no harm
-    found = requests_of(text, force=True, namespace=arguments.namespace or "default")
-    requests = [load_request(request) for request in found]
-    policy = load_policy(Path(arguments.policy)) if arguments.policy else ALLOW_ALL
-    with closing(connect(DatabaseConfig.from_env(os.environ))) as connection:
-        findings = list(forecast(requests, policy.permits, connection, arguments.timeout))
-    audit_report.write_forecast(findings, arguments.output, show_values=arguments.show_values)
-    return int(any(finding.kind not in (Forecast.WOULD_INSERT, Forecast.UNCHANGED) for finding in findings))
-
-
 def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
     """Return the API itself in a pod, kubectl elsewhere."""
     folder = Path(arguments.service_account)
@@ -197,7 +159,8 @@ def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
 
 
 def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
-    _check_modes(arguments, files)
+    if arguments.repair and arguments.prune:
+        raise ConfigError("--repair and --prune cannot be used together: give one of them.")
     if len(files) > 1:
         raise ConfigError(f"There can be only one FILE, and ids need --prune: {' '.join(files)}.")
     if files and (arguments.repair or arguments.context):
@@ -211,15 +174,6 @@ def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
         raise ConfigError(f"--prune takes ids shaped <namespace>/<name>, not {unshaped[0]!r}.")
     if arguments.yes and not arguments.prune:
         raise ConfigError("--yes is only for --prune.")
-
-
-def _check_modes(arguments: SimpleNamespace, files: Sequence[str]) -> None:
-    modes = {"--repair": arguments.repair, "--prune": arguments.prune, "--manifests": arguments.manifests}
-    chosen = [name for name, given in {**modes, "-f": arguments.filename}.items() if given]
-    if len(chosen) > 1:
-        raise ConfigError(f"{chosen[0]} and {chosen[1]} cannot be used together: give one of them.")
-    if arguments.filename and (files or arguments.context or arguments.result_config_map):
-        raise ConfigError("-f compares manifests only with the database: omit FILE, --context and --result-config-map.")
 
 
 def _prune(audit: Audit, arguments: SimpleNamespace) -> int:

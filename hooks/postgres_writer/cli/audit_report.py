@@ -6,11 +6,9 @@ import itertools
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
-from postgres_writer.audit.model import COLUMNS, Finding, Forecast
+from postgres_writer.audit.model import COLUMNS, Finding
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.telemetry.logs import fields, printable
@@ -107,40 +105,9 @@ def _summary_line(result: AuditResult) -> str:
     )
 
 
-def write_manifests(made: Iterable[tuple[str, dict[str, Any] | str]]) -> int:
-    """Write a List that `kubectl apply -f -` takes, and report the rows that fit into none; gives 1 when there is one.
-
-    In JSON, because YAML reads some plain words (no, on, null) as other values than strings.
-    """
-    sys.stdout.write('{"apiVersion": "v1", "kind": "List", "items": [')
-    separator, skipped = "\n", 0
-    for about, manifest in made:
-        if isinstance(manifest, str):
-            sys.stderr.write(f"Left out {about}: {_text(manifest)}.\n")
-            skipped = 1
-        else:
-            sys.stdout.write(separator + json.dumps(manifest))
-            separator = ",\n"
-    sys.stdout.write("\n]}\n")
-    return skipped
-
-
-def write_forecast(findings: list[Finding], output: str, *, show_values: bool) -> None:
-    """Write what would become of manifests, in columns or as one JSON object."""
-    counted = Counter(finding.kind.value for finding in findings)
-    if output == "json":
-        listed = [as_json(finding, show_values=show_values) for finding in findings]
-        sys.stdout.write(json.dumps({"findings": listed, "summary": counted}, indent=1) + "\n")
-        return
-    widths = max(len(finding.id) for finding in findings), max(len(finding.table) for finding in findings)
-    write_rows(findings, widths, show_values=show_values)
-    each = ", ".join(f"{number} {kind}" for kind, number in counted.items())
-    sys.stdout.write(f"\n{len(findings)} manifests: {each}.\n")
-
-
 def write_rows(findings: Iterable[Finding], widths: tuple[int, int], *, show_values: bool) -> None:
     """Write findings in columns three blanks apart, like kubectl's."""
-    kind_width = max(len(kind.value) for kind in (*Kind, *Forecast))
+    kind_width = max(len(kind.value) for kind in Kind)
     id_width, table_width = max(2, widths[0]), max(5, widths[1])
 
     def line(kind: str, about: str, table: str, detail: str) -> None:

@@ -5,7 +5,6 @@ object and writes back the status on which the next one relies.
 """
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,9 +15,10 @@ import click
 import requests
 import yaml
 
-from postgres_writer.cli.commands import Command
+from postgres_writer.cli.commands import Command, NotDone
+from postgres_writer.config.variables import certificates
 from postgres_writer.deadlines import CONNECTION_SECONDS
-from postgres_writer.errors import PostgresWriterError
+from postgres_writer.errors import ConfigError, PostgresWriterError
 from postgres_writer.server.files import load_tokens
 
 KIND = "PostgresWriter"
@@ -31,7 +31,7 @@ examples:
   kubectl get pgw sample-student -o yaml | postgres-writer {command} - --force
   postgres-writer {command} request.json -o json --url https://localhost:8443 --token-file token --ca-file ca.crt
 
-exit codes: 0 all {goal}, 1 not all, 2 wrong arguments or input
+exit codes: 0 all {goal}, 1 not all, or the output cannot be written, 2 wrong arguments or input, 130 interrupted
 """
 
 
@@ -58,8 +58,11 @@ class HookClient:
     """Speaks to a hook server over one kept-alive connection."""
 
     def __init__(self, url: str, token_file: Path | None = None, ca_file: str | None = None) -> None:
+        """Prepare for calls of the server. Raises ConfigError when a file is unusable."""
         self._url = url.rstrip("/")
         self._session = requests.Session()
+        if ca_file is not None:
+            certificates("--ca-file", ca_file)
         # the variables of the shell (proxies, .netrc) are for other servers
         self._session.trust_env = False
         self._session.verify = ca_file or True
@@ -71,20 +74,30 @@ class HookClient:
         """Close the connection; a stopping server need not wait for another request on it."""
         self._session.close()
 
+    def is_ready(self) -> bool:
+        """Say whether the server answers that it is ready."""
+        try:
+            return self._session.get(f"{self._url}/readyz", timeout=1).ok
+        except requests.RequestException:
+            return False
+
     def call(self, hook: str, request: dict[str, Any]) -> Answer:
         """Send a hook request; an answer other than 200 becomes an Answer that says so.
 
-        Raises PostgresWriterError when the server cannot be reached.
+        Raises NotDone when the server cannot be reached, ConfigError when the URL is none.
         """
         try:
             response = self._session.post(f"{self._url}/{hook}", json=request, timeout=CONNECTION_SECONDS)
+        except ValueError as error:
+            # of requests for what it cannot send at all, and of the libraries under it
+            raise ConfigError(f"--url must be the http:// or https:// URL of the server, not {self._url!r}.") from error
         except requests.RequestException as error:
-            raise PostgresWriterError(f"No answer from {self._url} ({type(error).__name__}): is it serving?") from error
+            raise NotDone(f"No answer from {self._url} ({type(error).__name__}): is it serving?") from error
         body = _json_object(response)
         if response.status_code != requests.codes.ok:
             detail = str(body.get("detail") or body.get("title") or response.reason)
             return Answer(request, ("False", f"HTTP{response.status_code}", detail), body, done=False)
-        condition = ready_condition(body.get("status") or {})
+        condition = ready_condition(_mapping(body.get("status")))
         if body.get("finalized") is True and body.get("status") == the_object(request).get("status"):
             # the status was echoed, as for an object that is about to vanish: it speaks of the time before
             condition = ("", "Finalized", "The resource is released.")
@@ -106,7 +119,8 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def ready_condition(status: dict[str, Any]) -> tuple[str, str, str]:
     """Return (status, reason, message) of the condition Ready; blanks when there is none."""
-    for condition in status.get("conditions") or []:
+    conditions = status.get("conditions")
+    for condition in map(_mapping, conditions if isinstance(conditions, list) else []):
         if condition.get("type") == "Ready":
             return str(condition.get("status")), str(condition.get("reason")), str(condition.get("message"))
     return "", "", ""
@@ -117,10 +131,8 @@ def the_object(request: dict[str, Any]) -> dict[str, Any]:
     return _mapping(request.get("parent") or request.get("object"))
 
 
-def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterator[dict[str, Any]]:
+def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
     """Yield a hook request for each document: manifests are wrapped, whole requests sent as they are.
-
-    A manifest without a namespace gets ``namespace``.
 
     Raises PostgresWriterError for what is neither, and for objects from a cluster unless forced.
     """
@@ -128,13 +140,21 @@ def requests_of(text: str, *, force: bool, namespace: str = "default") -> Iterat
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
         # what YAML has and JSON has not: .nan, !!binary, !!set, an anchor inside itself
         json.dumps(documents, allow_nan=False)
-    except (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except (
+        yaml.YAMLError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
         # all but the first for a value that does not fit its tag, a number that is too long, brackets too deep
         raise PostgresWriterError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
     if not documents:
         raise PostgresWriterError("The input contains no manifest.")
     for document in _flattened(documents):
-        request = as_request(document, namespace)
+        request = as_request(document)
         metadata = _mapping(the_object(request).get("metadata"))
         if metadata.get("uid") and not force:
             raise PostgresWriterError(
@@ -154,7 +174,7 @@ def _flattened(documents: list[Any]) -> Iterator[Any]:
             yield document
 
 
-def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
+def as_request(document: Any) -> dict[str, Any]:
     """Return the hook request for a manifest, or the document itself where it is one."""
     if not isinstance(document, dict):
         raise PostgresWriterError(f"A document is not an object but a {type(document).__name__}.")
@@ -163,7 +183,7 @@ def as_request(document: Any, namespace: str = "default") -> dict[str, Any]:
     if document.get("kind") != KIND:
         raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {KIND}.")
     # the API server would fill these in
-    filled = {"namespace": namespace, "generation": 1, **_mapping(document.get("metadata"))}
+    filled = {"namespace": "default", "generation": 1, **_mapping(document.get("metadata"))}
     parent = {**document, "metadata": filled}
     controller = {"metadata": {"name": CONTROLLER}}
     return {"controller": controller, "parent": parent, "children": {}, "related": {}, "finalizing": False}
@@ -186,9 +206,9 @@ def render(answers: list[Answer], output: str) -> str:
     """Return the answers as kubectl would print them."""
     bodies = [answer.body for answer in answers]
     if output == "json":
-        return json.dumps(bodies[0] if len(bodies) == 1 else bodies, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps(bodies[0] if len(bodies) == 1 else bodies, indent=2) + "\n"
     if output == "yaml":
-        return yaml.safe_dump_all(bodies, sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump_all(bodies, sort_keys=False)
     header = ("NAMESPACE", "NAME", "TABLE", "READY", "REASON", "MESSAGE")
     return _table([header, *map(_columns, answers)])
 
@@ -227,7 +247,7 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
         epilog=EXAMPLES.format(command=hook, goal=goal),
     )
     @click.argument("file", type=click.File(encoding="utf-8"))
-    @click.option("--url", default="http://127.0.0.1:8080", help="URL of the server.")
+    @click.option("--url", default="http://127.0.0.1:8080", help="URL of the server. Proxies are not used.")
     @click.option(
         "--token-file",
         type=click.Path(path_type=Path),
@@ -242,11 +262,7 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
     def command(file: IO[str], output: str, *, force: bool, **server: Any) -> int:
         found = list(requests_of(_read(file), force=force))
         client = HookClient(**server)
-        try:
-            answers = [client.call(hook, finalizing(each) if hook == "finalize" else each) for each in found]
-        except PostgresWriterError as error:
-            sys.stderr.write(f"postgres-writer: {error}\n")
-            return 1
+        answers = [client.call(hook, finalizing(each) if hook == "finalize" else each) for each in found]
         click.echo(render(answers, output), nl=False)
         return int(not all(answer.done for answer in answers))
 

@@ -1,4 +1,4 @@
-"""The commands: the group that finds them, what their helps have in common, and the completion of them all.
+"""The commands: the group that finds them, and what their helps have in common.
 
 A command is a line in COMMANDS and a `Command` of the same name in its module. Only the module of the command in use is
 imported, so that `--help` and a completion do not wait for Flask, requests and psycopg2.
@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, ZshComplete
+from click.shell_completion import CompletionItem
+
+from postgres_writer import __version__
+from postgres_writer.errors import PostgresWriterError
 
 PROGRAM = "postgres-writer"
 EPILOG = """\
@@ -18,7 +21,11 @@ EPILOG = """\
 example:
   postgres-writer serve --embedded
 
-exit codes: 0 done, 1 not done, 2 wrong arguments or configuration, 130 interrupted; each command's help says more
+completion in bash 4.4 or newer, for zsh and fish with zsh_source and fish_source:
+  eval "$(_POSTGRES_WRITER_COMPLETE=bash_source postgres-writer)"
+
+exit codes: 0 done, 1 not done or output that cannot be written, 2 wrong arguments or configuration, 130 interrupted;
+each command's help says more
 """
 
 COMMANDS = {
@@ -28,9 +35,12 @@ COMMANDS = {
     "finalize": ("call the finalize hook with manifests (for development)", "client"),
     "audit": ("compare the resources with the rows, and repair or prune on demand", "audit"),
     "config-reference": ("print the table of environment variables as Markdown", "serve"),
-    "completion": ("print the script that completes commands and options in a shell", "commands"),
 }
 """What the program's help says of each command, and the module that does it."""
+
+
+class NotDone(PostgresWriterError):
+    """What was asked for was not done, though nothing is wrong with how it was asked for: exit code 1."""
 
 
 class Command(click.Command):
@@ -72,38 +82,11 @@ class Commands(Command, click.Group):
         ]
 
 
-class _ZshComplete(ZshComplete):
-    """What click prints, and in a zsh that loads it from fpath it completes at every Tab.
-
-    zsh keeps the file as the body of a function: click's own would offer nothing at the second Tab, only register.
-    """
-
-    source_template = ZshComplete.source_template.replace(
-        '    %(complete_func)s "$@"\n',
-        '    compdef %(complete_func)s %(prog_name)s\n    %(complete_func)s "$@"\n',
-    )
-
-
-_SHELLS = {"bash": BashComplete, "zsh": _ZshComplete}
-
-
-@click.command(
-    cls=Command,
-    epilog="""\
-examples:
-  source <(postgres-writer completion bash)
-      Enable completion in this shell; in ~/.bashrc, in every one. Needs bash 4.4 or newer.
-  postgres-writer completion zsh >"${fpath[1]}/_postgres-writer"
-      Enable completion in every zsh that calls compinit.
-
-exit codes: 0 printed, 2 wrong arguments
-""",
+program = Commands(
+    PROGRAM,
+    # click hands them on to the commands
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    help="Keep exactly one PostgreSQL row per PostgresWriter resource.",
+    epilog=EPILOG,
 )
-@click.argument("shell", type=click.Choice(list(_SHELLS)))
-def completion(shell: str) -> None:
-    """Print the script that completes commands, options and files in a shell."""
-    program = click.get_current_context().find_root().command
-    # the variable that click derives from the name of the program
-    # https://click.palletsprojects.com/en/stable/shell-completion/
-    variable = f"_{PROGRAM}_COMPLETE".replace("-", "_").upper()
-    click.echo(_SHELLS[shell](program, {}, PROGRAM, variable).source())
+click.version_option(__version__, message=f"{PROGRAM} %(version)s")(program)

@@ -21,14 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import requests
 
 from postgres_writer.audit.rows import connect
 from postgres_writer.cli.client import HookClient, as_request, finalizing, ready_condition
-from postgres_writer.cli.commands import Command
+from postgres_writer.cli.commands import Command, NotDone
 from postgres_writer.cli.embedded import connection_variables
-from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.errors import PostgresWriterError
+from postgres_writer.config.settings import DatabaseConfig, ignore_libpq_variables
 
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
@@ -61,20 +59,17 @@ def demo() -> int:
     click.get_current_context().color = wanted and not os.environ.get("NO_COLOR")
     # like Ctrl-C, so that server, database and folder are removed then, too
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder)) as world:
-            for number, step in enumerate(STEPS, start=1):
-                # before the step, whose first line then shows that the row is gone
-                if step is repair:
-                    world.query("DELETE FROM students WHERE id = %(id)s")
-                click.secho(f"{number}. {(step.__doc__ or '').removesuffix('.')}", bold=True)
-                _print_state("before", world)
-                said = step(world)
-                _print_state("after", world)
-                click.echo(f"   {click.style('ok', fg='green')} {said}\n")
-    except PostgresWriterError as error:
-        sys.stderr.write(f"postgres-writer: {error}\n")
-        return 1
+    ignore_libpq_variables(os.environ)
+    with tempfile.TemporaryDirectory(prefix="pgw-demo-") as folder, served(Path(folder)) as world:
+        for number, step in enumerate(STEPS, start=1):
+            # before the step, whose first line then shows that the row is gone
+            if step is repair:
+                world.query("DELETE FROM students WHERE id = %(id)s")
+            click.secho(f"{number}. {(step.__doc__ or '').removesuffix('.')}", bold=True)
+            _print_state("before", world)
+            said = step(world)
+            _print_state("after", world)
+            click.echo(f"   {click.style('ok', fg='green')} {said}\n")
     click.secho(f"All {len(STEPS)} steps succeeded.", fg="green")
     return 0
 
@@ -133,13 +128,13 @@ class World:
 
 
 def expect(held: bool, otherwise: str) -> None:
-    """Raise PostgresWriterError unless it held."""
+    """Raise NotDone unless it held."""
     if not held:
-        raise PostgresWriterError(f"The step failed: {otherwise}.")
+        raise NotDone(f"The step failed: {otherwise}.")
 
 
 def expect_state(world: World, rows: str, reason: str) -> None:
-    """Raise PostgresWriterError unless the tables hold exactly these rows and the condition has this reason."""
+    """Raise NotDone unless the tables hold exactly these rows and the condition has this reason."""
     expect(world.rows() == rows, f"the tables hold {world.rows()!r}, not {rows!r}")
     expect(world.condition()[1] == reason, f"the condition is {world.condition_text()!r}, not {reason}")
 
@@ -232,7 +227,7 @@ def served(folder: Path) -> Iterator[World]:
 
     Says that it starts, because a first start takes some seconds.
 
-    Raises PostgresWriterError when it does not come up.
+    Raises NotDone when it does not come up.
     """
     with socket.create_server(("127.0.0.1", 0)) as probe:
         # another process may take the port meanwhile: the server then says so, and the demo shows it
@@ -254,27 +249,27 @@ def served(folder: Path) -> Iterator[World]:
     url = f"http://127.0.0.1:{port}"
     try:
         click.echo("Starting a temporary hook server and PostgreSQL ...")
-        _wait_until_ready(url, process, log)
-        connection = connect(DatabaseConfig.from_env(connection_variables(folder / "data")))
-        connection.autocommit = True
-        with contextlib.closing(connection), contextlib.closing(HookClient(url)) as client:
-            world = World(client, connection)
-            world.query("CREATE TABLE alumni (LIKE students INCLUDING ALL)")
-            click.echo(f"Using a temporary hook server at {url} and a temporary PostgreSQL.\n")
-            yield world
+        with contextlib.closing(HookClient(url)) as client:
+            _wait_until_ready(client, process, log)
+            connection = connect(DatabaseConfig.from_env(connection_variables(folder / "data")))
+            connection.autocommit = True
+            with contextlib.closing(connection):
+                world = World(client, connection)
+                world.query("CREATE TABLE alumni (LIKE students INCLUDING ALL)")
+                click.echo(f"Using a temporary hook server at {url} and a temporary PostgreSQL.\n")
+                yield world
     finally:
         _stop(process)
 
 
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _wait_until_ready(client: HookClient, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        with contextlib.suppress(requests.RequestException):
-            if requests.get(f"{url}/readyz", timeout=1).ok:
-                return
+        if client.is_ready():
+            return
         time.sleep(0.05)
     said = log.read_text(encoding="utf-8", errors="replace").strip()
-    raise PostgresWriterError(f"The server did not start. Its output:\n{said}")
+    raise NotDone(f"The server did not start. Its output:\n{said}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

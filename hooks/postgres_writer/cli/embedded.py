@@ -11,7 +11,6 @@ import subprocess
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from postgres_writer.errors import ConfigError
@@ -27,22 +26,22 @@ _STUDENTS = """
 
 
 @contextlib.contextmanager
-def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
-    """Run PostgreSQL in the folder, with a table students; yields the PSQL_* variables that reach it.
+def embedded_database(data_folder: Path) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
+    """Run PostgreSQL in the folder, with a table students.
 
-    A signal to stop that arrives while it starts takes effect once it can be stopped cleanly.
+    Yields the PSQL_* variables that reach it, and what is to be called once signals to stop have the handlers of the
+    server: until then they are held, because PostgreSQL has to be stopped after them.
     Raises ConfigError when the package is missing, the folder is unusable, or another server uses it.
     """
     folder = data_folder.expanduser().resolve()
     if any(character.isspace() for character in str(folder)):
         raise ConfigError(f"--data-dir must be a path without spaces: {folder}.")
-    with _exclusive(folder), _deferred_signals() as release_signals:
+    with _exclusive(folder), _held_signals() as release_signals:
         log.info("Starting an embedded PostgreSQL in %s", folder)
         server = _start(folder / _CLUSTER)
         try:
             server.psql(_STUDENTS)
-            release_signals()
-            yield connection_variables(folder)
+            yield connection_variables(folder), release_signals
         finally:
             server.stop()
 
@@ -89,14 +88,9 @@ def _exclusive(folder: Path) -> Iterator[None]:
         yield
 
 
-def stop(number: int, _frame: FrameType | None) -> None:
-    """Obey a signal to stop: end the process, with what is open closed on the way."""
-    raise SystemExit(128 + number)
-
-
 @contextlib.contextmanager
-def _deferred_signals() -> Iterator[Callable[[], None]]:
-    """Defer signals to stop until what is given is called: it obeys the one that arrived, and then each at once."""
+def _held_signals() -> Iterator[Callable[[], None]]:
+    """Hold signals to stop until what is given is called: it sends them again, to the handlers that are set by then."""
     arrived: list[int] = []
     before = {
         number: signal.signal(number, lambda number, _frame: arrived.append(number))
@@ -104,10 +98,8 @@ def _deferred_signals() -> Iterator[Callable[[], None]]:
     }
 
     def release() -> None:
-        for number in before:
-            signal.signal(number, stop)
-        if arrived:
-            stop(arrived[-1], None)
+        for number in arrived:
+            signal.raise_signal(number)
 
     try:
         yield release

@@ -1,19 +1,21 @@
 """`postgres-writer serve`: the hook server; `config-reference`: the variables it reads."""
 
+import errno
 import logging
 import os
-import signal
+import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from postgres_writer.cli.commands import Command
-from postgres_writer.cli.embedded import embedded_database, stop
-from postgres_writer.config.settings import Config, help_text, markdown
+from postgres_writer.cli.embedded import embedded_database
+from postgres_writer.config.settings import Config, help_text, ignore_libpq_variables, markdown
 from postgres_writer.errors import ConfigError
+from postgres_writer.server.files import check_files
 from postgres_writer.telemetry import logs
-from postgres_writer.telemetry.folder import metrics_folder
 
 logger = logging.getLogger(__name__)
 
@@ -39,50 +41,70 @@ exit codes: 0 stopped by SIGTERM or SIGINT, 1 failed while running, 2 wrong argu
 )
 def serve(embedded: bool, data_dir: Path) -> int:
     """Serve Metacontroller's sync and finalize hooks. The configuration comes from the environment."""
+    ignored = ignore_libpq_variables(os.environ)
     environ = dict(os.environ)
-    if not embedded:
-        return _serve(Config.from_env(environ))
-    if environ.get("PSQL_HOST"):
+    if embedded and environ.get("PSQL_HOST"):
         raise ConfigError("PSQL_HOST is set and --embedded is given: use only one of them.")
-    # everything else is checked before a database is started for it
-    config = Config.from_env({**environ, "PSQL_HOST": "embedded"})
-    logs.configure(config.log_level, config.log_format)
-
-    from postgres_writer.server.files import check_files  # noqa: PLC0415 # spares `--help`
-
+    # everything that can be checked is checked before a database is started for it
+    config = Config.from_env({**environ, "PSQL_HOST": "embedded"} if embedded else environ)
     check_files(config)
-    with embedded_database(data_dir) as variables:
-        return _serve(Config.from_env({**environ, **variables}))
-
-
-def _serve(config: Config) -> int:
+    check_address(config.host, config.port)
     logs.configure(config.log_level, config.log_format)
-    if os.environ.get("HOOK_THREADS"):
-        logger.warning("HOOK_THREADS is no longer used; remove it. HOOK_CONNECTIONS sets the connections per worker.")
-    # gunicorn sets its own handlers once it has loaded the application; a signal before must clean up, too
-    signal.signal(signal.SIGTERM, stop)
-    master = os.getpid()
-    with metrics_folder():
-        # only now, because the metrics are made when they are imported, and must know their folder
-        from postgres_writer.database.store import Store  # noqa: PLC0415
-        from postgres_writer.server.app import create_app  # noqa: PLC0415
-        from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
+    if ignored:
+        logger.warning(ignored)
+    for variable in ("HOOK_THREADS", "HOOK_WORKERS"):
+        if environ.get(variable):
+            logger.warning("%s is no longer used; remove it. Replicas and HOOK_CONNECTIONS add capacity.", variable)
+    if not embedded:
+        return _serve(config)
+    with embedded_database(data_dir) as (variables, release_signals):
+        return _serve(Config.from_env({**environ, **variables}), release_signals)
 
-        try:
-            HookApplication(config, lambda: create_app(config, Store(config.database, config.connections))).run()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-            if os.getpid() == master:
-                return code
-            # a worker: it must not unwind into the master's clean-up above
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+
+def check_address(host: str, port: int) -> None:
+    """Listen where the server is going to, for a moment. Raises ConfigError when that fails."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            # as gunicorn sets it: connections of the server before may still be closing
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen()
+    except OSError as exc:
+        # :: means only IPv4 where IPv6 is off
+        if host == "::" and exc.errno != errno.EADDRINUSE:
+            check_address("0.0.0.0", port)  # noqa: S104 # what the user asked for
+            return
+        raise ConfigError(
+            f"HOOK_HOST and HOOK_PORT: {host} port {port} cannot be listened on ({exc.strerror})."
+        ) from exc
+
+
+def _serve(config: Config, release_signals: Callable[[], None] = lambda: None) -> int:
+    master = os.getpid()
+    from postgres_writer.database.store import Store  # noqa: PLC0415 # spares `--help`
+    from postgres_writer.server.app import create_app  # noqa: PLC0415
+    from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
+
+    try:
+        application = HookApplication(config, lambda: create_app(config, Store(config.database, config.connections)))
+        # by then gunicorn has set its own handlers
+        application.cfg.set("when_ready", lambda _arbiter: release_signals())
+        application.run()
+    except SystemExit as end:
+        # gunicorn has further codes, of how its workers failed
+        code = int(end.code not in {None, 0})
+        if os.getpid() == master:
+            return code
+        # a worker: it must not unwind into the master's clean-up above
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     return 0
 
 
 @click.command(
-    cls=Command, epilog="example:\n  postgres-writer config-reference >configuration.md\n\nexit codes: 0 printed"
+    cls=Command,
+    epilog="example:\n  postgres-writer config-reference >configuration.md\n\nexit codes: 0 printed, 1 not printed",
 )
 def config_reference() -> None:
     """Print every environment variable of the server, with default and meaning, as Markdown."""

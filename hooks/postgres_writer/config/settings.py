@@ -6,8 +6,10 @@ import, and no file is loaded here but the password's: server/files.py loads and
 
 from __future__ import annotations
 
+import re
+import ssl
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,14 @@ _LIBPQ_KEYWORDS = (
     "keepalives_count",
 )
 """The fields of DatabaseConfig that go to libpq under their own name."""
+# A root certificate found there would turn sslmode=require into verify-ca.
+# https://www.postgresql.org/docs/current/libpq-ssl.html https://www.postgresql.org/docs/current/libpq-pgpass.html
+_LIBPQ_FILES = ("passfile", "sslcert", "sslrootcert", "sslcrl")
+"""The files that libpq would look for in the home folder, unless it is told where they are."""
+_NO_FILE = "/dev/null/none"
+"""A path at which nothing can be: libpq goes on without the file, and complains of /dev/null itself."""
+_LIBPQ_VARIABLE = re.compile("PG([A-Z]+|CONNECT_TIMEOUT)")
+"""https://www.postgresql.org/docs/current/libpq-envars.html; those of a Kubernetes service (PGBOUNCER_PORT) are not."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,9 @@ class DatabaseConfig:
         "public",
     )
     user: str = setting("PSQL_USER", "Role to log in as.", default="postgres")
-    password: str | None = setting("PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", repr=False)
+    password: str | None = setting(
+        "PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", variables.secret, repr=False
+    )
     password_file: Path | None = setting(
         "PSQL_PASSWORD_FILE",
         "File with the password, read again for every connection, so that a rotated password needs no restart. "
@@ -161,6 +173,9 @@ class DatabaseConfig:
         if config.password is not None and config.password_file is not None:
             raise ConfigError("PSQL_PASSWORD and PSQL_PASSWORD_FILE are both set: keep one of them.")
         _both_or_neither(PSQL_SSLCERT=config.sslcert, PSQL_SSLKEY=config.sslkey)
+        if config.sslcert and config.sslkey:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            variables.certificate_and_key("PSQL_SSLCERT and PSQL_SSLKEY", context, config.sslcert, config.sslkey)
         if config.connect_timeout + config.statement_timeout > DATABASE_SECONDS:
             raise ConfigError(
                 f"PSQL_CONNECT_TIMEOUT ({config.connect_timeout:g} s) and PSQL_STATEMENT_TIMEOUT "
@@ -180,6 +195,7 @@ class DatabaseConfig:
         """Return libpq's keywords for a new connection, except those of the host and the password."""
         arguments = {keyword: getattr(self, keyword) for keyword in _LIBPQ_KEYWORDS}
         return {
+            **dict.fromkeys(_LIBPQ_FILES, _NO_FILE),
             "application_name": "postgres-writer",
             "tcp_user_timeout": str(int(self.tcp_user_timeout * 1000)),
             **{key: str(value) for key, value in arguments.items() if value},
@@ -193,12 +209,10 @@ class DatabaseConfig:
         """
         if self.password_file is None:
             return (self.password or "",)
-        try:
-            # only the line ends go: a password may begin or end with a blank
-            lines = self.password_file.read_text(encoding="utf-8").split("\n")
-        except (OSError, UnicodeDecodeError) as exc:
-            why = getattr(exc, "strerror", "not UTF-8")
-            raise ConfigError(f"PSQL_PASSWORD_FILE cannot be read: {self.password_file} ({why}).") from exc
+        # only the line ends go: a password may begin or end with a blank
+        lines = variables.secret(
+            "PSQL_PASSWORD_FILE", variables.text_of("PSQL_PASSWORD_FILE", self.password_file)
+        ).split("\n")
         return tuple(filter(None, (line.rstrip("\r") for line in lines))) or ("",)
 
 
@@ -211,20 +225,13 @@ class Config:
         "HOOK_HOST",
         "Address to listen on. :: means all addresses, IPv6 and IPv4, or only IPv4 where IPv6 is off; the "
         "container image sets it. 0.0.0.0 means all IPv4 addresses.",
-        default="127.0.0.1",
+        variables.host,
+        "127.0.0.1",
     )
     port: int = setting("HOOK_PORT", "Port to listen on.", variables.port, 8080)
-    # One answers more calls than an API server lets through, with the least CPU and the shortest tail
-    # (docs/performance.md); while it is replaced, the other replica serves.
-    workers: int = setting(
-        "HOOK_WORKERS",
-        "Worker processes. Add replicas before workers: each has its own memory and connections to PostgreSQL.",
-        variables.integer(1, 128),
-        1,
-    )
     connections: int = setting(
         "HOOK_CONNECTIONS",
-        "Maximum number of connections to PostgreSQL per worker. If none is free, a request waits for one.",
+        "Maximum number of connections to PostgreSQL. If none is free, a request waits for one.",
         variables.integer(3, 256),
         DEFAULT_CONNECTIONS,
     )
@@ -284,6 +291,14 @@ class Config:
         if config.metrics_token_required and config.tokens_file is None:
             raise ConfigError("HOOK_METRICS_TOKEN_REQUIRED is true but HOOK_TOKENS_FILE is not set: set it too.")
         return config
+
+
+def ignore_libpq_variables(environ: MutableMapping[str, str]) -> str:
+    """Remove libpq's own variables, because only PSQL_* count; gives a sentence that names them, or an empty text."""
+    ignored = sorted(filter(_LIBPQ_VARIABLE.fullmatch, environ))
+    for name in ignored:
+        del environ[name]
+    return f"Ignored the environment's {', '.join(ignored)}: only the PSQL_* variables count." if ignored else ""
 
 
 def _both_or_neither(**pair: object) -> None:

@@ -6,8 +6,9 @@ sentence that names the variable and says what it may be.
 
 from __future__ import annotations
 
-import math
+import ipaddress
 import re
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,9 +16,23 @@ from typing import Any
 
 from postgres_writer.errors import ConfigError
 
+# control characters, a byte order mark, and what stands for bytes that are not UTF-8
+_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+# a name in Compose may hold an underscore
+_LABEL = re.compile("[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 
-def text(_name: str, value: str) -> str:
-    """Return the value as it is."""
+
+def text(name: str, value: str) -> str:
+    """Return the value as it is: one line of text."""
+    if _UNUSABLE.search(value):
+        raise ConfigError(f"{name} must be one line of UTF-8 text without control characters and byte order mark.")
+    return value
+
+
+def secret(name: str, value: str) -> str:
+    """Return a password as it is; control characters may be part of it."""
+    if re.search("[\0\ufeff\ud800-\udfff]", value):
+        raise ConfigError(f"{name} must be UTF-8 text without NUL and byte order mark.")
     return value
 
 
@@ -101,14 +116,10 @@ def seconds(lowest: float, highest: float) -> Callable[[str, str], float]:
     """Return a parser of seconds between lowest and highest, fractions included."""
 
     def parse(name: str, value: str) -> float:
-        try:
-            number = float(value)
-        except ValueError:
-            number = math.nan
-        # nothing compares with nan, so it is refused too
-        if not lowest <= number <= highest:
+        # without the words, exponents, underscores, blanks and digits of other scripts that float() lets through
+        if not (re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", value) and lowest <= float(value) <= highest):
             raise ConfigError(f"{name} must be a number of seconds from {lowest:g} to {highest:g}, not {value!r}.")
-        return number
+        return float(value)
 
     return parse
 
@@ -133,15 +144,26 @@ def one_of(*choices: str) -> Callable[[str, str], str]:
     return parse
 
 
-def path(_name: str, value: str) -> Path:
+def path(name: str, value: str) -> Path:
     """Return the path of a file; the code that loads the file checks it."""
-    return Path(value)
+    return Path(text(name, value))
+
+
+def text_of(name: str, file: Path) -> str:
+    """Return the text of a file, whose line ends stay as they are.
+
+    Raises ConfigError with one sentence that names the setting.
+    """
+    try:
+        return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{name} cannot be read: {file} ({getattr(exc, 'strerror', 'not UTF-8')}).") from exc
 
 
 def libpq_file(name: str, value: str) -> str:
     """Return the path of a file that this process can read now: libpq itself would complain at the first connection."""
     try:
-        with Path(value).open("rb") as file:
+        with path(name, value).open("rb") as file:
             file.read(1)
     except OSError as exc:
         raise ConfigError(f"{name} names a file that cannot be read: {value} ({exc.strerror}).") from exc
@@ -149,8 +171,59 @@ def libpq_file(name: str, value: str) -> str:
 
 
 def root_certificate(name: str, value: str) -> str:
-    """Return the path of a readable file, or libpq's word "system" for the system's own trust store."""
-    return value if value == "system" else libpq_file(name, value)
+    """Return the path of a file with certificates, or libpq's word "system" for the system's own trust store."""
+    return value if value == "system" else certificates(name, value)
+
+
+def certificates(name: str, value: str) -> str:
+    """Return the path of a file with certificates."""
+    libpq_file(name, value)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+    except (OSError, ValueError) as exc:
+        raise ConfigError(f"{name} must name a file with certificates in PEM: {value} is not one.") from exc
+    return value
+
+
+def certificate_and_key(names: str, context: ssl.SSLContext, certificate: Path | str, key: Path | str) -> None:
+    """Load a certificate with its key; ``names`` are those of both settings.
+
+    Raises ConfigError with one sentence when the files are not a certificate and its unencrypted key.
+    """
+    try:
+        context.load_cert_chain(certificate, key, password=_no_passphrase)
+    except (OSError, ValueError) as exc:
+        # ssl.SSLError is an OSError with a short reason beside its text about OpenSSL's internals
+        reason = getattr(exc, "reason", None) or getattr(exc, "strerror", None) or exc
+        why = "the key is not that of the certificate" if reason == "KEY_VALUES_MISMATCH" else reason
+        raise ConfigError(
+            f"{names} must be a certificate in PEM and its unencrypted key: {certificate} and {key} are not ({why})."
+        ) from exc
+
+
+def _no_passphrase() -> str:
+    # without this OpenSSL would ask on the terminal and the start would hang
+    raise ValueError("the key is encrypted")
+
+
+def host(name: str, value: str) -> str:
+    """Return an IP address or a host name."""
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        if not _is_host_name(value):
+            raise ConfigError(f"{name} must be an IP address or a host name, not {value!r}.") from None
+    return value
+
+
+def _is_host_name(value: str) -> bool:
+    """Say whether the text can be a name, as RFC 1123 has it."""
+    try:
+        labels = value.encode("idna").decode().removesuffix(".").split(".")
+    except UnicodeError:
+        return False
+    # a name that ends in a number is an address that is none
+    return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
 
 
 def schema(name: str, value: str) -> str:
@@ -164,11 +237,11 @@ def schema(name: str, value: str) -> str:
 
 
 def host_names(name: str, value: str) -> tuple[str, ...]:
-    """Return the hosts of a comma-separated list."""
-    hosts = tuple(host.strip() for host in value.split(","))
+    """Return the hosts of a comma-separated list: addresses, names, or folders of Unix sockets."""
+    hosts = tuple(each.strip() for each in text(name, value).split(","))
     if not all(hosts):
         raise ConfigError(f"{name} has an empty host in its list: {value!r}.")
-    return hosts
+    return tuple(each if each.startswith(("/", "@")) else host(name, each) for each in hosts)
 
 
 port = integer(1, 65535)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 
@@ -24,20 +25,20 @@ class _PolicySchema(Schema):
 
 @dataclass(frozen=True)
 class TablePolicy:
-    """Rules of (namespaces, tables), each a compiled union of globs; a pair is allowed when one rule matches both."""
+    """Rules of (namespaces, relations), each a compiled union of globs; one rule must match both."""
 
     rules: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]
 
-    def permits(self, namespace: str, table: str) -> bool:
-        """Say whether a resource of ``namespace`` may write ``table`` (as written in spec.table)."""
-        return any(spaces.fullmatch(namespace) and tables.fullmatch(table) for spaces, tables in self.rules)
+    def permits(self, namespace: str, relation: str) -> bool:
+        """Say whether a resource of ``namespace`` may write ``relation`` (schema.table), however spec.table says it."""
+        return any(spaces.fullmatch(namespace) and tables.fullmatch(relation) for spaces, tables in self.rules)
 
 
 ALLOW_ALL = TablePolicy(((re.compile(".*", re.DOTALL), re.compile(".*", re.DOTALL)),))
 
 
-def parse_policy(content: bytes) -> TablePolicy:
-    """Read the policy from the content of its YAML file.
+def parse_policy(content: bytes, schema: str) -> TablePolicy:
+    """Read the policy from the content of its YAML file; a glob for tables without a dot is for those of ``schema``.
 
     Raises ValueError when it is not rules, each with namespaces and tables as lists of globs.
     """
@@ -46,11 +47,21 @@ def parse_policy(content: bytes) -> TablePolicy:
     except (yaml.YAMLError, ValidationError, AttributeError, LookupError, RecursionError) as exc:
         # the last three for a value that does not fit its tag, and for brackets too deep
         raise ValueError("not a table policy") from exc
-    return TablePolicy(tuple((_union(rule["namespaces"]), _union(rule["tables"])) for rule in loaded["rules"]))
+    return TablePolicy(
+        tuple(
+            (_union(map(_pattern, rule["namespaces"])), _union(_relations(glob, schema) for glob in rule["tables"]))
+            for rule in loaded["rules"]
+        )
+    )
 
 
-def _union(globs: list[str]) -> re.Pattern[str]:
-    return re.compile("|".join(_pattern(glob) for glob in globs))
+def _union(patterns: Iterable[str]) -> re.Pattern[str]:
+    return re.compile("|".join(patterns))
+
+
+def _relations(glob: str, schema: str) -> str:
+    """Translate a glob for tables, which says nothing about other schemas unless it has a dot."""
+    return _pattern(glob) if _dots(glob) else rf"{re.escape(schema)}[.]{_pattern(glob)}"
 
 
 def _pattern(glob: str) -> str:
@@ -58,6 +69,9 @@ def _pattern(glob: str) -> str:
 
     The dots of the glob itself use up all of a name that has as many, so none is left for a wildcard.
     """
-    dots = _SET.sub("", glob).count(".")
     # a lookahead, because translate() gives wildcards that match a dot and they cannot be told to leave it out
-    return rf"(?=[^.]*{r'[.][^.]*' * dots}\Z){translate(glob)}"
+    return rf"(?=[^.]*{r'[.][^.]*' * _dots(glob)}\Z){translate(glob)}"
+
+
+def _dots(glob: str) -> int:
+    return _SET.sub("", glob).count(".")

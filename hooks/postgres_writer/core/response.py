@@ -12,7 +12,7 @@ from typing import Any
 
 from postgres_writer.core.plan import Outcome, Plan, Write
 from postgres_writer.core.request import MAX_TABLES, PAUSED_ANNOTATION, Condition, HookRequest
-from postgres_writer.errors import DatabaseImpaired, DatabaseUnavailable, Reason, Retry
+from postgres_writer.errors import DatabaseUnavailable, Reason, Retry
 
 RETRY_SECONDS = 2.0
 """After a transient failure a resource is not tried again sooner than this; the database's circuit is open as long."""
@@ -49,20 +49,16 @@ def build_response(
     }
 
 
-def keeps_status(plan: Plan, outcome: Outcome, outage: float) -> bool:
-    """Say whether a failure is to leave the status as it is, where PostgreSQL has been away for ``outage`` seconds.
+def keeps_status(plan: Plan, outcome: Outcome) -> bool:
+    """Say whether a failure is to leave the status as it is.
 
-    It is where the status says Ready at this very generation, and so nothing but the resync is late. Otherwise a
-    failover would cost two writes of status for each resource that was due meanwhile, and show thousands as failed.
-    It is not where PostgreSQL has answered that something is wrong with this row: that can last while others succeed.
+    It is where the status says Ready at this very generation, and so nothing but the resync is late, and no connection
+    to PostgreSQL can be opened, for less than OUTAGE_SECONDS. Otherwise a failover would cost two writes of status for
+    each resource that was due meanwhile, and show thousands as failed. It is not where a statement was sent and lost or
+    refused: its row may be what is wrong, and that can last while others succeed.
     """
     steady = isinstance(plan, Write) and plan.steady and not outcome.differs
-    return steady and is_unreachable(outcome) and outage < OUTAGE_SECONDS
-
-
-def is_unreachable(outcome: Outcome) -> bool:
-    """Say whether no answer came from PostgreSQL, or none from a server that writes."""
-    return isinstance(outcome.error, DatabaseUnavailable) and not isinstance(outcome.error, DatabaseImpaired)
+    return steady and isinstance(outcome.error, DatabaseUnavailable) and outcome.error.away < OUTAGE_SECONDS
 
 
 def retry_of(outcome: Outcome) -> Retry:

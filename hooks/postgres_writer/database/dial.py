@@ -1,4 +1,4 @@
-"""Whether to try, which servers, one after the other, with their addresses looked up within a deadline; how to wait.
+"""Which servers to try, one after the other, with their addresses looked up within a deadline; how to wait.
 
 libpq looks a name up without any time limit, and asynchronously it gives the first host all the time there is: with
 a dead resolver or a dead first host no deadline could be kept.
@@ -7,6 +7,7 @@ a dead resolver or a dead first host no deadline could be kept.
 from __future__ import annotations
 
 import ipaddress
+import re
 import select
 import socket
 import threading
@@ -18,63 +19,27 @@ from typing import Any
 from psycopg2 import extensions
 
 from postgres_writer.config.settings import Host
-from postgres_writer.deadlines import CIRCUIT_SECONDS
 
 _LOOK_SECONDS = 0.1
 """How often a wait for PostgreSQL looks whether the caller has hung up."""
+
+
+_REFUSES = re.compile(
+    "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"
+    "|no password supplied|not currently accepting"
+)
 
 
 class HungUp(Exception):
     """The caller gave the request up while its statement ran."""
 
 
-class Circuit:
-    """Fail fast for a while when PostgreSQL does not answer, so that callers do not queue up behind it.
+def refuses_login(why: str) -> bool:
+    """Say whether a connect failed because the server, or a pooler, refuses the login or has no such database.
 
-    One for all threads of a process; times are of the monotonic clock, in seconds.
+    The driver gives no SQLSTATE for it. What a server says in another language counts as an outage that passes.
     """
-
-    def __init__(self, seconds: float = CIRCUIT_SECONDS) -> None:
-        self._seconds = seconds
-        self._until = 0.0
-        self._hanging = False
-        self._lock = threading.Lock()
-
-    def admits(self, now: float, connected: bool) -> bool:
-        """Say whether a caller may ask the database now.
-
-        A caller with a live connection is held back only when the server hangs. When the time is over, one caller is
-        let through to try; the others are held back for the same time again.
-        """
-        # without the lock, for which every statement would queue: an outdated value costs one call, not correctness
-        if not self._until or (connected and not self._hanging):
-            return True
-        with self._lock:
-            if not self._until:
-                return True
-            if now < self._until:
-                return False
-            # before the outcome of this trial is known, so that the others do not hang beside it
-            self._until = now + self._seconds
-            return True
-
-    def failed(self, now: float, hanging: bool) -> bool:
-        """Open: a connect failed, or (``hanging``) a connected server does not answer. True when it was closed."""
-        with self._lock:
-            opened = not self._until
-            self._until = now + self._seconds
-            # kept until an answer: a connect that fails says nothing of the statements that still hang
-            self._hanging = self._hanging or hanging
-            return opened
-
-    def succeeded(self) -> bool:
-        """Close: the server has answered. True when it was open."""
-        if not self._until:
-            return False
-        with self._lock:
-            closed = bool(self._until)
-            self._until, self._hanging = 0.0, False
-            return closed
+    return _REFUSES.search(why) is not None
 
 
 def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:

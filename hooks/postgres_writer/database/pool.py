@@ -1,4 +1,4 @@
-"""The connections of one worker process: a bounded number, shared out among the tables, closed when they are not used.
+"""The connections of one worker process: a bounded number, shared among the tables, closed when they are not used.
 
 Built from the primitives of `threading`, so that it serves threads and, where gevent has patched them, greenlets.
 """
@@ -14,9 +14,8 @@ from contextlib import contextmanager
 
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database.session import BUSY, EXPIRED, Session, is_table_timeout
+from postgres_writer.database.sharing import Queue, TableCircuits, Tables, Waiter
 from postgres_writer.database.statements import Message
-from postgres_writer.database.tables import Shares, TableCircuits, Tables
-from postgres_writer.deadlines import PATIENCE_SECONDS
 from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -27,33 +26,23 @@ _SOUND = (ResourceError, Refused)
 """After these a session has ended its statement; any other exception may have come in the middle of one."""
 
 
-class _Waiter:
-    """A message that waits for a session; ``refused`` when its table tripped meanwhile."""
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.session: Session | None = None
-        self.refused = False
-        self.answered = threading.Event()
-
-
 class Pool:
     """Lends sessions, each to one message at a time.
 
     ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions,
     ``idle_seconds`` after its last use a connection is closed. Replaced rather than tried: a connection that a balancer
     has dropped answers nothing, so a try would have to wait for a timeout, and a new one takes milliseconds.
+    ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL, at most LOADED_LOCK_SECONDS where less
+    than half of the pool is free: rows that a batch has locked then keep no connections from the others.
     """
 
-    def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float) -> None:
+    def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float, lock_seconds: float) -> None:
         self._make = make
         self._idle_seconds = idle_seconds
-        self._shares = Shares(size)
+        self._lock_seconds = lock_seconds
+        self._queue = Queue(size)
         self._circuits = TableCircuits()
-        self._lent: dict[Session, float] = {}
-        """The sessions that are lent, and since when."""
         self._idle: deque[Session] = deque()
-        self._waiting: dict[Tables, deque[_Waiter]] = {}
         self._reaping = False
         self._lock = threading.Lock()
         self._emptied = threading.Condition(self._lock)
@@ -88,78 +77,37 @@ class Pool:
         for session in idle:
             session.close()
 
-    # What a message needs
-
     def _take(self, tables: Tables, until: float) -> Session:
-        now = time.monotonic()
         with self._lock:
-            if not self._circuits.admits(tables, now):
+            if not self._circuits.admits(tables, time.monotonic()):
                 metrics.TABLE_CIRCUIT.labels("refused").inc()
                 raise DatabaseBusy(BUSY)
-            self._shares.name(tables, now)
-            session = self._pick(tables, now) if self._shares.admits(tables, now) else None
-            if session is None:
-                waiter = _Waiter(now)
-                self._waiting.setdefault(tables, deque()).append(waiter)
-        if session is None:
-            session = self._wait(tables, waiter, until)
+            waiter = self._queue.ask(tables)
+        if waiter is not None:
+            self._wait(tables, waiter, until)
+        with self._lock:
+            # the one that was used last: the others get the chance to be idle for long enough to be closed
+            session = self._idle.pop() if self._idle else self._make()
+            session.lock_timeout = min(self._lock_seconds, self._queue.lock_seconds(tables))
         if time.monotonic() - session.idle_since > self._idle_seconds:
             # it is the youngest of them, and the reaper is late
             session.close()
         return session
 
-    def _wait(self, tables: Tables, waiter: _Waiter, until: float) -> Session:
+    def _wait(self, tables: Tables, waiter: Waiter, until: float) -> None:
         try:
-            while (remaining := until - time.monotonic()) > 0:
-                if waiter.answered.wait(min(PATIENCE_SECONDS, remaining)):
-                    break
-                self._interrupt_holder_of_all(tables)
+            in_time = waiter.answered.wait(max(0.0, until - time.monotonic()))
         except BaseException:
-            # the waiter may have been given a session at this very moment, which would be lost with it
-            session = self._leave_queue(tables, waiter)
-            if session is not None:
-                self._give_back(session, tables)
+            # it may have been granted a connection at this very moment, which would be lost with it
+            with self._lock:
+                if self._queue.leave(tables, waiter):
+                    self._queue.give_back(tables)
             raise
-        session = self._leave_queue(tables, waiter)
-        result = "refused" if waiter.refused else "expired" if session is None else "lent"
-        metrics.CONNECTION_WAITS.labels(result).inc()
-        if waiter.refused:
-            raise DatabaseBusy(BUSY)
-        if session is None:
-            raise RequestExpired(EXPIRED)
-        return session
-
-    def _leave_queue(self, tables: Tables, waiter: _Waiter) -> Session | None:
-        """Take a waiter from its queue if it is still in it; gives the session that it got."""
         with self._lock:
-            if waiter.session is None and not waiter.refused:
-                self._waiting[tables].remove(waiter)
-                if not self._waiting[tables]:
-                    del self._waiting[tables]
-            return waiter.session
-
-    def _interrupt_holder_of_all(self, tables: Tables) -> None:
-        """Take a connection from a table that holds all of them, since it was alone when it took them.
-
-        Healthy statements end, and so give their connections back, long before anyone's patience does.
-        """
-        with self._lock:
-            holder = self._shares.holder_of_all()
-            if holder is None or holder in tables:
-                return
-            # lent the longest, and so the least likely to end without help
-            session = min(self._lent, key=self._lent.__getitem__)
-            if time.monotonic() - self._lent[session] >= PATIENCE_SECONDS and session.interrupt():
-                metrics.CONNECTION_WAITS.labels("interrupted").inc()
-
-    # Sessions; with the lock held
-
-    def _pick(self, tables: Tables, now: float) -> Session:
-        """Lend the session that was used last: the others get the chance to be idle for long enough to be closed."""
-        self._shares.take(tables)
-        session = self._idle.pop() if self._idle else self._make()
-        self._lent[session] = now
-        return session
+            granted = self._queue.leave(tables, waiter)
+        metrics.CONNECTION_WAITS.labels("lent" if granted else "refused" if in_time else "expired").inc()
+        if not granted:
+            raise DatabaseBusy(BUSY) if in_time else RequestExpired(EXPIRED)
 
     def _give_back(self, session: Session, tables: Tables) -> None:
         now = time.monotonic()
@@ -167,29 +115,14 @@ class Pool:
             # outside of the lock, because closing a connection talks to the network
             session.close()
         with self._lock:
-            self._shares.give_back(tables)
-            del self._lent[session]
             if session.is_connected:
                 session.idle_since = now
                 self._idle.append(session)
-            self._serve_waiters(now)
+            self._queue.give_back(tables)
             if self._idle and not self._reaping:
                 # started with the first idle connection, since a process that forks must have no other thread
                 self._reaping = True
                 threading.Thread(target=self._reap, name="idle connections", daemon=True).start()
-
-    def _serve_waiters(self, now: float) -> None:
-        """Lend what is free to those that wait: first whose tables hold the fewest connections, then who came first."""
-        while self._waiting:
-            admitted = [tables for tables in self._waiting if self._shares.admits(tables, now)]
-            if not admitted:
-                return
-            tables = min(admitted, key=lambda each: (self._shares.weight(each), self._waiting[each][0].since))
-            waiter = self._waiting[tables].popleft()
-            if not self._waiting[tables]:
-                del self._waiting[tables]
-            waiter.session = self._pick(tables, now)
-            waiter.answered.set()
 
     def _reap(self) -> None:
         """Close what has been idle for too long, until nothing is idle any more."""
@@ -208,11 +141,8 @@ class Pool:
     # What the end of a message says about its tables
 
     def _note_success(self, statement: Message) -> None:
-        if not statement.writes:
-            # a table lock may block writes and let reads through, so a read proves nothing
-            return
         with self._lock:
-            closed = self._circuits.succeeded(statement.tables)
+            closed = self._circuits.succeeded(statement.tables, time.monotonic(), wrote=statement.writes)
         for table in closed:
             metrics.TABLE_CIRCUIT.labels("closed").inc()
             logger.info("The table is no longer locked or slow", extra=fields(table=table))
@@ -229,9 +159,6 @@ class Pool:
             if not self._circuits.timed_out(table, row, time.monotonic()):
                 return
             # those that wait for a connection would only join those that wait for the table
-            for tables in [tables for tables in self._waiting if table in tables]:
-                for waiter in self._waiting.pop(tables):
-                    waiter.refused = True
-                    waiter.answered.set()
+            self._queue.refuse(table)
         metrics.TABLE_CIRCUIT.labels("opened").inc()
         logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=fields(table=table))

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import socket
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,10 +19,11 @@ import psycopg2
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Guard, Refused
 from postgres_writer.database import statements
-from postgres_writer.database.dial import Circuit, HungUp, targets, wait
+from postgres_writer.database.dial import HungUp, refuses_login, targets, wait
 from postgres_writer.database.qualified import forbidden_function
-from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, Call
-from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseImpaired, DatabaseUnavailable, RequestExpired
+from postgres_writer.database.sharing import Circuit
+from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, PROBE_SECONDS, Call
+from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -46,7 +46,8 @@ FORBIDDEN = (
 _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
 _LOCKED_CODE, _CANCELED_CODE = "55P03", "57014"
-_BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE}
+# transaction_timeout, which a trigger may have left in the session: it ends the connection too
+_BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE, "25P04"}
 _READ_ONLY_CODE = "25006"
 # invalid_text_representation: the cast that a guard lets fail
 _GUARD_CODE = "22P02"
@@ -74,6 +75,10 @@ class _Lost(Exception):
     """The connection broke, or is of no use any more; the text is the message of the condition."""
 
 
+class Stuck(Exception):
+    """A statement had no answer, although the server takes connections."""
+
+
 class Session:
     """A connection and what was learned about it: the server's clock and the prepared statements."""
 
@@ -85,12 +90,11 @@ class Session:
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = 0.0
-        self._interrupted = False
+        self.lock_timeout = LOCK_SHARE * config.statement_timeout
+        """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL."""
         self.idle_since = 0.0
         """When the pool got the session back; monotonic seconds."""
         self._offset = 0.0
-        self.lock_timeout = config.statement_timeout * LOCK_SHARE
-        """How long the next message under the lock of an id waits for other locks, in seconds."""
         self._texts: dict[statements.Statement, str] = {}
         self._prepares = config.prepared_statements
         self._escapes = True
@@ -102,7 +106,7 @@ class Session:
 
     def is_worth_keeping(self, now: float) -> bool:
         """Say whether the connection is whole, and young enough at a time of the monotonic clock, to be used again."""
-        return now - self._opened < CONNECTION_LIFE_SECONDS and not self._interrupted
+        return now - self._opened < CONNECTION_LIFE_SECONDS
 
     def execute(self, call: Call, message: statements.Message, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
@@ -112,21 +116,16 @@ class Session:
 
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
+        if self._connection is not None and self._died_while_idle():
+            self._replace()
         reused = self._connection is not None
         try:
             try:
                 return self._attempt(call, message, parameters)
             except _Lost as exc:
-                interrupted = self._interrupted
-                self.close()
-                if interrupted:
-                    raise DatabaseBusy(BUSY) from exc
                 if not reused:
                     raise
-                metrics.CONNECTIONS_REPLACED.inc()
-                # those that are as old have probably died of the same
-                self._on_lost()
-                return self._attempt(call, message, parameters)
+                return self._repeat(str(exc), call, message, parameters)
         except _Lost as exc:
             self.close()
             raise DatabaseUnavailable(str(exc)) from exc
@@ -135,8 +134,8 @@ class Session:
             # server ends it.
             self.close()
             raise RequestExpired(EXPIRED) from exc
-        except TimeoutError as exc:
-            raise self._fail(hanging=True, why="no answer in time") from exc
+        except TimeoutError:
+            raise DatabaseUnavailable(UNAVAILABLE) from self._probe()
 
     def confirm_late(self, call: Call) -> bool:
         """Say, after the server refused a statement as late, whether it really was.
@@ -149,24 +148,8 @@ class Session:
             return False
         return True
 
-    def interrupt(self) -> bool:
-        """End the statement that another thread runs on this session, which raises DatabaseBusy there.
-
-        The server ends it because its client is gone. False when there is no connection to end.
-        """
-        try:
-            # through a copy of the descriptor: the other thread may close its own now, and its number be reused
-            with socket.socket(fileno=os.dup(self._connection.fileno())) as end:
-                self._interrupted = True
-                end.shutdown(socket.SHUT_RDWR)
-        except (AttributeError, OSError, psycopg2.Error):
-            # it has just been closed
-            return False
-        return True
-
     def close(self) -> None:
         """Close the connection; the next statement opens a new one."""
-        self._interrupted = False
         if self._connection is None:
             return
         self._connection.close()
@@ -176,9 +159,9 @@ class Session:
 
     def _attempt(self, call: Call, message: statements.Message, parameters: Parameters) -> Result:
         start_by = call.start_by(self._config.statement_timeout)
-        if not self._circuit.admits(time.monotonic(), self._connection is not None):
-            raise DatabaseUnavailable(UNAVAILABLE)
         if self._connection is None:
+            if not self._circuit.admits(now := time.monotonic()):
+                raise self._unavailable(now)
             # a connect that has no time left says nothing about the server and must not open the circuit
             _expect_waiting(call, start_by)
             self._connect(start_by)
@@ -197,6 +180,15 @@ class Session:
             metrics.STATEMENT_SECONDS.observe(time.perf_counter() - began)
         self._succeed()
         return result
+
+    def _repeat(self, why: str, call: Call, message: statements.Message, parameters: Parameters) -> Result:
+        self._replace()
+        try:
+            return self._attempt(call, message, parameters)
+        except DatabaseUnavailable as exc:
+            # it was sent and lost: a row that ends whatever reads it is not an outage
+            exc.away = exc.away if why == READ_ONLY else math.inf
+            raise
 
     def _composed(self, call: Call, message: statements.Message) -> str:
         """Compose what is sent: the settings that travel with the message, and its statements."""
@@ -245,20 +237,21 @@ class Session:
             hosts = targets(self._config.hosts, max(0.0, until - time.monotonic()))
             passwords = self._config.passwords()
         except (ConfigError, OSError) as exc:
-            raise self._fail(hanging=False, why=str(exc)) from exc
+            raise self._fail(str(exc)) from exc
+        cause: Exception | None = None
         tries = [{**host, **({"password": word} if word else {})} for host in hosts for word in passwords]
         for number, host in enumerate(tries):
             # an equal part of what is left, so that a host which hangs leaves time for the next one
             share = (until - time.monotonic()) / (len(tries) - number)
             try:
                 self._open({**arguments, **host}, time.monotonic() + share)
-            except psycopg2.Error as exc:
-                why = str(exc).strip()
-            except TimeoutError:
-                why = f"no answer from {host.get('host', 'the server')} in time"
+            except _Lost as exc:
+                raise self._fail(READ_ONLY) from exc
+            except (psycopg2.Error, TimeoutError) as exc:
+                cause, why = exc, str(exc).strip() or f"no answer from {host.get('host', 'the server')} in time"
             else:
                 return
-        raise self._fail(hanging=False, why=why)
+        raise self._fail(why) from cause
 
     def _open(self, arguments: dict[str, str], until: float) -> None:
         # whatever the database's encoding is, so that it is PostgreSQL which refuses a character that it lacks
@@ -270,11 +263,14 @@ class Session:
             cursor.execute(self._greeting())
             wait(connection, until)
             # measured against the end of the round trip: the deadline may come early by that much, never late
-            [clock] = cursor.fetchone()
+            clock, read_only = cursor.fetchone()
             self._offset = clock - time.monotonic()
         except BaseException:
             connection.close()
             raise
+        if read_only:
+            connection.close()
+            raise _Lost(READ_ONLY)
         self._connection, self._cursor, self._opened = connection, cursor, time.monotonic()
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
@@ -294,13 +290,47 @@ class Session:
             metrics.CIRCUIT_OPEN.set(0)
             logger.info("PostgreSQL is reachable again")
 
-    def _fail(self, hanging: bool, why: str) -> DatabaseUnavailable:
-        self.close()
+    def _fail(self, why: str) -> DatabaseUnavailable:
+        now = time.monotonic()
         metrics.CONNECTIONS_FAILED.inc()
         metrics.CIRCUIT_OPEN.set(1)
-        if self._circuit.failed(time.monotonic(), hanging):
+        self._circuit.cause = why
+        if self._circuit.failed(now):
             logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why))
-        return DatabaseUnavailable(UNAVAILABLE)
+        return self._unavailable(now)
+
+    def _unavailable(self, now: float) -> DatabaseUnavailable:
+        why = self._circuit.cause
+        away = math.inf if refuses_login(why) else now - self._circuit.since
+        return DatabaseUnavailable(READ_ONLY if why == READ_ONLY else UNAVAILABLE, away)
+
+    def _died_while_idle(self) -> bool:
+        """Say whether the connection has ended since it was last used, without waiting."""
+        try:
+            # twice: what the server said before it closed the connection comes first
+            return any(self._connection.poll() != psycopg2.extensions.POLL_OK for _ in range(2))
+        except psycopg2.Error:
+            return True
+
+    def _replace(self) -> None:
+        """Close a connection that turned out to be dead, and those that are as old: they have died of the same."""
+        self.close()
+        metrics.CONNECTIONS_REPLACED.inc()
+        self._on_lost()
+
+    def _probe(self) -> Exception:
+        """Find out, after a statement without an answer, whether the server still takes connections."""
+        self.close()
+        if not self._circuit.admits(now := time.monotonic()):
+            return self._unavailable(now)
+        try:
+            self._connect(now + PROBE_SECONDS)
+        except DatabaseUnavailable as exc:
+            if isinstance(exc.__cause__, TimeoutError):
+                # the server hangs, and so would whatever is sent on an idle connection
+                self._on_lost()
+            return exc
+        return Stuck()
 
 
 def _expect_waiting(call: Call, start_by: float) -> None:
@@ -315,7 +345,7 @@ def is_table_timeout(exc: Exception) -> bool:
     """
     cause = exc.__cause__
     if not isinstance(exc, DatabaseBusy) or not isinstance(cause, psycopg2.Error):
-        return False
+        return isinstance(cause, Stuck)
     return cause.pgcode == _CANCELED_CODE or (cause.pgcode == _LOCKED_CODE and cause.diag.context is None)
 
 
@@ -327,14 +357,14 @@ def _translated(exc: psycopg2.Error) -> Exception:
     it likes, and its errors have a context.
     """
     code, diag = exc.pgcode, exc.diag
+    if code in _BUSY_CODES:
+        return DatabaseBusy(BUSY)
     if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING:
         if code is not None:
             logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
         return _Lost(UNAVAILABLE)
-    if code in _BUSY_CODES:
-        return DatabaseBusy(BUSY)
     if code[:2] == _EXHAUSTED_CLASS:
-        return DatabaseImpaired(_EXHAUSTED.format(code))
+        return DatabaseUnavailable(_EXHAUSTED.format(code))
     if diag.context is not None and code != _UNTRANSLATABLE_CODE:
         return Refused(code, diag.constraint_name or "", inside=True)
     primary = diag.message_primary or ""
@@ -359,5 +389,5 @@ def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | 
     # Where the role may not execute what the messages call, nothing can be said of any table. The server's text is
     # translated, but names the function. By default every role may execute all of them.
     if code == _DENIED_CODE and (function := forbidden_function(primary)):
-        return DatabaseImpaired(FORBIDDEN.format(function))
+        return DatabaseUnavailable(FORBIDDEN.format(function))
     return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None

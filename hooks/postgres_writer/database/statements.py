@@ -216,8 +216,8 @@ _SURVEY = qualified("""
     ON (c.relname = %(name)s) AND (n.nspname = %(schema)s)
 """)
 
-HELLO = qualified("SELECT date_part('epoch', clock_timestamp())")
-"""What a new connection asks: the server's clock, as Unix time."""
+HELLO = qualified("SELECT date_part('epoch', clock_timestamp()), current_setting('transaction_read_only')::bool")
+"""What a new connection asks: the server's clock, as Unix time, and whether it is read-only."""
 
 _CHECK_MILLISECONDS = 20
 """Longer than nearly every statement runs, and far shorter than Metacontroller needs to call again."""

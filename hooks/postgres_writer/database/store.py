@@ -15,10 +15,10 @@ from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record,
 from postgres_writer.core.refusals import Access, Guard, Key, Refused
 from postgres_writer.core.request import COLUMNS
 from postgres_writer.database import statements
-from postgres_writer.database.dial import Circuit
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import EXPIRED, Result, Session
-from postgres_writer.deadlines import Call
+from postgres_writer.database.sharing import Circuit
+from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
 from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, DeleteFailed, RequestExpired, TableRecorded
 from postgres_writer.telemetry.logs import fields
 
@@ -34,9 +34,14 @@ class Store:
     """The database. Nothing is kept but connections, at most as many as ``connections`` says."""
 
     def __init__(self, config: DatabaseConfig, connections: int = DEFAULT_CONNECTIONS) -> None:
-        circuit = Circuit()
+        circuit = Circuit(CIRCUIT_SECONDS)
         self._statement_timeout = config.statement_timeout
-        self._pool = Pool(lambda: Session(config, circuit, self._pool.close), connections, config.idle_timeout)
+        self._pool = Pool(
+            lambda: Session(config, circuit, self._pool.close),
+            connections,
+            config.idle_timeout,
+            LOCK_SHARE * config.statement_timeout,
+        )
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""

@@ -10,41 +10,43 @@ import hmac
 import json
 import logging
 import math
-import threading
 import time
+from functools import partial
 from random import getrandbits
 from typing import Any, cast
 
+import gevent
 from flask import Flask, Request, Response, g, request
-from flask.sessions import NullSession, SessionInterface
-from gunicorn.http.errors import ParseException
 from werkzeug import exceptions
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.routing import MapAdapter
 
 from postgres_writer.config.settings import Config
-from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Plan, is_adopted, is_drift, make_plan
+from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
-from postgres_writer.core.response import build_response, is_unreachable, keeps_status, retry_of, verdict
+from postgres_writer.core.response import build_response, keeps_status, retry_of, verdict
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import Call
 from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
+from postgres_writer.server.bodies import Bodies
 from postgres_writer.server.caller import call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
-from postgres_writer.server.retries import Outage, RetrySlots
+from postgres_writer.server.retries import RetrySlots
+from postgres_writer.server.worker import NEXT_TURN
 from postgres_writer.telemetry import metrics
-from postgres_writer.telemetry.logs import fields
+from postgres_writer.telemetry.logs import RateLimit, fields
 
 logger = logging.getLogger(__name__)
+_refusals = logging.getLogger(f"{__name__}.refused")
+_refusals.addFilter(RateLimit())
 
 # a no-op is no news: at a line per sync, ten thousand resources would fill the log with nothing
 _CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
 _PROBLEM_TYPE = "application/problem+json"
-_LARGE_BYTES = 1024 * 1024
-"""Bodies of this size or more are read and decoded one at a time in a worker."""
 _DETAILS = {
     401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
-    413: "The body is larger than HOOK_MAX_BODY_BYTES allows.",
+    411: "Send the body with a Content-Length: a chunked one is not read.",
     415: "Send the body as application/json.",
     500: "Internal error; see the server log.",
 }
@@ -53,7 +55,6 @@ _DETAILS = {
 def create_app(config: Config, store: Store) -> Flask:
     """Make the WSGI application. Raises ConfigError when the files of tokens or policy are unusable."""
     app = HookApp("postgres_writer", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     metrics.declare()
     server = HookServer(config, store)
     for hook in ("sync", "finalize"):
@@ -67,20 +68,8 @@ def create_app(config: Config, store: Store) -> Flask:
     return app
 
 
-class NoSession(SessionInterface):
-    """One session for all requests, always empty: no caller has a cookie."""
-
-    _session = NullSession()
-
-    def open_session(self, app: Flask, request: Request) -> NullSession:
-        """Give the empty session, which Flask would otherwise make for each request."""
-        return self._session
-
-
 class HookApp(Flask):
-    """Flask without the work per request that only sessions, virtual hosts and functions around the views need."""
-
-    session_interface = NoSession()
+    """Flask without the work per request that only virtual hosts and functions around the views need."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match by path and method; what the header Host and the scheme say makes no difference to any route."""
@@ -88,6 +77,9 @@ class HookApp(Flask):
 
     def full_dispatch_request(self) -> Response:
         """Call the view. There is nothing to call before and after it, and every view gives a Response."""
+        if "HTTP_TRANSFER_ENCODING" in request.environ:
+            # to find the end of such a body costs any amount of work for each of its bytes
+            return self.make_response(self.handle_user_exception(exceptions.LengthRequired()))
         try:
             return cast("Response", self.dispatch_request())
         except Exception as exc:
@@ -109,11 +101,11 @@ class HookServer:
     def __init__(self, config: Config, store: Store) -> None:
         self._store = store
         self._config = config
-        self._retries, self._outage = RetrySlots(config.resync_seconds), Outage()
-        self._large, self._scrape = threading.Lock(), threading.Lock()
-        self._rested = 0.0
+        self._retries = RetrySlots(config.resync_seconds)
+        self._bodies = Bodies(config.max_body_bytes)
         policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
-        self._policy = Watched("table policy", load_policy, policy) if policy else None
+        read_policy = partial(load_policy, schema=config.database.schema)
+        self._policy = Watched("table policy", read_policy, policy) if policy else None
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
         self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 
@@ -127,11 +119,11 @@ class HookServer:
             # before the body is read: a caller without a token cannot make the server read and decode megabytes
             self._authorize()
             hook_request = load_request(
-                self._decoded_body(environ), finalizing=hook == "finalize", schema=self._config.database.schema
+                self._decoded_body(environ, call), finalizing=hook == "finalize", schema=self._config.database.schema
             )
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
-            kept = self._keeps_status(plan, outcome)
+            kept = keeps_status(plan, outcome)
             slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
             body = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
@@ -147,48 +139,25 @@ class HookServer:
         table = (hook_request.table or "") if isinstance(outcome.error, DatabaseBusy) else None
         return self._retries.take(time.monotonic(), (table, kept))
 
-    def _keeps_status(self, plan: Plan, outcome: Outcome) -> bool:
-        if is_unreachable(outcome):
-            return keeps_status(plan, outcome, self._outage.note_failure(time.monotonic()))
-        if outcome.operation is not Operation.NONE:
-            self._outage.note_success()
-        return False
-
     def metrics(self) -> Response:
-        """Answer a scrape for all workers."""
+        """Answer a scrape."""
         if self._config.metrics_token_required:
             self._authorize()
         last_audit = self._audit_result.current() if self._audit_result else None
-        with self._scrape:
-            # it takes as long as some dozens of syncs: for the same time again the others have the worker to themselves
-            time.sleep(max(0.0, self._rested - time.monotonic()))
-            began = time.monotonic()
-            text = metrics.exposition(last_audit)
-            self._rested = 2 * time.monotonic() - began
+        text = b""
+        for family in metrics.exposition(last_audit):
+            # all of them take as long as several syncs
+            gevent.sleep(NEXT_TURN)
+            text += family
         return Response(text, content_type=metrics.CONTENT_TYPE)
 
-    def _decoded_body(self, environ: dict[str, Any]) -> object:
+    def _decoded_body(self, environ: dict[str, Any], call: Call) -> object:
         if environ.get("CONTENT_TYPE") != "application/json" and request.mimetype != "application/json":
             raise exceptions.UnsupportedMediaType
-        # straight from gunicorn: werkzeug would put a stream of its own over it, and cut off silently what is too long
-        read = environ["wsgi.input"].read
-        length = environ.get("CONTENT_LENGTH", "")
-        # a chunked body has no length in its head
-        size = int(length) if length.isdecimal() else None
-        if size is not None and size > self._config.max_body_bytes:
-            raise exceptions.RequestEntityTooLarge
-        try:
-            begun = read(min(size, _LARGE_BYTES) if size is not None else _LARGE_BYTES)
-            if len(begun) < _LARGE_BYTES:
-                return _decoded(begun)
-            # one at a time: decoding takes tens of times the memory that is read, and no one is served meanwhile
-            with self._large:
-                data = begun + read(self._config.max_body_bytes + 1 - len(begun))
-                if len(data) > self._config.max_body_bytes:
-                    raise exceptions.RequestEntityTooLarge
-                return _decoded(data)
-        except (OSError, ParseException) as exc:
-            raise exceptions.BadRequest("The body could not be read.") from exc
+        # later nothing could be written for it any more
+        until = call.start_by(self._config.database.statement_timeout)
+        with self._bodies.read(environ, until) as data:
+            return _decoded(data)
 
     def _authorize(self) -> None:
         if self._tokens is None:
@@ -289,7 +258,7 @@ def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response
 def _problem(error: exceptions.HTTPException) -> Response:
     """Answer what is not a hook request."""
     status = error.code or 500
-    detail = _DETAILS.get(status) or (error.description if isinstance(error, exceptions.BadRequest) else None)
+    detail = error.description if status in {400, 413} else _DETAILS.get(status)
     # with the error's own headers: a 405 must say which methods are allowed, a 401 how to authenticate
     # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6
     response = cast("Response", error.get_response())
@@ -298,7 +267,7 @@ def _problem(error: exceptions.HTTPException) -> Response:
         response.headers["X-Request-Id"] = request_id
     if request.endpoint in ("sync", "finalize"):
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
-        logger.warning(
+        _refusals.warning(
             "The request was refused.", extra=fields(hook=request.endpoint, status=status, request_id=request_id)
         )
     return response

@@ -6,11 +6,9 @@ in a queue, for longer than the caller waits for an answer.
 
 from __future__ import annotations
 
-import fcntl
 import select
 import socket
 import struct
-import termios
 import time
 from functools import partial
 from typing import Any
@@ -20,7 +18,6 @@ from postgres_writer.deadlines import Call
 _TCP_INFO = getattr(socket, "TCP_INFO", -1)
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 """tcpi_last_data_recv in struct tcp_info: milliseconds since data last came in. linux/include/uapi/linux/tcp.h"""
-_INT = struct.Struct("=i")
 _BYTES_RECEIVED = struct.Struct("=128xQ")
 """tcpi_bytes_received in struct tcp_info."""
 _STATE = struct.Struct("B")
@@ -41,20 +38,6 @@ def call_from_socket(connection: Any) -> Call:
 def bytes_received(connection: socket.socket) -> int:
     """Give how many bytes have arrived on a connection in all; always 0 where the kernel does not count them."""
     return _tcp_info(connection, _BYTES_RECEIVED) or 0
-
-
-def bytes_taken(connection: socket.socket) -> int:
-    """Give how many of the bytes that have arrived on a connection were read from it.
-
-    Fewer if some arrive meanwhile, never more: those would be overlooked as the beginning of the next request.
-    """
-    received = bytes_received(connection)
-    try:
-        # FIONREAD: what has arrived and was not read yet; https://man7.org/linux/man-pages/man7/tcp.7.html
-        waiting = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(_INT.size))
-    except (OSError, ValueError):
-        return received
-    return received - int(_INT.unpack(waiting)[0])
 
 
 def _hung_up(connection: socket.socket) -> bool:

@@ -6,6 +6,7 @@ What is rotated needs no restart.
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from postgres_writer.config.settings import Config
+from postgres_writer.config.variables import certificate_and_key, text_of
 from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.core.policy import TablePolicy, parse_policy
 from postgres_writer.errors import ConfigError
@@ -83,7 +85,7 @@ def check_files(config: Config) -> None:
     if config.tls_cert_file and config.tls_key_file:
         server_context(config.tls_cert_file, config.tls_key_file)
     if config.table_policy_file:
-        load_policy(config.table_policy_file)
+        load_policy(config.table_policy_file, schema=config.database.schema)
     if config.audit_result_file:
         load_audit_result(config.audit_result_file)
 
@@ -91,17 +93,22 @@ def check_files(config: Config) -> None:
 def load_tokens(path: Path, name: str = "HOOK_TOKENS_FILE") -> tuple[bytes, ...]:
     """Read the bearer tokens, one per line; blank lines and lines that begin with # do not count.
 
-    Raises ConfigError with one sentence, which names the setting or option, when there is none: no one could call
-    the hooks.
+    Raises ConfigError with one sentence, which names the setting or option, when there is none, or one that no caller
+    could send: no one could call the hooks.
     """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{name} cannot be read: {path} ({getattr(exc, 'strerror', 'not UTF-8')}).") from exc
-    tokens = tuple(line.encode() for line in lines if line and not line.startswith("#"))
+    # of the blanks around a token only those that a file of lines may have
+    lines = [(number, line.strip(" \t\r")) for number, line in enumerate(text_of(name, path).split("\n"), start=1)]
+    tokens = [(number, line) for number, line in lines if line and not line.startswith("#")]
     if not tokens:
         raise ConfigError(f"{name} contains no token: put one on a line of its own in {path}.")
-    return tokens
+    for number, token in tokens:
+        # https://www.rfc-editor.org/rfc/rfc9110#section-5.5
+        if not re.fullmatch("[!-~]+", token):
+            raise ConfigError(
+                f"{name}: line {number} of {path} is not a token of visible ASCII characters; blanks, a comment behind "
+                "the token and a byte order mark are not allowed."
+            )
+    return tuple(token.encode() for _, token in tokens)
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
@@ -112,30 +119,17 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
-    try:
-        context.load_cert_chain(certificate, key, password=_no_passphrase)
-    except (OSError, ValueError) as exc:
-        # of which ssl.SSLError, an OSError with a text about OpenSSL's internals, is one
-        why = f": {exc.strerror}" if isinstance(exc, (FileNotFoundError, PermissionError, IsADirectoryError)) else ""
-        raise ConfigError(
-            "HOOK_TLS_CERT_FILE and HOOK_TLS_KEY_FILE are not a PEM certificate and its unencrypted key "
-            f"({certificate}, {key}{why})."
-        ) from exc
+    certificate_and_key("HOOK_TLS_CERT_FILE and HOOK_TLS_KEY_FILE", context, certificate, key)
     return context
 
 
-def _no_passphrase() -> str:
-    # without this OpenSSL would ask on the terminal and the start would hang
-    raise ValueError("the key is encrypted")
-
-
-def load_policy(path: Path) -> TablePolicy:
-    """Read the table policy from its file.
+def load_policy(path: Path, *, schema: str) -> TablePolicy:
+    """Read the table policy from its file; ``schema`` is that of tables whose names are given without one.
 
     Raises ConfigError with one sentence when it cannot be read or is not a policy.
     """
     try:
-        return parse_policy(path.read_bytes())
+        return parse_policy(path.read_bytes(), schema)
     except OSError as exc:
         raise ConfigError(f"HOOK_TABLE_POLICY_FILE: {path} cannot be read ({exc.strerror}).") from exc
     except ValueError as exc:

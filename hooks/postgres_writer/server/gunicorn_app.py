@@ -2,10 +2,11 @@
 
 import gc
 import logging
+import os
 import resource
 import socket
 from collections.abc import Callable
-from itertools import count
+from pathlib import Path
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -15,14 +16,15 @@ from postgres_writer.config.settings import Config
 from postgres_writer.deadlines import GRACEFUL_SECONDS, KEEPALIVE_SECONDS
 from postgres_writer.server.files import Watched, server_context
 from postgres_writer.server.worker import RenewedContext, hold_signals
-from postgres_writer.telemetry.folder import enter_slot, leave_slot, shared_memory_folder
+from postgres_writer.telemetry.logs import RateLimit
 
 CONNECTIONS = 2000
 """Connections of callers that a worker serves at a time: each costs about 25 KB, and further ones wait."""
 _COLLECT_AFTER = 10_000
 """How many more objects than at the last look make the garbage collector look again; Python's default is 700."""
 SPARE_FILES = 512
-"""Descriptors for everything else: connections to PostgreSQL (at most 256), files of metrics, libraries, look-ups."""
+"""Descriptors for everything else: connections to PostgreSQL (at most 256), libraries, look-ups."""
+_MEMORY = Path("/dev/shm")  # noqa: S108 # files there get random names from tempfile
 
 
 class RootLogger(Logger):
@@ -32,10 +34,10 @@ class RootLogger(Logger):
         """Leave level and handlers to the root logger; there is no access log."""
         self.cfg = cfg
         self._access_log_enabled = False
-        for logger in (self.error_log, self.access_log):
-            logger.handlers.clear()
-            logger.setLevel(logging.NOTSET)
-            logger.propagate = True
+        self.error_log.handlers.clear()
+        self.error_log.setLevel(logging.NOTSET)
+        self.error_log.propagate = True
+        self.error_log.addFilter(RateLimit())
 
 
 class HookApplication(BaseApplication):
@@ -62,13 +64,14 @@ def settings(config: Config) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "bind": binds(config.host, config.port),
         "worker_class": "postgres_writer.server.worker.HookWorker",
-        "workers": config.workers,
+        # more would count apart, and one answers more calls than an API server lets through: replicas add more
+        "workers": 1,
         "keepalive": KEEPALIVE_SECONDS,
         "graceful_timeout": GRACEFUL_SECONDS,
-        # imported once and shared by the workers; the store connects lazily, so nothing is shared that must not be
+        # so that a replacement has everything imported; the store connects lazily, so no worker inherits a connection
         "preload_app": True,
-        # the workers' heartbeat files: the root file system may be read-only, and a slow disk would stop them
-        "worker_tmp_dir": shared_memory_folder(),
+        # the worker's heartbeat file: the root file system may be read-only, and a slow disk would stop the worker
+        "worker_tmp_dir": str(_MEMORY) if os.access(_MEMORY, os.W_OK) else None,
         # it would take commands to the master over a Unix socket, and nothing here gives any
         "control_socket_disable": True,
         "accesslog": None,
@@ -81,9 +84,8 @@ def settings(config: Config) -> dict[str, Any]:
         "forwarded_allow_ips": "*",
         "forwarder_headers": "",
         "secure_scheme_headers": {},
-        "pre_fork": before_fork,
+        "pre_fork": lambda _arbiter, _worker: hold_signals(),
         "post_fork": after_fork,
-        "child_exit": lambda _arbiter, worker: leave_slot(worker.slot),
     }
     if config.tls_cert_file and config.tls_key_file:
         context = Watched("server certificate", server_context, config.tls_cert_file, config.tls_key_file)
@@ -123,21 +125,8 @@ def worker_connections() -> int:
     return min(CONNECTIONS, max(files - SPARE_FILES, files // 2))
 
 
-def before_fork(arbiter: Any, worker: Any) -> None:
-    """Prepare for the fork of a worker, and choose the slot to whose files of metrics it writes.
-
-    A worker that replaces another continues in its files. This keeps the totals of one that has ended, and workers that
-    end again and again do not fill the memory with files. No two living workers share a slot, whatever their order: it
-    is free once its worker has been reaped.
-    """
-    taken = {other.slot for other in arbiter.WORKERS.values()}
-    worker.slot = next(slot for slot in count() if slot not in taken)
-    hold_signals()
-
-
-def after_fork(_arbiter: Any, worker: Any) -> None:
-    """Make this process, a worker, write to its own metrics."""
-    enter_slot(worker.slot)
+def after_fork(_arbiter: Any, _worker: Any) -> None:
+    """Spare the worker most of the garbage collector."""
     # what was loaded before the fork lives as long as the process, and most of a request dies without the collector
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)

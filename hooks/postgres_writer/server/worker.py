@@ -1,35 +1,50 @@
-"""gunicorn's gevent worker, with a time limit on everything that a slow or rude caller can hold.
+"""gunicorn's gevent worker, with a limit on everything that a slow, rude or busy caller can hold.
 
 A connection costs a greenlet, so callers that send slowly, or nothing, or never read, block no other caller. The stock
 worker has no limit for them: it waits for the rest of a request, or for room to write an answer, as long as it takes.
+Nor has it one for callers that send without a pause: a greenlet runs until it has to wait, and with data there it never
+has to. So a connection does one piece of work, what one read gave or one request, in each turn of the loop.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import signal
 import socket
 import ssl
 import time
+from dataclasses import dataclass
 from typing import Any, cast
 
 import gevent
+from gevent.hub import Hub
+from gunicorn import util
 from gunicorn.http import wsgi
+from gunicorn.http.body import LengthReader
+from gunicorn.http.errors import LimitRequestHeaders, NoMoreData
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from postgres_writer.deadlines import CONNECTION_SECONDS, KEEPALIVE_SECONDS, WEBHOOK_SECONDS
-from postgres_writer.server.caller import bytes_received, bytes_taken
+from postgres_writer.server.caller import bytes_received
 from postgres_writer.server.files import Watched
 from postgres_writer.telemetry import metrics
+from postgres_writer.telemetry.logs import RateLimit, fields
 
-_PART_BYTES = 1024 * 1024
+logger = logging.getLogger(__name__)
+logger.addFilter(RateLimit())
+
+_HEAD_BYTES = 32768
+"""Longest head of a request in all: to parse one takes no longer than an ordinary sync."""
+NEXT_TURN = 1e-6
+"""gevent.sleep(0) may go on before the loop has looked for what others have sent; any other sleep does not."""
 _LULL_SECONDS = 0.5
 """A connection silent for this long when the worker stops is closed; a busier one ends with its next answer."""
 _SEND_BYTES = 65536
 """What the kernel buffers of answers that a caller does not read; its default is up to 4 MB per connection."""
-_LINGER_SECONDS = 2.0
-"""How long a caller that got its last answer has to close the connection."""
 _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
@@ -50,56 +65,28 @@ def release_signals() -> None:
 os.register_at_fork(after_in_parent=release_signals)
 
 
+@dataclass
 class RenewedContext:
     """What gevent asks for the TLS of a new connection: the context of the certificate as it is now.
 
     Open connections keep their context; new handshakes get the new certificate.
     """
 
-    def __init__(self, context: Watched[ssl.SSLContext]) -> None:
-        self._context = context
+    context: Watched[ssl.SSLContext]
 
     def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
-        """Wrap a socket. The handshake is left to gunicorn, so that the worker sees when it takes too long."""
-        return self._context.current().wrap_socket(sock, do_handshake_on_connect=False, **options)
-
-
-class _Pieces(list[bytes]):
-    """Takes what would be sent."""
-
-    sendall = list.append
-
-
-class OnePieceResponse(wsgi.Response):
-    """An answer whose head and body leave together, with one system call, and wake the caller once."""
-
-    def write(self, arg: bytes) -> None:
-        """Send a part of the body, the first one with the head before it."""
-        if self.headers_sent or self.chunked:
-            super().write(arg)
-            return
-        sock, pieces = self.sock, _Pieces()
-        self.sock = cast("socket.socket", pieces)
-        try:
-            super().write(arg)
-        finally:
-            self.sock = sock
-        whole = b"".join(pieces)
-        # unlike sendall() it does not ask the kernel first how much the socket buffers
-        sent = sock.send(whole)
-        if sent < len(whole):
-            sock.sendall(whole[sent:])
-
-
-# the only way to choose it: a worker is not asked which it wants
-wsgi.Response = OnePieceResponse  # type: ignore[misc]
+        """Wrap a socket. The handshake is left to the worker, which sees when it takes too long."""
+        return self.context.current().wrap_socket(sock, do_handshake_on_connect=False, **options)
 
 
 class Connection:
-    """What the worker knows of an open connection: since when its caller sends a request, or is silent."""
+    """An open connection: what gunicorn reads from, and since when the caller sends a request, or is silent."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._loop = gevent.get_hub().loop
+        self._turn = -1
+        self._head: int | None = 0
         # a handshake counts like a request
         self._began: float | None = time.monotonic()
         self._silent_since = 0.0
@@ -110,14 +97,34 @@ class Connection:
         """Note that the next request is waited for; for the first one not as long as for another."""
         if self._silent_since:
             self._patience = KEEPALIVE_SECONDS
-        self._began, self._silent_since = None, time.monotonic()
-        # what has arrived and was not read is the beginning of the next request
-        self._received = bytes_taken(self._sock)
+        self._began, self._silent_since, self._head = None, time.monotonic(), 0
+        self._received = bytes_received(self._sock)
 
     def begin(self) -> None:
-        """Note that a request is there, unless its first bytes were noticed before."""
+        """Note that the head of a request is there."""
+        if self._began is None:
+            # it came with the one before
+            self._take_turn()
+            self._began = time.monotonic()
+        self._head = None
+
+    def recv(self, size: int) -> bytes:
+        """Read up to so many bytes for gunicorn's parser. Raises LimitRequestHeaders when a head is too long."""
+        self._take_turn()
+        data = self._sock.recv(size)
+        self._turn = self._loop.iteration
         if self._began is None:
             self._began = time.monotonic()
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > _HEAD_BYTES:
+                raise LimitRequestHeaders(f"more than {_HEAD_BYTES} bytes")
+        return data
+
+    def _take_turn(self) -> None:
+        if self._loop.iteration == self._turn:
+            gevent.sleep(NEXT_TURN)
+        self._turn = self._loop.iteration
 
     def is_silent(self, now: float, seconds: float) -> bool:
         """Say whether nothing of a next request has arrived for so long."""
@@ -142,7 +149,7 @@ class Connection:
 
 
 class HookWorker(GeventWorker):
-    """A worker that cuts off what takes too long and closes idle connections when it has to stop."""
+    """A worker that lets callers take turns, cuts off what takes too long and closes idle connections when it stops."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -179,53 +186,69 @@ class HookWorker(GeventWorker):
             if connection.is_silent(now, _LULL_SECONDS):
                 connection.end(socket.SHUT_RD)
 
+    def run(self) -> None:
+        """Serve until the worker has to stop."""
+        hub: Any = gevent.get_hub()
+        # as the docstring of Hub.handle_error() proposes
+        hub.handle_error = log_error
+        super().run()
+
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, in a greenlet of its own."""
-        current = gevent.getcurrent()
-        self._connections[current] = Connection(client)
-        with contextlib.suppress(OSError):
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+        current, name, request = gevent.getcurrent(), listener.getsockname(), None
+        connection = self._connections[current] = Connection(client)
         try:
-            super().handle(listener, client, addr)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            if isinstance(client, ssl.SSLSocket):
+                client.do_handshake()
+            parser = RequestParser(self.cfg, cast("socket.socket", connection), addr)
+            stays = True
+            while stays:
+                connection.wait()
+                request = None
+                request = next(parser)
+                connection.begin()
+                stays = self.handle_request(name, request, client, addr)
+        except (StopIteration, NoMoreData):
+            pass
+        except OSError as exc:
+            note_failure(exc, addr)
+        except Exception as exc:
+            self.handle_error(request, client, addr, exc)
         finally:
             del self._connections[current]
+            # what a refused client still sends is read for a moment: a reset could overtake the answer
+            util.close_graceful(client)
 
-    def timeout_ctx(self) -> Any:
-        """Note that the next request is waited for; the time for it is looked after in notify()."""
-        self._connections[gevent.getcurrent()].wait()
-        return contextlib.nullcontext()
-
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        """Serve a request whose head has been read."""
-        self._connections[gevent.getcurrent()].begin()
-        try:
-            super().handle_request(listener_name, req, sock, addr)
-        except StopIteration:
-            linger(sock)
-            raise
-        # Others run, also when the next request has already arrived. gunicorn would read what is left of the body
-        # without letting them, for as long as the caller sends.
-        gevent.sleep(0)
-        try:
-            while req.body.read(_PART_BYTES):
-                gevent.sleep(0)
-        except Exception as exc:
-            # the body is broken, so it is unknown where the next request begins
-            raise StopIteration from exc
-
-    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer what is not a request."""
-        super().handle_error(req, client, addr, exc)
-        linger(client)
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Answer a request whose head has been read; say whether the connection stays open for another."""
+        response, environ = cast("tuple[Any, Any]", wsgi.create(req, sock, addr, listener_name, self.cfg))
+        body = b"".join(self.wsgi(environ, response.start_response))
+        reader = req.body.reader
+        if not self.alive or not isinstance(reader, LengthReader) or reader.length:
+            # what is left of a body that was not wanted is not worth reading
+            response.force_close()
+        lines = [*response.default_headers(), *(f"{key}: {value}\r\n" for key, value in response.headers), "\r\n"]
+        head = "".join(lines).encode("latin-1")
+        # together they leave with one system call, and wake the caller once
+        sock.sendall(head if req.method == "HEAD" else head + body)
+        return not response.should_close()
 
 
-def linger(sock: socket.socket) -> None:
-    """Say that nothing more comes, and read until the caller closes, for a moment.
+def log_error(context: Any, kind: Any, value: Any, trace: Any) -> None:
+    """Log what was raised outside every handler, for example when accepting a connection; gevent would print it."""
+    if context is None or not isinstance(value, Exception):
+        Hub.handle_error(gevent.get_hub(), context, kind, value, trace)
+    elif isinstance(value, OSError):
+        note_failure(value)
+    else:
+        logger.error("Internal error.", exc_info=value)
 
-    Closing while the caller still sends would reset the connection, and the caller might lose the answer.
-    https://www.rfc-editor.org/rfc/rfc9112#section-9.6
-    """
-    with contextlib.suppress(OSError, ValueError, gevent.Timeout), gevent.Timeout(_LINGER_SECONDS):
-        sock.shutdown(socket.SHUT_WR)
-        while sock.recv(65536):
-            gevent.sleep(0)
+
+def note_failure(exc: OSError, addr: Any = None) -> None:
+    """Log that a connection could not be accepted, or failed."""
+    # so do port scans and the health checks of balancers end
+    usual = isinstance(exc, (ConnectionError, ssl.SSLEOFError)) or exc.errno == errno.ENOTCONN
+    level, client = logging.DEBUG if usual else logging.WARNING, addr[0] if addr else "a client"
+    cause = getattr(exc, "reason", None) or exc.strerror
+    logger.log(level, "The connection of %s failed.", client, extra=fields(cause=cause))

@@ -1,1 +1,1 @@
-"""Logs, metrics, and the folder in which the workers share their metrics. It knows no request and no database."""
+"""Logs and metrics. It knows no request and no database."""

@@ -1,18 +1,18 @@
 """What the server counts, after Prometheus' naming conventions. No label ever names a resource.
 
-Under gunicorn every worker writes to PROMETHEUS_MULTIPROC_DIR and any worker answers a scrape for all of them.
+The one worker counts in its memory: when it is replaced, everything begins at 0 again, which Prometheus expects.
 """
 
 from __future__ import annotations
 
-import os
 import platform
-import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 
 import prometheus_client
-from prometheus_client import Counter, Gauge, Histogram, multiprocess, values
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,12 +20,9 @@ from postgres_writer import __version__
 from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.core.plan import ADOPTED, Operation
 from postgres_writer.errors import Reason
-from postgres_writer.telemetry.folder import VARIABLE, owner
 
-if VARIABLE in os.environ:
-    # a file for each worker's slot and not for each process; before the first metric is made
-    values.ValueClass = values.MultiProcessValue(owner)  # type: ignore[no-untyped-call]
-
+# when a counter began is known from what restarted: for each series another one would say so
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
 # up to the timeout of the webhook: a slower answer reaches no one
@@ -62,9 +59,6 @@ CUT_OFF = Counter(
 CONNECTIONS_OPEN = Gauge(
     "postgres_writer_database_connections",
     "Connections to PostgreSQL that are open now.",
-    # without the workers that have ended: their connections ended with them
-    # https://prometheus.github.io/client_python/multiprocess/
-    multiprocess_mode="livesum",
 )
 CONNECTIONS_OPENED = Counter(
     "postgres_writer_database_connections_opened_total", "Connections to PostgreSQL that were opened."
@@ -79,7 +73,7 @@ CONNECTIONS_REPLACED = Counter(
 CONNECTION_WAITS = Counter(
     "postgres_writer_database_connection_waits_total",
     "Messages that waited for a connection, by result: lent, expired (none in time), refused (their table began to "
-    "fail fast meanwhile), interrupted (one was taken from a table that held all).",
+    "fail fast meanwhile).",
     ["result"],
 )
 TABLE_CIRCUIT = Counter(
@@ -92,13 +86,10 @@ BUILD_INFO = Gauge(
     "postgres_writer_build_info",
     "The version that is running; always 1.",
     ["version", "python_version"],
-    # Info metrics are not possible in the multiprocess mode
-    multiprocess_mode="max",
 )
 CIRCUIT_OPEN = Gauge(
     "postgres_writer_database_circuit_open",
     "1 while calls fail fast because PostgreSQL could not be reached.",
-    multiprocess_mode="livemax",
 )
 
 
@@ -116,12 +107,12 @@ def declare() -> None:
     BUILD_INFO.labels(__version__, platform.python_version()).set(1)
     for hook in ("sync", "finalize"):
         HOOK_SECONDS.labels(hook)
-        for reason in ("HTTP400", "HTTP401", "HTTP413", "HTTP415", "HTTP500"):
+        for reason in ("HTTP400", "HTTP401", "HTTP411", "HTTP413", "HTTP415", "HTTP500"):
             HOOK_REQUESTS.labels(hook, "none", reason)
         for controller in ("composite", "decorator"):
             for reason in (*(known.value for known in Reason), PAUSED):
                 HOOK_REQUESTS.labels(hook, controller, reason)
-    for result in ("lent", "expired", "refused", "interrupted"):
+    for result in ("lent", "expired", "refused"):
         CONNECTION_WAITS.labels(result)
     for event in ("opened", "refused", "closed"):
         TABLE_CIRCUIT.labels(event)
@@ -154,23 +145,16 @@ class _LastAudit(Collector):
             yield GaugeMetricFamily(name, meaning, value=value)
 
 
-def exposition(last_audit: AuditResult | None = None) -> bytes:
-    """Give the scrape of all workers in the text format, with the last audit's result where there is to be one."""
-    audit = prometheus_client.CollectorRegistry()
-    if last_audit is not None:
-        audit.register(_LastAudit(last_audit))
-    try:
-        own = prometheus_client.generate_latest(_all_workers())
-    except struct.error:
-        # a worker was just making its file, which for a moment has no header
-        own = prometheus_client.generate_latest(_all_workers())
-    return own + prometheus_client.generate_latest(audit)
+@dataclass
+class _Family(Collector):
+    family: Metric
+
+    def collect(self) -> list[Metric]:
+        return [self.family]
 
 
-def _all_workers() -> prometheus_client.CollectorRegistry:
-    folder = os.environ.get(VARIABLE)
-    if folder is None:
-        return prometheus_client.REGISTRY
-    registry = prometheus_client.CollectorRegistry()
-    multiprocess.MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
-    return registry
+def exposition(last_audit: AuditResult | None = None) -> Iterator[bytes]:
+    """Give the scrape in the text format, family by family; the last audit's result where there is to be one."""
+    collectors = [prometheus_client.REGISTRY, *([] if last_audit is None else [_LastAudit(last_audit)])]
+    for family in chain.from_iterable(collector.collect() for collector in collectors):
+        yield prometheus_client.generate_latest(_Family(family))

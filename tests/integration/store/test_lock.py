@@ -8,10 +8,11 @@ import psycopg2.extensions
 import pytest
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.database.dial import Circuit
 from postgres_writer.database.session import IN_FLIGHT, Session
+from postgres_writer.database.sharing import Circuit
 from postgres_writer.database.statements import LOCK, WORD, Message, Statement, lock_key, write
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 from postgres_writer.errors import DatabaseUnavailable
 from support.postgres import Database
 from support.subject import ROW, Subject, fresh_call
@@ -152,7 +153,7 @@ def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
     """Another isolation sees what was committed before the lock was asked for; commits must survive a crash."""
     database.query(f"ALTER DATABASE {database.name} SET default_transaction_isolation = serializable")
     database.query(f"ALTER DATABASE {database.name} SET synchronous_commit = {commit}")
-    session = Session(database.config(prepared_statements=prepared), Circuit(), lambda: None)
+    session = Session(database.config(prepared_statements=prepared), Circuit(CIRCUIT_SECONDS), lambda: None)
     asked = Statement("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')")
     written = write("public.students", ("name", "age", "country"))
     parameters = {

@@ -13,6 +13,7 @@ from postgres_writer.config.settings import (
     Host,
 )
 from postgres_writer.errors import ConfigError
+from support.certificates import make_certificate
 
 HOST = {"PSQL_HOST": "db"}
 
@@ -20,7 +21,7 @@ HOST = {"PSQL_HOST": "db"}
 def test_the_host_alone_is_enough() -> None:
     config = Config.from_env(HOST)
     assert config.database == DatabaseConfig(("db",), (5432,), dbname="postgres", user="postgres")
-    assert (config.host, config.port, config.workers, config.connections) == ("127.0.0.1", 8080, 1, 8)
+    assert (config.host, config.port, config.connections) == ("127.0.0.1", 8080, 8)
     assert (config.max_body_bytes, config.resync_seconds) == (16 * 1024 * 1024, 300.0)
     assert (config.log_level, config.log_format) == ("INFO", "json")
     assert config.tokens_file is None
@@ -39,7 +40,7 @@ EVERYTHING = {
     "PSQL_SSLMODE": "Verify-Full",
     "PSQL_SSLROOTCERT": "system",
     "PSQL_SSLCERT": "{certificate}",
-    "PSQL_SSLKEY": "{certificate}",
+    "PSQL_SSLKEY": "{key}",
     "PSQL_CHANNEL_BINDING": "require",
     "PSQL_TARGET_SESSION_ATTRS": "read-write",
     "PSQL_CONNECT_TIMEOUT": "4",
@@ -47,7 +48,6 @@ EVERYTHING = {
     "PSQL_PREPARED_STATEMENTS": "false",
     "HOOK_HOST": "0.0.0.0",
     "HOOK_PORT": "8443",
-    "HOOK_WORKERS": "3",
     "HOOK_CONNECTIONS": "5",
     "PSQL_IDLE_TIMEOUT": "45",
     "PSQL_KEEPALIVES_IDLE": "100",
@@ -65,21 +65,19 @@ EVERYTHING = {
 
 
 def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
-    tokens, policy, certificate = (tmp_path / name for name in ("tokens", "policy", "certificate"))
-    certificate.write_text("not looked into here\n")
-    config = Config.from_env(
-        {
-            name: value.format(tokens=tokens, policy=policy, certificate=certificate)
-            for name, value in EVERYTHING.items()
-        }
-    )
+    tokens, policy = (tmp_path / name for name in ("tokens", "policy"))
+    made = make_certificate(tmp_path)
+    files = {"tokens": tokens, "policy": policy, "certificate": made.certificate, "key": made.key}
+    config = Config.from_env({name: value.format(**files) for name, value in EVERYTHING.items()})
     assert config.database.connect_arguments() == {
         "dbname": "school",
         "user": "writer",
         "sslmode": "verify-full",
         "sslrootcert": "system",
-        "sslcert": str(certificate),
-        "sslkey": str(certificate),
+        "sslcert": str(made.certificate),
+        "sslkey": str(made.key),
+        "passfile": "/dev/null/none",
+        "sslcrl": "/dev/null/none",
         "channel_binding": "require",
         "target_session_attrs": "read-write",
         "application_name": "postgres-writer",
@@ -93,7 +91,7 @@ def test_every_variable_arrives_in_its_field(tmp_path: Path) -> None:
     assert config.database.passwords() == ("hidden",)
     assert (config.database.connect_timeout, config.database.statement_timeout) == (4.0, 2.5)
     assert config.database.prepared_statements is False
-    assert (config.host, config.port, config.workers) == ("0.0.0.0", 8443, 3)
+    assert (config.host, config.port) == ("0.0.0.0", 8443)
     assert config.connections == 5
     assert (config.tokens_file, config.table_policy_file) == (tokens, policy)
     assert (config.max_body_bytes, config.resync_seconds, config.metrics_token_required) == (2048, 12.5, True)
@@ -107,6 +105,23 @@ UNUSABLE = {
     "port zero": ({"PSQL_PORT": "0"}, "PSQL_PORT", "1 to 65535"),
     "a port behind many zeros": ({"PSQL_PORT": "0" * 19 + "199999"}, "PSQL_PORT", "1 to 65535"),
     "a port of thousands of digits": ({"PSQL_PORT": "0" * 5000 + "1"}, "PSQL_PORT", "1 to 65535"),
+    "a port of other digits": ({"PSQL_PORT": "٥٤٣٢"}, "PSQL_PORT", "1 to 65535"),
+    "a host that is no address": ({"PSQL_HOST": "a,256.1.1.1"}, "PSQL_HOST", "'256.1.1.1'"),
+    "a host that is no name": ({"PSQL_HOST": "a..b"}, "PSQL_HOST", "'a..b'"),
+    "an address to listen on that is none": ({"HOOK_HOST": "256.1.1.1"}, "HOOK_HOST", "'256.1.1.1'"),
+    "half an address": ({"HOOK_HOST": "10.1"}, "HOOK_HOST", "'10.1'"),
+    "a name with an empty label": ({"HOOK_HOST": "a..b"}, "HOOK_HOST", "'a..b'"),
+    "an address in brackets": ({"HOOK_HOST": "[::1]"}, "HOOK_HOST", "'[::1]'"),
+    "a name of two lines": ({"HOOK_HOST": "localhost\n"}, "HOOK_HOST", "localhost"),
+    "a label of 64 letters": ({"HOOK_HOST": "a" * 64}, "HOOK_HOST", "host name"),
+    "a role of two lines": ({"PSQL_USER": "writer\n"}, "PSQL_USER", "one line"),
+    "a database with a byte order mark": ({"PSQL_DBNAME": "\ufeffschool"}, "PSQL_DBNAME", "one line"),
+    "a role that is no UTF-8": ({"PSQL_USER": "\udcff"}, "PSQL_USER", "UTF-8"),
+    "a file name with a control character": ({"HOOK_TOKENS_FILE": "/a\x1b"}, "HOOK_TOKENS_FILE", "one line"),
+    "a password that is no UTF-8": ({"PSQL_PASSWORD": "\udcff"}, "PSQL_PASSWORD", "UTF-8"),
+    "a password with a byte order mark": ({"PSQL_PASSWORD": "\ufeffx"}, "PSQL_PASSWORD", "byte order mark"),
+    "no certificates": ({"PSQL_SSLROOTCERT": os.devnull}, "PSQL_SSLROOTCERT", "PEM"),
+    "no client certificate": ({"PSQL_SSLCERT": os.devnull, "PSQL_SSLKEY": os.devnull}, "PSQL_SSLCERT", "PEM"),
     "a port too high": ({"HOOK_PORT": "65536"}, "HOOK_PORT", "1 to 65535"),
     "a port with an underscore": ({"HOOK_PORT": "8_080"}, "HOOK_PORT", "'8_080'"),
     "one bad port of several": ({"PSQL_HOST": "a,b", "PSQL_PORT": "5432,x"}, "PSQL_PORT", "'x'"),
@@ -126,7 +141,6 @@ UNUSABLE = {
         "0.1 to 8",
     ),
     "neither true nor false": ({"PSQL_PREPARED_STATEMENTS": "maybe"}, "PSQL_PREPARED_STATEMENTS", "true or false"),
-    "no workers": ({"HOOK_WORKERS": "0"}, "HOOK_WORKERS", "1 to"),
     "too few connections to leave one to another table": ({"HOOK_CONNECTIONS": "2"}, "HOOK_CONNECTIONS", "3 to"),
     "connections of a negative number": ({"HOOK_CONNECTIONS": "-1"}, "HOOK_CONNECTIONS", "3 to"),
     "a certificate without key": ({"HOOK_TLS_CERT_FILE": os.devnull}, "HOOK_TLS_KEY_FILE", "set both"),
@@ -135,6 +149,9 @@ UNUSABLE = {
     "a body limit of many digits": ({"HOOK_MAX_BODY_BYTES": "9" * 10_000}, "HOOK_MAX_BODY_BYTES", "from 1024"),
     "a resync of zero": ({"HOOK_RESYNC_SECONDS": "0"}, "HOOK_RESYNC_SECONDS", "0.1 to 604800"),
     "a resync without end": ({"HOOK_RESYNC_SECONDS": "inf"}, "HOOK_RESYNC_SECONDS", "0.1 to 604800"),
+    "a resync of other digits": ({"HOOK_RESYNC_SECONDS": "٣"}, "HOOK_RESYNC_SECONDS", "0.1 to 604800"),
+    "a resync with an underscore": ({"HOOK_RESYNC_SECONDS": "3_0"}, "HOOK_RESYNC_SECONDS", "0.1 to 604800"),
+    "a resync with a line end": ({"HOOK_RESYNC_SECONDS": "30\n"}, "HOOK_RESYNC_SECONDS", "0.1 to 604800"),
     "a resync that is no number": ({"HOOK_RESYNC_SECONDS": "nan"}, "HOOK_RESYNC_SECONDS", "0.1 to 604800"),
     "metrics with a token and no tokens": ({"HOOK_METRICS_TOKEN_REQUIRED": "1"}, "HOOK_TOKENS_FILE", "set it too"),
     "an unknown level": ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL", "DEBUG"),
@@ -156,6 +173,15 @@ def test_an_unusable_value_is_refused_in_one_sentence(environ: dict[str, str], v
 def test_a_port_may_serve_all_hosts() -> None:
     config = DatabaseConfig.from_env({"PSQL_HOST": "a, b,/run/postgresql", "PSQL_PORT": "6432"})
     assert config.hosts == (Host("a", 6432), Host("b", 6432), Host("/run/postgresql", 6432))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["::", "::1", "fe80::1%lo", "0.0.0.0", "localhost", "db_1", "db.example.com.", "1.example", "bücher.example"],
+)
+def test_an_address_or_a_name_is_a_host(host: str) -> None:
+    config = Config.from_env({"PSQL_HOST": host, "HOOK_HOST": host})
+    assert (config.host, config.database.host_names) == (host, (host,))
 
 
 def test_several_hosts_share_the_connect_timeout() -> None:
@@ -193,6 +219,14 @@ class TestPasswordFile:
         assert database.passwords() == ("old", "new")
         file.write_text("\n")
         assert database.passwords() == ("",)
+
+    @pytest.mark.parametrize("content", [b"\xef\xbb\xbfsecret\n", b"se\0cret", "secret".encode("utf-16")])
+    def test_what_cannot_be_a_password_is_refused(self, tmp_path: Path, content: bytes) -> None:
+        file = tmp_path / "password"
+        file.write_bytes(content)
+        with pytest.raises(ConfigError, match=r"^PSQL_PASSWORD_FILE .*\.$") as refused:
+            Config.from_env({**HOST, "PSQL_PASSWORD_FILE": str(file)})
+        assert "secret" not in str(refused.value)
 
     def test_a_file_that_went_away_is_a_sentence(self, tmp_path: Path) -> None:
         file = tmp_path / "password"

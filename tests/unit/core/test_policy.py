@@ -11,9 +11,16 @@ from hypothesis import strategies as st
 
 from postgres_writer.core.policy import ALLOW_ALL, TablePolicy, parse_policy
 
+SCHEMA = "school"
 
-def loaded(text: str) -> TablePolicy:
-    return parse_policy(text.encode())
+
+def loaded(text: str, schema: str = SCHEMA) -> TablePolicy:
+    return parse_policy(text.encode(), schema)
+
+
+def relation(table: str) -> str:
+    """Return the relation that spec.table names."""
+    return table if "." in table else f"{SCHEMA}.{table}"
 
 
 GLOBS: list[tuple[str, str, str, bool]] = [
@@ -24,7 +31,6 @@ GLOBS: list[tuple[str, str, str, bool]] = [
     ("*", "students", "", True),
     ("*", "public.students", "a wildcard matches no dot", False),
     ("*.*", "public.students", "", True),
-    ("*.*", "students", "", False),
     ("team_*", "team_x.secret", "a wildcard matches no dot", False),
     ("team_*.*", "team_x.secret", "", True),
     ("team_?secret", "team_.secret", "a wildcard matches no dot", False),
@@ -57,8 +63,33 @@ GLOBS: list[tuple[str, str, str, bool]] = [
 def test_a_glob_matches_the_whole_name_in_exact_case(side: str, glob: str, value: str, allowed: bool) -> None:
     other = "tables" if side == "namespaces" else "namespaces"
     policy = loaded(f"rules: [{{{side}: [{glob!r}], {other}: ['*']}}]")
-    pair = (value, "x") if side == "namespaces" else ("x", value)
+    pair = (value, "school.x") if side == "namespaces" else ("x", relation(value))
     assert policy.permits(*pair) is allowed
+
+
+@pytest.mark.parametrize(
+    ("glob", "value", "allowed"),
+    [
+        ("students", "school.students", True),
+        ("school.students", "school.students", True),
+        ("*", "school.students", True),
+        ("*.*", "school.students", True),
+        ("s*.*", "school.students", True),
+        ("*", "schools.students", False),
+        ("students", "schoolXstudents", False),
+        ("school.*", "public.students", False),
+        ("public.*", "school.students", False),
+    ],
+)
+def test_a_glob_without_a_dot_is_for_the_schema_of_names_without_one(glob: str, value: str, allowed: bool) -> None:
+    policy = loaded(f"rules: [{{namespaces: ['*'], tables: [{glob!r}]}}]")
+    assert policy.permits("default", value) is allowed
+
+
+def test_the_schema_is_no_pattern() -> None:
+    policy = loaded("rules: [{namespaces: [a], tables: [t]}]", "a$b")
+    assert policy.permits("a", "a$b.t")
+    assert not policy.permits("a", "a.t")
 
 
 def test_one_rule_must_match_both() -> None:
@@ -67,11 +98,18 @@ def test_one_rule_must_match_both() -> None:
         "- {namespaces: [admin], tables: ['*']}\n",
     )
     pairs = [("a", "t"), ("b", "a_x"), ("c", "open"), ("admin", "t"), ("c", "t"), ("a", "b_x")]
-    assert [policy.permits(*pair) for pair in pairs] == [True, True, True, True, False, False]
+    assert [policy.permits(namespace, relation(table)) for namespace, table in pairs] == [
+        True,
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_no_rules_permit_nothing() -> None:
-    assert not loaded("rules: []").permits("default", "students")
+    assert not loaded("rules: []").permits("default", "school.students")
 
 
 @pytest.mark.parametrize(
@@ -107,15 +145,18 @@ def test_what_is_not_a_policy_is_refused(text: str) -> None:
 
 def test_bytes_that_are_not_a_text_are_refused() -> None:
     with pytest.raises(UnicodeDecodeError):
-        parse_policy(b"\xff\xfe\x00")
+        parse_policy(b"\xff\xfe\x00", SCHEMA)
 
 
-@given(st.text(alphabet="ab_*?.", min_size=1, max_size=6), st.text(alphabet="ab_.", min_size=1, max_size=6))
-def test_a_glob_matches_part_by_part(glob: str, table: str) -> None:
-    policy = loaded(json.dumps({"rules": [{"namespaces": ["*"], "tables": [glob]}]}))
-    parts, globs = table.split("."), glob.split(".")
-    by_part = len(parts) == len(globs) and all(map(fnmatchcase, parts, globs))
-    assert policy.permits("default", table) is by_part
+NAMES = st.text(alphabet="ab_", min_size=1, max_size=3)
+
+
+@given(st.text(alphabet="ab_*?.", min_size=1, max_size=6), NAMES, NAMES, NAMES)
+def test_a_glob_matches_part_by_part(glob: str, default: str, schema: str, table: str) -> None:
+    policy = loaded(json.dumps({"rules": [{"namespaces": ["*"], "tables": [glob]}]}), default)
+    globs = glob.split(".") if "." in glob else [default, glob]
+    by_part = len(globs) == 2 and all(map(fnmatchcase, [schema, table], globs))
+    assert policy.permits("default", f"{schema}.{table}") is by_part
 
 
 @given(st.text(alphabet="a*?[]!", max_size=8), st.text(alphabet="a", min_size=1), st.text(alphabet="a", min_size=1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from typing import cast
 
 import psycopg2
@@ -12,11 +12,13 @@ import pytest
 
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
-from postgres_writer.database.pool import Pool, _Waiter
-from postgres_writer.database.session import BUSY, Session
-from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
+from postgres_writer.database.pool import Pool
+from postgres_writer.database.session import BUSY, UNAVAILABLE, Session, Stuck
+from postgres_writer.database.sharing import Waiter
+from postgres_writer.deadlines import LOADED_LOCK_SECONDS
+from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
 
-SOON, LONG = 0.05, 30.0
+SOON, LONG, LOCK = 0.05, 30.0, 3.0
 TABLE = frozenset({"students"})
 WRITE = statements.write("students")
 
@@ -28,15 +30,11 @@ class FakeSession:
         self.is_connected = True
         self.closed = threading.Event()
         self.young = True
-        self.interrupted = False
         self.idle_since = time.monotonic()
+        self.lock_timeout = 0.0
 
     def is_worth_keeping(self, _now: float) -> bool:
         return self.young
-
-    def interrupt(self) -> bool:
-        self.interrupted = True
-        return True
 
     def close(self) -> None:
         self.is_connected = False
@@ -56,7 +54,7 @@ class Maker:
 
 def pool_of(size: int, idle_seconds: float = LONG) -> tuple[Pool, list[FakeSession]]:
     maker = Maker()
-    return Pool(maker, size, idle_seconds), maker.made
+    return Pool(maker, size, idle_seconds, LOCK), maker.made
 
 
 def lend(
@@ -98,7 +96,7 @@ def test_who_finds_none_free_waits_until_one_is_given_back() -> None:
     with lend(pool, soon()) as lent:
         waiting = threading.Thread(target=wait)
         waiting.start()
-        while not pool._waiting:
+        while not pool._queue._waiting:
             time.sleep(0.001)
         assert not got
     waiting.join(LONG)
@@ -111,7 +109,7 @@ def test_who_waits_gives_up_in_time_and_leaves_no_trace() -> None:
     with lend(pool, soon()):
         with pytest.raises(RequestExpired), lend(pool, soon(SOON)):
             pass
-        assert not pool._waiting
+        assert not pool._queue._waiting
     with lend(pool, soon()):
         pass
 
@@ -170,8 +168,8 @@ def test_closing_closes_what_is_idle_and_the_pool_goes_on() -> None:
         assert again is not lent
 
 
-def test_an_interrupted_wait_gives_its_session_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A greenlet can be ended in the very moment in which it was given a session."""
+def test_an_interrupted_wait_gives_its_connection_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A greenlet can be ended in the very moment in which it was granted a connection."""
     pool, made = pool_of(1)
 
     class Interrupted(threading.Event):
@@ -180,21 +178,28 @@ def test_an_interrupted_wait_gives_its_session_on(monkeypatch: pytest.MonkeyPatc
             assert self.is_set()
             raise KeyboardInterrupt
 
-    def begin(waiter: _Waiter, since: float) -> None:
-        waiter.since, waiter.session, waiter.refused, waiter.answered = since, None, False, Interrupted()
+    def begin(waiter: Waiter, number: int) -> None:
+        waiter.number, waiter.granted, waiter.answered = number, False, Interrupted()
 
     pool._take(TABLE, soon())
     with monkeypatch.context() as patched:
-        patched.setattr(_Waiter, "__init__", begin)
+        patched.setattr(Waiter, "__init__", begin)
         with pytest.raises(KeyboardInterrupt):
             pool._take(TABLE, soon())
-    assert not pool._lent
-    with lend(pool, soon()):
+    with lend(pool, soon(SOON)):
         assert len(made) == 1
 
 
+def test_where_less_than_half_is_free_a_lock_is_not_waited_for_long() -> None:
+    pool, made = pool_of(4)
+    with lend(pool, soon()), lend(pool, soon()), lend(pool, soon()), lend(pool, soon(), "alumni"):
+        assert [session.lock_timeout for session in made] == [LOCK, LOCK, LOADED_LOCK_SECONDS, LOADED_LOCK_SECONDS]
+    with lend(pool, soon()) as session:
+        assert session.lock_timeout == LOCK
+
+
 def test_many_threads_are_all_served_by_few_sessions() -> None:
-    pool, made = pool_of(3)
+    pool, made = pool_of(4)
     busy, worst, served = [0], [0], [0]
     lock = threading.Lock()
 
@@ -217,14 +222,14 @@ def test_many_threads_are_all_served_by_few_sessions() -> None:
     assert (served[0], worst[0], len(made)) == (600, 3, 3)
 
 
-# The shares and the circuits of the tables; what they decide is tested beside them
+# The order and the circuits of the tables; what they decide is tested beside them
 
 
-def timed_out() -> DatabaseBusy:
+def timed_out(cause: Exception | None = None) -> ResourceError:
     """Make the error of a statement that waited for its table in vain."""
-    busy = DatabaseBusy(BUSY)
-    busy.__cause__ = QueryCanceled()
-    return busy
+    error = DatabaseUnavailable(UNAVAILABLE) if isinstance(cause, Stuck) else DatabaseBusy(BUSY)
+    error.__cause__ = cause or QueryCanceled()
+    return error
 
 
 class QueryCanceled(psycopg2.Error):
@@ -233,19 +238,22 @@ class QueryCanceled(psycopg2.Error):
     pgcode = "57014"
 
 
+class TransactionTimeout(psycopg2.Error):
+    """The error of a time-out that a row's lock may have caused as well."""
+
+    pgcode = "25P04"
+
+
 def fail(pool: Pool, error: Exception, row: str, statement: statements.Statement = WRITE) -> None:
     with pytest.raises(type(error)), pool.lend(statement, f"default/{row}", soon()):
         raise error
 
 
-def trip(pool: Pool) -> None:
-    for row in ("one", "two"):
-        fail(pool, timed_out(), row)
-
-
-def test_after_time_outs_of_two_ids_the_callers_of_a_table_are_refused_at_once() -> None:
+@pytest.mark.parametrize("cause", [QueryCanceled(), Stuck()], ids=["canceled", "no answer"])
+def test_after_time_outs_of_two_ids_the_callers_of_a_table_are_refused_at_once(cause: Exception) -> None:
     pool, _ = pool_of(4)
-    trip(pool)
+    for row in ("one", "two"):
+        fail(pool, timed_out(cause), row)
     with pytest.raises(DatabaseBusy), lend(pool, soon()):
         pass
     with lend(pool, soon(), "alumni"):
@@ -256,11 +264,12 @@ def test_after_time_outs_of_two_ids_the_callers_of_a_table_are_refused_at_once()
     ("error", "statement"),
     [
         (DatabaseBusy(BUSY), statements.write("students")),
+        (timed_out(TransactionTimeout()), statements.write("students")),
         (timed_out(), statements.move("students", ("alumni",))),
         (RequestExpired(BUSY), statements.write("students")),
         (Refused("23505"), statements.write("students")),
     ],
-    ids=["no time-out", "a move", "expired", "refused"],
+    ids=["no time-out", "of the transaction", "a move", "expired", "refused"],
 )
 def test_nothing_else_trips_a_table(error: Exception, statement: statements.Statement) -> None:
     pool, _ = pool_of(4)
@@ -308,57 +317,27 @@ def waiting_for(pool: Pool, table: str) -> tuple[threading.Thread, list[object]]
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while frozenset({table}) not in pool._waiting:
+    while frozenset({table}) not in pool._queue._waiting:
         time.sleep(0.001)
     return thread, got
 
 
 def test_who_waits_for_a_table_that_trips_is_refused_then() -> None:
     pool, _ = pool_of(3)
-    with lend(pool, soon(), "alumni"):
-        pass
     with lend(pool, soon()), lend(pool, soon()):
         waiting, got = waiting_for(pool, "students")
         pool._note_failure(statements.write("students"), "default/one", timed_out())
         pool._note_failure(statements.write("students"), "default/two", timed_out())
         waiting.join(LONG)
         assert got == [DatabaseBusy(BUSY)]
-    assert not pool._waiting
+    assert not pool._queue._waiting
 
 
 def test_one_connection_is_left_to_another_table() -> None:
     pool, made = pool_of(3)
-    with lend(pool, soon(), "alumni"):
-        pass
     with lend(pool, soon()), lend(pool, soon()):
         with pytest.raises(RequestExpired), lend(pool, soon(SOON)):
             pass
         with lend(pool, soon(SOON), "alumni"):
             pass
     assert len(made) == 3
-
-
-def test_of_a_table_that_holds_all_one_is_ended_for_another_table() -> None:
-    pool, made = pool_of(3)
-    with lend(pool, soon()) as oldest, lend(pool, soon()), lend(pool, soon()):
-        waiting, got = waiting_for(pool, "alumni")
-        while not (interrupted := [session for session in made if session.interrupted]):
-            time.sleep(0.001)
-        assert interrupted == [cast(FakeSession, oldest)]
-        assert not got
-    waiting.join(LONG)
-    assert isinstance(got[0], FakeSession)
-
-
-def test_the_table_that_holds_least_is_served_first() -> None:
-    pool, _ = pool_of(3)
-    with ExitStack() as rest:
-        with lend(pool, soon(), "alumni"):
-            rest.enter_context(lend(pool, soon()))
-            rest.enter_context(lend(pool, soon(), "pupils"))
-            first, held = waiting_for(pool, "students")
-            second, free = waiting_for(pool, "teachers")
-        second.join(LONG)
-        first.join(LONG)
-        assert isinstance(free[0], FakeSession)
-        assert held == free, "it got the same one afterwards"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-
-from postgres_writer.database.tables import TableCircuits
+from postgres_writer.database.sharing import TableCircuits
+from postgres_writer.deadlines import TABLE_SECONDS
 
 A, B = frozenset({"a"}), frozenset({"b"})
-SECONDS = 5.0
 
 
-def tripped(now: float = 100.0) -> TableCircuits:
-    circuits = TableCircuits(SECONDS)
-    assert [circuits.timed_out("a", row, now) for row in ("one", "two")] == [False, True]
+def tripped(*tables: str, now: float = 100.0) -> TableCircuits:
+    circuits = TableCircuits()
+    for table in tables or ("a",):
+        assert [circuits.timed_out(table, row, now) for row in ("one", "two")] == [False, True]
     return circuits
 
 
@@ -25,88 +23,49 @@ def test_time_outs_of_two_ids_trip_a_table_and_no_other() -> None:
 
 
 def test_time_outs_of_one_id_trip_nothing_however_many() -> None:
-    circuits = TableCircuits(SECONDS)
+    circuits = TableCircuits()
     assert not any(circuits.timed_out("a", "one", float(now)) for now in range(100))
     assert circuits.admits(A, 100.0)
 
 
-def test_a_success_between_two_time_outs_forgets_the_first() -> None:
-    circuits = TableCircuits(SECONDS)
-    circuits.timed_out("a", "one", 100.0)
-    assert circuits.succeeded(A) == []
-    assert not circuits.timed_out("a", "two", 101.0)
-    assert circuits.admits(A, 101.0)
-
-
 def test_time_outs_on_two_tables_trip_neither() -> None:
-    circuits = TableCircuits(SECONDS)
+    circuits = TableCircuits()
     assert not circuits.timed_out("a", "one", 100.0)
     assert not circuits.timed_out("b", "two", 100.0)
 
 
-def test_one_tries_at_a_time_and_a_failed_try_starts_the_while_again() -> None:
-    circuits = tripped(100.0)
-    assert [circuits.admits(A, 105.0) for _ in range(3)] == [True, False, False]
-    assert not circuits.timed_out("a", "one", 108.0), "it has tripped before"
-    assert not circuits.admits(A, 112.9)
-    assert circuits.admits(A, 113.0)
+def test_a_move_that_one_table_holds_back_does_not_use_up_the_trial_of_the_other() -> None:
+    circuits = tripped("a", now=100.0)
+    assert [circuits.timed_out("b", row, 103.0) for row in ("one", "two")] == [False, True]
+    assert not circuits.admits(A | B, 100.0 + TABLE_SECONDS)
+    assert circuits.admits(A, 100.0 + TABLE_SECONDS)
 
 
-def test_a_try_that_tells_nothing_is_followed_by_another() -> None:
-    circuits = tripped(100.0)
-    assert circuits.admits(A | B, 105.0)
-    assert not circuits.admits(A, 109.9)
-    assert circuits.admits(A, 110.0)
-
-
-def test_a_success_lets_all_through_again() -> None:
+def test_a_success_lets_all_through_again_and_forgets_a_first_time_out() -> None:
     circuits = tripped()
-    assert circuits.succeeded(A | B) == ["a"]
-    assert [circuits.admits(A, 100.1) for _ in range(3)] == [True, True, True]
-    assert circuits.succeeded(A) == []
+    circuits.timed_out("b", "one", 100.0)
+    assert circuits.succeeded(A | B, 100.1, wrote=True) == ["a"]
+    assert all(circuits.admits(A, 100.1) for _ in range(3))
+    assert circuits.succeeded(A, 100.1, wrote=True) == []
+    assert not circuits.timed_out("b", "two", 100.2)
+
+
+def test_a_read_forgets_no_time_out_of_a_write_but_closes_as_the_trial() -> None:
+    """A lock that keeps out writes may let reads through; and what is only read must be able to close its circuit."""
+    circuits = TableCircuits()
+    circuits.timed_out("a", "one", 100.0)
+    assert circuits.succeeded(A, 100.1, wrote=False) == []
+    assert circuits.timed_out("a", "two", 100.2)
+    assert circuits.succeeded(A, 100.3, wrote=False) == []
+    assert not circuits.admits(A, 100.4)
+    later = 100.2 + TABLE_SECONDS
+    assert circuits.admits(A, later)
+    assert circuits.succeeded(A, later, wrote=False) == ["a"]
 
 
 def test_what_is_known_of_tables_is_bounded_and_forgotten_the_oldest_first() -> None:
-    circuits = TableCircuits(SECONDS, most=2)
+    circuits = TableCircuits(most=2)
     for table in ("a", "b", "c"):
         circuits.timed_out(table, "one", 100.0)
-    assert not circuits.timed_out("a", "two", 100.0), "forgotten"
     assert circuits.timed_out("c", "two", 100.0)
-
-
-EVENTS = st.lists(
-    st.tuples(st.sampled_from(["time-out", "success"]), st.sampled_from(["one", "two", "three"]), st.floats(0.1, 4.0))
-)
-
-
-@given(EVENTS)
-def test_it_trips_exactly_when_two_ids_timed_out_with_no_success_between(
-    events: list[tuple[str, str, float]],
-) -> None:
-    circuits, now = TableCircuits(SECONDS), 100.0
-    timed_out: set[str] = set()
-    for event, row, step in events:
-        now += step
-        if event == "success":
-            circuits.succeeded(A)
-            timed_out.clear()
-        else:
-            circuits.timed_out("a", row, now)
-            timed_out.add(row)
-        assert (len(timed_out) < 2) == all(circuits.admits(A, now) for _ in range(2))
-
-
-@given(EVENTS, st.floats(0.1, 20.0))
-def test_whatever_happened_one_success_or_a_while_lets_somebody_through(
-    events: list[tuple[str, str, float]], later: float
-) -> None:
-    circuits, now = TableCircuits(SECONDS), 100.0
-    for event, row, step in events:
-        now += step
-        if event == "success":
-            circuits.succeeded(A)
-        else:
-            circuits.timed_out("a", row, now)
-    assert circuits.admits(A, now + SECONDS)
-    circuits.succeeded(A)
-    assert circuits.admits(A, now + SECONDS + later)
+    assert not circuits.timed_out("a", "two", 100.0), "forgotten"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 
 from postgres_writer.config.settings import Config
 from postgres_writer.errors import ConfigError
-from postgres_writer.server.files import CHECK_SECONDS, Watched, check_files, load_policy
+from postgres_writer.server.files import CHECK_SECONDS, Watched, check_files, load_policy, load_tokens, server_context
+from support.certificates import make_certificate
 
 
 @pytest.fixture
@@ -173,14 +175,74 @@ def test_the_first_load_fails_aloud(tmp_path: Path) -> None:
 
 def test_a_policy_is_read_from_its_file(path: Path) -> None:
     path.write_text("rules: [{namespaces: [a], tables: [t]}]")
-    assert load_policy(path).permits("a", "t")
+    assert load_policy(path, schema="public").permits("a", "public.t")
 
 
 @pytest.mark.parametrize("content", [b"rules: x", b"\xff\xfe\x00"], ids=["not rules", "not a text"])
 def test_a_file_that_is_not_a_policy_is_said_in_one_sentence(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"^HOOK_TABLE_POLICY_FILE: .* must contain rules, .*\.$"):
-        load_policy(path)
+        load_policy(path, schema="public")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "\ufeffsecret\n",
+        "other\nsecret # of the controller\n",
+        "sec\0ret",
+        "sécret",
+        "sec ret",
+        "sec\u2028ret",
+        "secret\u00a0",
+        "secret\x85",
+    ],
+)
+def test_what_no_caller_can_send_is_not_a_token(path: Path, content: str) -> None:
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^HOOK_TOKENS_FILE: line \d of .*\.$") as refused:
+        check_files(Config.from_env({"PSQL_HOST": "db", "HOOK_TOKENS_FILE": str(path)}))
+    assert "ret" not in str(refused.value).replace(str(path), "")
+
+
+def test_comments_blank_lines_and_line_ends_of_windows_are_no_part_of_a_token(path: Path) -> None:
+    path.write_bytes(b'# the current one: s\xc3\xa9cret\r\n\r\n \tfirst/+=~!"#\r\n#\nsecond')
+    assert load_tokens(path) == (b'first/+=~!"#', b"second")
+
+
+class TestCertificate:
+    """A certificate and a key that do not serve are refused, with the reason."""
+
+    @pytest.mark.parametrize(
+        "wrong", ["the key of another", "an encrypted key", "the other way round", "a chain cut off"]
+    )
+    def test_files_that_do_not_fit(self, tmp_path: Path, wrong: str) -> None:
+        made = make_certificate(tmp_path)
+        certificate, key, why = made.certificate, made.key, ""
+        if wrong == "the key of another":
+            key, why = make_certificate(tmp_path, "other").key, "the key is not that of the certificate"
+        elif wrong == "an encrypted key":
+            command = [
+                "openssl",
+                "pkey",
+                "-aes256",
+                "-passout",
+                "pass:x",
+                "-in",
+                str(key),
+                "-out",
+                str(tmp_path / "enc"),
+            ]
+            subprocess.run(command, check=True, capture_output=True)
+            key, why = tmp_path / "enc", "the key is encrypted"
+        elif wrong == "the other way round":
+            certificate, key = key, certificate
+        else:
+            certificate.write_bytes(certificate.read_bytes()[:200])
+        with pytest.raises(ConfigError) as refused:
+            server_context(certificate, key)
+        assert str(refused.value).startswith("HOOK_TLS_CERT_FILE and HOOK_TLS_KEY_FILE must be a certificate in PEM")
+        assert why in str(refused.value)
 
 
 UNUSABLE = {

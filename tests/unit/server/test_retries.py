@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres_writer.core.response import OUTAGE_SECONDS, RETRIES_PER_SECOND, RETRY_SECONDS
+from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
 from postgres_writer.server import retries
-from postgres_writer.server.retries import Outage, RetrySlots
+from postgres_writer.server.retries import RetrySlots
 
 PERIOD = 300.0
 
@@ -53,22 +53,3 @@ def test_the_number_of_queues_is_bounded() -> None:
     # the past ones make room
     assert slots.take(RETRY_SECONDS + 1, "late") == RETRY_SECONDS
     assert slots.take(RETRY_SECONDS + 1, "late") == pytest.approx(RETRY_SECONDS + 1 / RETRIES_PER_SECOND)
-
-
-def test_failures_that_follow_each_other_are_one_outage() -> None:
-    outage = Outage()
-    assert [outage.note_failure(now) for now in (100.0, 102.0, 130.0, 159.0)] == [0.0, 2.0, 30.0, 59.0]
-    assert outage.note_failure(159.0 + 20 * OUTAGE_SECONDS) == 0.0
-
-
-def test_one_resource_among_many_workers_is_told_of_an_outage() -> None:
-    # tried again every 3 s, each time by the next of 48 workers
-    outage = Outage()
-    assert [outage.note_failure(now) for now in (0.0, 144.0, 288.0)] == [0.0, 144.0, 288.0]
-
-
-def test_a_success_ends_an_outage() -> None:
-    outage = Outage()
-    outage.note_failure(100.0)
-    outage.note_success()
-    assert outage.note_failure(101.0) == 0.0

@@ -1,0 +1,64 @@
+"""Reads the bodies of hook requests: within a deadline, and together not more than there is memory for."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+from werkzeug import exceptions
+
+_LARGE_BYTES = 65536
+"""Bodies of this size or more share the memory of two of the largest that are allowed."""
+
+
+class Bodies:
+    """What all connections read; ``largest`` is how many bytes a body may have."""
+
+    def __init__(self, largest: int) -> None:
+        self._largest, self._free = largest, 2 * largest
+        self._freed = threading.Condition()
+
+    @contextlib.contextmanager
+    def read(self, environ: dict[str, Any], until: float) -> Iterator[bytes]:
+        """Give the body of a WSGI request, whose memory counts as taken for the length of the with-block.
+
+        ``until`` (monotonic seconds) is when a large one must be there. Raises RequestEntityTooLarge and BadRequest.
+        """
+        # straight from gunicorn, which has checked the length: werkzeug would put a stream of its own over it
+        read, size = environ["wsgi.input"].read, int(environ.get("CONTENT_LENGTH") or 0)
+        if size > self._largest:
+            raise exceptions.RequestEntityTooLarge("The body is larger than HOOK_MAX_BODY_BYTES allows.")
+        try:
+            if size < _LARGE_BYTES:
+                yield read(size)
+                return
+            with self._taken(size, until):
+                with gevent.Timeout(_left(until)):
+                    data = read(size)
+                yield data
+        except gevent.Timeout as exc:
+            raise exceptions.BadRequest("The body did not arrive in time.") from exc
+        except OSError as exc:
+            raise exceptions.BadRequest("The body could not be read.") from exc
+
+    @contextlib.contextmanager
+    def _taken(self, size: int, until: float) -> Iterator[None]:
+        with self._freed:
+            if not self._freed.wait_for(lambda: self._free >= size, _left(until)):
+                # 413 is for that, too: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.14
+                raise exceptions.RequestEntityTooLarge("Other large bodies take the memory: send it again later.")
+            self._free -= size
+        try:
+            yield
+        finally:
+            with self._freed:
+                self._free += size
+                self._freed.notify_all()
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - time.monotonic())

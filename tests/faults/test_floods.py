@@ -1,0 +1,170 @@
+"""Callers that send without a pause, or more than is wanted: what they send costs others nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from faults.floods import FLOODS, POST, RIGHT, TOKEN, Flood, answer_and_end, connect, flooded, ordinary, waits
+from postgres_writer.config.settings import Config
+from support.callers import body
+from support.server import ServerProcess
+
+KEPT = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+FEW_TIMES = 6
+"""A flood is noticed by others no more than ordinary syncs are; the rest is noise, of which a busy machine has much."""
+
+
+@pytest.fixture(scope="module")
+def usual(guarded: ServerProcess, encrypted: ServerProcess) -> dict[str, float]:
+    """Measure how long others wait beside callers with a token who sync without a pause."""
+    return {server.scheme: mean_wait(server, ordinary()) for server in (guarded, encrypted)}
+
+
+def mean_wait(server: ServerProcess, flood: Flood) -> float:
+    """Return how long others wait beside three connections that send the same again and again."""
+    with flooded(server, flood):
+        time.sleep(0.5)
+        return waits(server, 1.5).mean
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("kind", FLOODS)
+def test_callers_that_never_stop_sending_hold_up_others_no_more_than_syncs_do(
+    guarded: ServerProcess, encrypted: ServerProcess, usual: dict[str, float], kind: str, scheme: str
+) -> None:
+    server = guarded if scheme == "http" else encrypted
+    workers = server.workers()
+    beside = mean_wait(server, FLOODS[kind])
+    print(f"beside {kind}: {beside:.3f} s, beside syncs: {usual[scheme]:.3f} s")
+    assert beside < FEW_TIMES * usual[scheme]
+    assert server.workers() == workers, "the worker ended"
+    assert "Traceback" not in server.logs
+
+
+ROUTES = ["/sync", "/finalize", "/healthz", "/readyz", "/metrics", "/nowhere"]
+
+
+@pytest.mark.parametrize("path", ROUTES)
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE"])
+def test_a_chunked_body_is_refused_unread_on_every_route(guarded: ServerProcess, method: str, path: str) -> None:
+    """Also with a token: Metacontroller sends a length."""
+    head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nTransfer-Encoding: Chunked\r\n\r\n"
+    received = answer_and_end(guarded.port, head.encode() + KEPT)
+    assert received.startswith(b"HTTP/1.1 411 ")
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"Connection: close" in received
+    assert (b'"status":411' in received) is (method != "HEAD")
+
+
+REFUSED = {
+    "no token": (401, POST),
+    "another route": (404, b"POST /nowhere HTTP/1.1\r\nHost: x\r\n"),
+    "another method": (405, POST.replace(b"POST", b"PUT")),
+    "another type": (415, POST.replace(b"json", b"xml") + b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"),
+    "a body that is too large": (413, POST + b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_the_body_of_a_refused_request_is_not_read_but_the_answer_arrives(guarded: ServerProcess, kind: str) -> None:
+    status, head = REFUSED[kind]
+    received, sent, over = [], 0, threading.Event()
+
+    def read(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while part := client.recv(65536):
+                received.append(part)
+        over.set()
+
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as client, contextlib.suppress(OSError):
+        client.sendall(head + b"Content-Length: 99999999999\r\n\r\n")
+        reader = threading.Thread(target=read, args=(client,))
+        reader.start()
+        while sent < 2**30:
+            sent += client.send(b"x" * 65536)
+        pytest.fail("a gigabyte was taken")
+    assert over.wait(10)
+    answer = b"".join(received)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Connection: close" in answer
+    # what the kernel buffers on both sides is most of it
+    assert sent < 32 * 2**20
+
+
+def test_a_connection_whose_bodies_were_read_stays_open(guarded: ServerProcess) -> None:
+    body_ = json.dumps(body("stays")).encode()
+    head = POST + b"Authorization: Bearer %s\r\nContent-Length: %d\r\n" % (TOKEN.encode(), len(body_))
+    request = head + b"\r\n" + body_
+    received = answer_and_end(guarded.port, request * 3 + head + b"Connection: close\r\n\r\n" + body_)
+    assert received.count(b"HTTP/1.1 200 OK") == 4
+    assert received.count(b"Connection: keep-alive") == 3
+
+
+def large(size: int, sent: int) -> bytes:
+    """Return a request with a token and a body of so many bytes, and so many of them."""
+    head = POST + b"Authorization: Bearer %s\r\nContent-Length: %d\r\n\r\n" % (TOKEN.encode(), size)
+    return head + b"[" * sent
+
+
+def test_large_bodies_that_stall_take_a_bounded_memory_and_hold_up_no_other(guarded: ServerProcess) -> None:
+    """Each is sent but for its end, so a worker that read all of them would hold all of them."""
+    part, number, limit = 12 * 2**20, 12, Config.max_body_bytes
+    [worker] = guarded.workers()
+    guarded.post("sync", body("before"), headers=RIGHT)
+    before = memory(worker)
+
+    def send(client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            client.sendall(large(part + 1, part))
+
+    with ExitStack() as stack:
+        clients = [stack.enter_context(connect(guarded.port, b"")) for _ in range(number)]
+        with ThreadPoolExecutor(number) as pool:
+            list(pool.map(send, clients))
+        # what is read, and copies of it while it grows; all of them would take as much as they are
+        assert part < memory(worker) - before < 6 * limit < number * part
+        assert guarded.post("sync", body("beside"), headers=RIGHT, timeout=5).status_code == 200
+
+
+def test_a_large_body_that_stalls_holds_up_no_other_large_one(guarded: ServerProcess) -> None:
+    padded = body("padded")
+    padded["parent"]["metadata"]["annotations"] = {"padding": "x" * 3_000_000}
+    with connect(guarded.port, large(3_000_000, 1_200_000)) as stalled:
+        began = time.monotonic()
+        answer = guarded.post("sync", padded, headers=RIGHT, timeout=10)
+        taken = time.monotonic() - began
+        assert answer.status_code == 200, answer.text
+        # the one that stalls gets its answer when nothing could be written for it any more
+        stalled.settimeout(10)
+        received = stalled.recv(65536)
+        assert received.startswith(b"HTTP/1.1 400 ")
+        assert b"did not arrive in time" in received
+        assert taken < (time.monotonic() - began) / 2
+
+
+def test_large_bodies_for_which_there_is_no_memory_are_told_so(guarded: ServerProcess) -> None:
+    begun = large(Config.max_body_bytes, 1000)
+    with ExitStack() as stack:
+        for _ in range(2):
+            stack.enter_context(connect(guarded.port, begun))
+        # when the first two have waited long enough, two of these take their place; for the others it is too late
+        with ThreadPoolExecutor(5) as pool:
+            received = list(pool.map(answer_and_end, [guarded.port] * 5, [begun] * 5))
+    told = [answer for answer in received if b"send it again later" in answer]
+    assert told
+    assert all(answer.startswith(b"HTTP/1.1 413 ") for answer in told)
+
+
+def memory(pid: int) -> int:
+    """Return the memory that a process has now, in bytes."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
