@@ -115,6 +115,20 @@ def test_prepared_statements_work_with_pooled_sessions(instance: PostgresInstanc
         assert not load.failures, load.answers
 
 
+def test_a_restart_finds_what_it_prepared_in_sessions_that_the_pooler_does_not_reset(
+    instance: PostgresInstance, table: Database
+) -> None:
+    """The next server is handed the session of the last one, and would prepare under names that are taken."""
+    with running_pgbouncer(instance, "session", USERS, pool_size=1, server_reset_query="") as pooler:
+        database = pooler.database(instance, "hook", "hook")
+        for age in (1, 2, 3):
+            with running_server(database) as server:
+                for _ in range(2):
+                    assert ask(server.port, body("r0", age)).ready == SYNCED
+                assert table.rows() == [("default/r0", "alex", age, "canada")]
+                assert "lost prepared statements" not in server.logs
+
+
 def test_prepared_statements_left_on_with_pooled_transactions_are_an_honest_state(
     instance: PostgresInstance, table: Database
 ) -> None:
@@ -123,6 +137,8 @@ def test_prepared_statements_left_on_with_pooled_transactions_are_an_honest_stat
         database = pooler.database(instance, "hook", "hook")
         with running_server(database) as server:
             for age in range(1, 6):
+                # in a new session of the pooler's nothing is prepared, and ours believe that it is
+                table.query(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {IDLE}")
                 # both tables: a statement that was prepared for one must never be run for the other
                 tables = [("students", "pupils")[number % 2] for number in range(24)]
                 answers = ask_all(server.port, (body(f"r{n}", age, found) for n, found in enumerate(tables)))

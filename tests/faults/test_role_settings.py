@@ -37,15 +37,24 @@ def set_for_role(database: Database, name: str, value: str) -> None:
 @pytest.fixture(autouse=True)
 def _reset(instance: PostgresInstance) -> Iterator[None]:
     yield
+    instance.maintenance.query("DROP FUNCTION IF EXISTS hurry CASCADE")
     instance.maintenance.query("ALTER ROLE hook RESET ALL")
     instance.maintenance.query("ALTER SYSTEM RESET ALL")
     instance.maintenance.query("SELECT pg_reload_conf()")
 
 
-def test_a_deleted_row_stays_deleted_after_a_crash(instance: PostgresInstance, config: DatabaseConfig) -> None:
+@pytest.mark.parametrize("by", ["the role", "a trigger"])
+def test_a_deleted_row_stays_deleted_after_a_crash(instance: PostgresInstance, config: DatabaseConfig, by: str) -> None:
     """With synchronous_commit = off its deletion would reach the disk only when the log is written next."""
     database = instance.maintenance
-    set_for_role(database, "synchronous_commit", "off")
+    if by == "the role":
+        set_for_role(database, "synchronous_commit", "off")
+    else:
+        database.query(
+            "CREATE FUNCTION hurry() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN SET synchronous_commit TO off; RETURN COALESCE(NEW, OLD); END $$;"
+            "CREATE TRIGGER hurry BEFORE INSERT OR DELETE ON students FOR EACH ROW EXECUTE FUNCTION hurry()"
+        )
     database.query("ALTER SYSTEM SET wal_writer_delay = '10s'")
     database.query("ALTER SYSTEM SET wal_writer_flush_after = '1GB'")
     database.query("SELECT pg_reload_conf()")

@@ -233,7 +233,7 @@ def test_every_spec_gets_an_honest_answer_and_can_be_deleted(
     else:
         assert reason == "TableNotFound"
         assert database.rows() == [KEPT, ROW]
-    assert "students" in answer["status"]["tables"] or case.valid
+    assert "public.students" in answer["status"]["tables"] or case.valid
     doomed = payload(case_request(case, **DELETED), finalizing=True)
     if case.valid and case.spec.get("deletionPolicy") == "Retain":
         return
@@ -266,8 +266,8 @@ def test_a_status_of_a_foreign_shape_is_ignored_and_rebuilt(server: ServerProces
         status = {**recorded("students"), field: value} if field else value
         answer = call_often(server, payload(resource(status=status)))
         assert (reason_of(answer), answer["status"]["tables"]) in (
-            ("RowSynced", ["students"]),
-            ("TableRecorded", ["students"]),
+            ("RowSynced", ["public.students"]),
+            ("TableRecorded", ["public.students"]),
         ), value
         assert database.rows() == [KEPT, ROW]
 
@@ -287,7 +287,7 @@ def test_metadata_of_a_foreign_shape_never_fails(server: ServerProcess, database
 def test_the_rest_of_the_request_is_taken_as_it_comes(server: ServerProcess, database: Rows, field: str) -> None:
     for value in FOREIGN:
         answer = call_often(server, {**payload(resource()), field: value})
-        assert answer["status"]["tables"] == ["students"]
+        assert answer["status"]["tables"] == ["public.students"]
         assert database.rows() == [KEPT, ROW]
 
 

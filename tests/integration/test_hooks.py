@@ -96,7 +96,7 @@ def test_the_life_of_a_row(site: Site, controller: str, version: str) -> None:
     assert (ready_of(answer), rows()) == (("False", "TableNotFound"), [("alex", 23, "canada")])
     status = answer["status"]
     answer = sync(spec_with(table="pupils"))
-    assert (answer["status"]["tables"], rows(), rows("pupils")) == (["pupils"], [], [("alex", 23, "canada")])
+    assert (answer["status"]["tables"], rows(), rows("pupils")) == (["public.pupils"], [], [("alex", 23, "canada")])
     status = answer["status"]
     for _ in range(2):
         answer = sync(spec_with(table="pupils"), "finalize", **DELETED)

@@ -35,9 +35,12 @@ class PgBouncer:
 
 @contextlib.contextmanager
 def running_pgbouncer(
-    instance: PostgresInstance | Database, mode: str, users: dict[str, str], *, pool_size: int = 4
+    instance: PostgresInstance | Database, mode: str, users: dict[str, str], *, pool_size: int = 4, **settings: str
 ) -> Iterator[PgBouncer]:
-    """Run a PgBouncer that pools transactions or sessions (``mode``) for the users given with their passwords."""
+    """Run a PgBouncer that pools transactions or sessions (``mode``) for the users given with their passwords.
+
+    ``settings`` are more of its own.
+    """
     program, port = require_program("pgbouncer", "pgbouncer"), free_port()
     folder = Path(tempfile.mkdtemp(prefix="pgw-bouncer-"))
     server = instance.connect
@@ -50,7 +53,7 @@ def running_pgbouncer(
         f"auth_type = scram-sha-256\nauth_file = {folder / 'users.txt'}\n"
         f"pool_mode = {mode}\ndefault_pool_size = {pool_size}\nmax_client_conn = 100\n"
         # libpq's channel binding and our application_name must pass without special treatment
-        "ignore_startup_parameters =\n"
+        "ignore_startup_parameters =\n" + "".join(f"{name} = {value}\n" for name, value in settings.items())
     )
     # it refuses to run as root
     user = "nobody" if os.geteuid() == 0 else None

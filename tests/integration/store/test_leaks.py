@@ -28,8 +28,8 @@ SETTINGS = {
 LEAKS = [(name, value) for name, values in SETTINGS.items() for value in values]
 NAMES = ("alex", "ÿ \\ 'é' \\u0041 \U0001f600\\")
 EXPECT = f"""
-IF (current_setting('transaction_isolation'), current_setting('statement_timeout'), current_setting('lock_timeout'))
-    <> ('read committed', '{TIMEOUT:.0f}s', '{TIMEOUT * 750:.0f}ms')
+IF current_setting('transaction_isolation') <> 'read committed'
+OR current_setting('statement_timeout') <> '{TIMEOUT:n}s' OR current_setting('lock_timeout') NOT IN ('500ms', '750ms')
 THEN RAISE EXCEPTION 'isolation or time-outs'; END IF;
 """
 
