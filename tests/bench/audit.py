@@ -185,7 +185,7 @@ def _template() -> bytes:
             "conditions": [
                 {
                     "lastTransitionTime": "2026-01-01T00:00:00Z",
-                    "message": "The row in table students matches the spec.",
+                    "message": "The row in table public.students matches the spec.",
                     "observedGeneration": 1,
                     "reason": "RowSynced",
                     "status": "True",
@@ -195,7 +195,7 @@ def _template() -> bytes:
             "id": "@namespace@/@name@",
             "observedGeneration": 1,
             "observedTable": "students",
-            "tables": ["students"],
+            "tables": ["public.students"],
         },
     }
     text = json.dumps(made, separators=(",", ":")).encode()

@@ -8,6 +8,7 @@ from typing import Any
 NUMBER = "@N@"
 NAMESPACE = "bench"
 TABLE = "students"
+RELATION = f"public.{TABLE}"
 SPEC = {"table": TABLE, "name": f"alex {NUMBER}", "age": 23, "country": "canada"}
 
 _SINCE = "2026-01-01T00:00:00Z"
@@ -47,11 +48,11 @@ def status(prefix: str) -> dict[str, Any]:
         "type": "Ready",
         "status": "True",
         "reason": "RowSynced",
-        "message": f"The row in table {TABLE} matches the spec.",
+        "message": f"The row in table {RELATION} matches the spec.",
         "observedGeneration": 1,
         "lastTransitionTime": _SINCE,
     }
-    known = {"observedGeneration": 1, "id": row_id(prefix), "observedTable": TABLE, "tables": [TABLE]}
+    known = {"observedGeneration": 1, "id": row_id(prefix), "observedTable": TABLE, "tables": [RELATION]}
     return {**known, "conditions": [ready]}
 
 

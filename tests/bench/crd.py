@@ -213,7 +213,7 @@ def _status(name: str, generation: int) -> dict[str, Any]:
         "type": "Ready",
         "status": "True",
         "reason": "RowSynced",
-        "message": "The row in table students matches the spec.",
+        "message": "The row in table public.students matches the spec.",
         "observedGeneration": generation,
         "lastTransitionTime": "2026-01-02T03:04:05Z",
     }
@@ -221,7 +221,7 @@ def _status(name: str, generation: int) -> dict[str, Any]:
         "observedGeneration": generation,
         "id": f"default/{name}",
         "observedTable": "students",
-        "tables": ["students"],
+        "tables": ["public.students"],
         "conditions": [ready],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import struct
@@ -60,7 +61,8 @@ def round_trips(database: Database, count: int = 50) -> dict[str, float]:
                 "no-op": ("sync", bodies.sync("trip", synced=True)),
                 "finalize": ("finalize", bodies.finalize("trip")),
             }
-            _post(server, "sync", bodies.sync("warm", synced=False), 0)
+            for synced in (False, True):
+                _post(server, "sync", bodies.sync("warm", synced=synced), 0)
             _post(server, "finalize", bodies.finalize("warm"), 0)
             found = {}
             for kind, (hook, template) in kinds.items():
@@ -181,26 +183,47 @@ def start_seconds(database: Database, tries: int = 3) -> float:
 
 
 def raw(database: Database, seconds: int) -> list[Raw]:
-    """Run the statement of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
-    statement = statements.write(bodies.TABLE)
+    """Run the messages of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
+    columns = tuple(column for column in bodies.SPEC if column != "table")
+    messages = (
+        ("noop", "no-op", statements.matches(bodies.RELATION, columns), True),
+        ("raw", "write", statements.write(bodies.RELATION, columns), "inserted"),
+    )
     with database.connection() as connection, connection.cursor() as cursor:
-        prepare, execute = statements.prepared(statement.text.as_string(connection), statement.parameters, "raw")
         cursor.execute("SET plan_cache_mode = force_generic_plan")
-        cursor.execute(prepare)
-        return [_loop(cursor, execute, seconds, prefix, name) for prefix, name in (("noop", "no-op"), ("raw", "write"))]
+        return [
+            _loop(cursor, _prepared(cursor, message), seconds, prefix, name, expected)
+            for prefix, name, message, expected in messages
+        ]
 
 
-def _loop(cursor: psycopg2.extensions.cursor, execute: str, seconds: int, prefix: str, name: str) -> Raw:
-    fresh = prefix != "noop"
+def _prepared(cursor: psycopg2.extensions.cursor, message: statements.Message) -> str:
+    """Prepare the statements of a message that are worth it, and return the text that runs all of them."""
+    texts = []
+    for part in message.parts:
+        if part.often:
+            prepare, text = part.prepared()
+            cursor.execute(prepare)
+        else:
+            text = part.direct()
+        texts.append(text)
+    return "; ".join(texts)
+
+
+def _loop(  # noqa: PLR0913, PLR0917 - what is run, for how long, and what it must give
+    cursor: psycopg2.extensions.cursor, text: str, seconds: int, prefix: str, name: str, expected: object
+) -> Raw:
     done, cpu, began = 0, time.thread_time(), time.monotonic()
     until = time.time() + 3600
     while time.monotonic() < began + seconds:
-        number = f"{done if fresh else done % OBJECTS:012d}"
-        values = {"id": bodies.row_id(prefix), "name": bodies.SPEC["name"], "country": bodies.SPEC["country"]}
-        texts = {key: str(value).replace(bodies.NUMBER, number) for key, value in values.items()}
-        cursor.execute(execute, {**texts, "age": bodies.SPEC["age"], "until": until})
+        number = f"{done % OBJECTS if prefix == 'noop' else done:012d}"
+        values = {key: str(value).replace(bodies.NUMBER, number) for key, value in bodies.SPEC.items()}
+        row_id = bodies.row_id(prefix).replace(bodies.NUMBER, number)
+        doc = json.dumps({**values, "age": bodies.SPEC["age"]})
+        given = {"id": row_id, "doc": doc, "key": statements.lock_key(row_id), "word": statements.WORD}
+        cursor.execute(text, {**given, "until": until, "by": until})
         row = cursor.fetchone()
-        if row is None or bool(row[0]) == fresh:
+        if row is None or row[0] != expected:
             raise RuntimeError(f"the {name} statement did something else: {row}")
         done += 1
     return Raw(name, done / (time.monotonic() - began), 1000 * (time.thread_time() - cpu) / done)
