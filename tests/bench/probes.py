@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import socket
 import struct
@@ -17,6 +18,7 @@ from bench import bodies, load
 from bench.cases import OBJECTS, noop
 from bench.servers import Bench, counted, hook_server
 from postgres_writer.config.settings import Config
+from postgres_writer.core.request import COLUMNS, relation_name
 from postgres_writer.database import statements
 from support.postgres import Database
 from support.server import ServerProcess
@@ -181,26 +183,34 @@ def start_seconds(database: Database, tries: int = 3) -> float:
 
 
 def raw(database: Database, seconds: int) -> list[Raw]:
-    """Run the statement of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
-    statement = statements.write(bodies.TABLE)
+    """Run the message of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
+    table = relation_name(bodies.TABLE) or ""
+    messages = {"noop": statements.matches(table, COLUMNS), "raw": statements.write(table, COLUMNS)}
     with database.connection() as connection, connection.cursor() as cursor:
-        prepare, execute = statements.prepared(statement.text.as_string(connection), statement.parameters, "raw")
         cursor.execute("SET plan_cache_mode = force_generic_plan")
-        cursor.execute(prepare)
-        return [_loop(cursor, execute, seconds, prefix, name) for prefix, name in (("noop", "no-op"), ("raw", "write"))]
+        texts = {}
+        for prefix, message in messages.items():
+            prepared = {part: part.prepared() for part in message.parts if part.often}
+            for prepare, _ in prepared.values():
+                cursor.execute(prepare)
+            parts = (prepared[part][1] if part in prepared else part.direct() for part in message.parts)
+            texts[prefix] = "; ".join(parts)
+        names = {"noop": "no-op", "raw": "write"}
+        return [_loop(cursor, text, seconds, prefix, names[prefix]) for prefix, text in texts.items()]
 
 
-def _loop(cursor: psycopg2.extensions.cursor, execute: str, seconds: int, prefix: str, name: str) -> Raw:
+def _loop(cursor: psycopg2.extensions.cursor, text: str, seconds: int, prefix: str, name: str) -> Raw:
     fresh = prefix != "noop"
     done, cpu, began = 0, time.thread_time(), time.monotonic()
-    until = time.time() + 3600
+    later = time.time() + 3600
     while time.monotonic() < began + seconds:
         number = f"{done if fresh else done % OBJECTS:012d}"
-        values = {"id": bodies.row_id(prefix), "name": bodies.SPEC["name"], "country": bodies.SPEC["country"]}
-        texts = {key: str(value).replace(bodies.NUMBER, number) for key, value in values.items()}
-        cursor.execute(execute, {**texts, "age": bodies.SPEC["age"], "until": until})
-        row = cursor.fetchone()
-        if row is None or bool(row[0]) == fresh:
-            raise RuntimeError(f"the {name} statement did something else: {row}")
+        row = bodies.row_id(prefix).replace(bodies.NUMBER, number)
+        doc = json.dumps({column: bodies.SPEC[column] for column in COLUMNS}).replace(bodies.NUMBER, number)
+        key = {"key": statements.lock_key(row), "word": statements.WORD, "until": later, "by": later}
+        cursor.execute(text, {"id": row, "doc": doc, **key})
+        found = cursor.fetchone()
+        if found is None or found[0] not in ({"inserted"} if fresh else {True}):
+            raise RuntimeError(f"the {name} message did something else: {found}")
         done += 1
     return Raw(name, done / (time.monotonic() - began), 1000 * (time.thread_time() - cpu) / done)

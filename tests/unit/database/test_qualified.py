@@ -13,9 +13,10 @@ from pglast.enums import A_Expr_Kind, SubLinkType
 
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.database import statements
-from postgres_writer.database.dial import Circuit
 from postgres_writer.database.session import Parameters, Result, Session
+from postgres_writer.database.sharing import Circuit
 from postgres_writer.database.statements import Message, Statement
+from postgres_writer.deadlines import CIRCUIT_SECONDS
 from support.subject import fresh_call
 
 COLUMNS = ("name", "age", "country")
@@ -95,7 +96,7 @@ class Recorder(Session):
         config = DatabaseConfig(
             host_names=("h",), ports=(1,), dbname="d", user="u", password="", prepared_statements=prepares
         )
-        super().__init__(config, Circuit(), lambda: None)
+        super().__init__(config, Circuit(CIRCUIT_SECONDS), lambda: None)
         self.sent = [self._greeting()]
 
     def compose(self, message: Message) -> None:
