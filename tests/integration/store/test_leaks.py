@@ -8,6 +8,7 @@ import pytest
 
 from postgres_writer.core.plan import Operation
 from postgres_writer.database.store import Store
+from postgres_writer.deadlines import LOADED_LOCK_SECONDS
 from support.postgres import Database
 from support.subject import Subject
 
@@ -29,7 +30,7 @@ LEAKS = [(name, value) for name, values in SETTINGS.items() for value in values]
 NAMES = ("alex", "ÿ \\ 'é' \\u0041 \U0001f600\\")
 EXPECT = f"""
 IF (current_setting('transaction_isolation'), current_setting('statement_timeout'), current_setting('lock_timeout'))
-    <> ('read committed', '{TIMEOUT:.0f}s', '{TIMEOUT * 750:.0f}ms')
+    <> ('read committed', '{TIMEOUT:.0f}s', '{LOADED_LOCK_SECONDS * 1000:.0f}ms')
 THEN RAISE EXCEPTION 'isolation or time-outs'; END IF;
 """
 
