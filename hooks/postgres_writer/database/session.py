@@ -29,7 +29,7 @@ from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 
-_MAX_TEXTS = 256
+_MAX_TEXTS, _IDLE_SECONDS = 256, 0.05
 
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
@@ -116,7 +116,8 @@ class Session:
 
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
-        if self._connection is not None and self._died_while_idle():
+        # the look takes two system calls, which are spared under load, where no connection is idle for long
+        if self._connection is not None and time.monotonic() - self.idle_since > _IDLE_SECONDS and self._has_ended():
             self._replace()
         reused = self._connection is not None
         try:
@@ -304,7 +305,7 @@ class Session:
         away = math.inf if refuses_login(why) else now - self._circuit.since
         return DatabaseUnavailable(READ_ONLY if why == READ_ONLY else UNAVAILABLE, away)
 
-    def _died_while_idle(self) -> bool:
+    def _has_ended(self) -> bool:
         """Say whether the connection has ended since it was last used, without waiting."""
         try:
             # twice: what the server said before it closed the connection comes first
