@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -11,7 +12,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import IO, Any, TextIO
 
 import click
 
@@ -48,6 +49,16 @@ on purpose (deletionPolicy Retain, or Unmanaged) or be your own: check before yo
 exit codes: 0 no findings (--prune: all shown rows are deleted), 1 findings, or output that
 cannot be written, 2 not done, 130 interrupted
 """
+
+
+class _Output(logging.StreamHandler[TextIO]):
+    """A log that is what the command prints: if it cannot be written, the command ends as with any other output."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Raise what logging would keep to itself."""
+        failure = sys.exc_info()[1]
+        if failure is not None:
+            raise failure
 
 
 def _in_seconds(lowest: float) -> Callable[[click.Context, click.Parameter, str], float]:
@@ -123,7 +134,10 @@ def audit(**given: Any) -> int:
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
         level, log_format = (one.read(os.environ) for one in SERVER_SETTINGS if one.name.startswith("LOG_"))
-        logs.configure(level, log_format, sys.stdout)
+        logs.configure(level, log_format)
+        root, output = logging.getLogger(), _Output(sys.stdout)
+        output.setFormatter(root.handlers[0].formatter)
+        root.handlers = [output]
     with contextlib.ExitStack() as stack:
         source = _source(arguments, stack)
         if arguments.result_config_map and (files or not isinstance(source, Cluster)):
