@@ -71,6 +71,46 @@ def test_retain_leaves_the_row(database: Database, subject: Subject) -> None:
     assert database.rows() == [ROW]
 
 
+# An error is no proof that there is no row
+
+
+UNREADABLE = {
+    "its id column renamed": ("RENAME id TO key", "RENAME key TO id", "has no column id"),
+    "its id of another type": ("ALTER id TYPE bytea USING id::bytea", "ALTER id TYPE text USING encode(id, 'escape')",
+                               "must be a text column"),
+}  # fmt: skip
+"""What a table may suffer while it is listed, how it heals, and what the message says."""
+
+
+@pytest.mark.parametrize(("broken", "healed", "cause"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_table_that_cannot_be_asked_may_hold_the_row(
+    database: Database, subject: Subject, broken: str, healed: str, cause: str
+) -> None:
+    database.create_table("pupils")
+    subject.sync()
+    database.query(f"ALTER TABLE students {broken}")
+    subject.edit(table="pupils").sync()
+    assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students", "public.pupils"])
+    subject.edit(age=-1).sync()
+    assert subject.tables == ["public.students", "public.pupils"]
+    for _ in range(2):
+        assert not subject.finalize()
+        assert (subject.ready, subject.tables) == ("False DeleteFailed", ["public.students"])
+        assert cause in subject.message
+        assert "Retain" in subject.message
+    database.query(f"ALTER TABLE students {healed}")
+    assert database.rows() == [ROW]
+    assert subject.finalize()
+    assert database.rows() == []
+
+
+def test_the_other_columns_take_no_part_in_a_deletion(database: Database, subject: Subject) -> None:
+    subject.sync()
+    database.query("ALTER TABLE students DROP name; ALTER TABLE students RENAME age TO years")
+    assert subject.finalize()
+    assert database.query("SELECT * FROM students") == []
+
+
 # Calls that come too late
 
 
