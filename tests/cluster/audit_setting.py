@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from postgres_writer.core.request import relation_name
 from support.payloads import recorded
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Setting:
         listed = {"apiVersion": "v1", "kind": "List", "items": manifests}
         self.cluster.kubectl("create", "-f", "-", input=json.dumps(listed))
         for name in names:
-            patch = json.dumps({"status": recorded(table)})
+            patch = json.dumps({"status": recorded(relation_name(table) or table, observed=table)})
             self.kubectl("patch", PGW, name, "--subresource=status", "--type=merge", f"--patch={patch}")
 
     def kubectl(self, *arguments: str) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +18,7 @@ from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.database.statements import lock_key
 from support.payloads import payload
+from support.planted import DOUBLES
 from support.server import running_server
 
 if TYPE_CHECKING:
@@ -31,25 +32,63 @@ def prune(setting: Setting, *arguments: str) -> subprocess.CompletedProcess[str]
     return setting.audit("--prune", "--yes", *arguments)
 
 
+@contextmanager
+def search_path(setting: Setting, path: str) -> Iterator[None]:
+    """Give the audit's role another search_path in this database."""
+    role = setting.database.query("SELECT current_user")[0][0]
+    alter = f"ALTER ROLE {role} IN DATABASE {setting.database.name}"
+    setting.database.query(f"{alter} SET search_path = {path}")
+    try:
+        yield
+    finally:
+        setting.database.query(f"{alter} RESET search_path")
+
+
 def test_a_search_path_that_hides_the_live_table_deletes_nothing(setting: Setting) -> None:
     setting.apply("live")
     setting.apply("bystander", table="public.students")
     setting.row("live", "bystander")
-    for copied in (False, True):
-        if copied:
-            setting.database.query("INSERT INTO copies.students SELECT * FROM public.students")
-        else:
-            setting.database.query("CREATE SCHEMA copies")
-            setting.database.create_table("copies.students")
-            role = setting.database.query("SELECT current_user")[0][0]
-            name = setting.database.name
-            setting.database.query(f"ALTER ROLE {role} IN DATABASE {name} SET search_path = copies, public")
+    setting.database.query("CREATE SCHEMA copies")
+    setting.database.create_table("copies.students")
+    setting.database.query("INSERT INTO copies.students SELECT * FROM public.students")
+    with search_path(setting, "copies, public"):
+        assert setting.findings() == []
         done = prune(setting)
-        assert done.returncode == 0, done.stderr
-        assert "no row to prune" in done.stdout
         named = prune(setting, f"{setting.namespace}/live")
-        assert named.returncode == 2
-        assert setting.rows("public.students") == ["bystander", "live"]
+    assert done.returncode == 0, done.stderr
+    assert "no row to prune" in done.stdout
+    assert named.returncode == 2
+    assert setting.rows("public.students") == ["bystander", "live"]
+
+
+@pytest.mark.parametrize("status", ["of this release", "of 0.1.0"])
+def test_another_psql_schema_than_the_server_s_deletes_nothing(setting: Setting, status: str) -> None:
+    """The server's is copies; the audit reads spec.table as a table of another program, with the same ids."""
+    setting.database.query("CREATE SCHEMA copies")
+    setting.database.create_table("copies.students")
+    setting.database.create_table("old")
+    for table in ("copies.students", "public.students", "old"):
+        setting.row("live", table=table)
+    setting.row("theirs", table="public.students")
+    setting.apply("live")
+    tables = ["copies.students"] if status == "of this release" else ["students"]
+    patch = json.dumps({"status": {"tables": tables}})
+    setting.kubectl("patch", PGW, "live", "--subresource=status", "--type=merge", f"--patch={patch}")
+    for options in ((), ("--table", "old")):
+        assert "no row to prune" in prune(setting, *options).stdout
+    assert setting.rows("copies.students") == setting.rows("old") == ["live"]
+    assert setting.rows("public.students") == ["live", "theirs"]
+
+
+def test_what_others_plant_in_the_search_path_is_not_run_while_rows_are_deleted(setting: Setting) -> None:
+    setting.database.create_table("old")
+    setting.double()
+    setting.row("orphan")
+    setting.database.query(DOUBLES)
+    with search_path(setting, "planted, pg_catalog, public"):
+        done = prune(setting, "--table", "old")
+    assert "2 of 2 rows deleted." in done.stdout, done.stdout + done.stderr
+    assert (setting.rows(), setting.rows("old")) == (["double"], [])
 
 
 def test_the_stray_row_of_a_parent_goes_without_the_child_s_row(setting: Setting) -> None:
@@ -115,11 +154,11 @@ def test_a_partition_s_row_is_pruned_through_its_parent(setting: Setting) -> Non
     assert setting.rows("parted") == ["kept"]
 
 
-def test_a_row_that_only_a_view_shows_is_never_pruned(setting: Setting) -> None:
+def test_a_row_behind_a_view_is_never_pruned(setting: Setting) -> None:
     setting.database.query("CREATE VIEW seen AS SELECT * FROM students")
     setting.apply("bystander", table="seen")
     setting.row("bystander", "orphan")
-    assert setting.findings() == [("no-resource", "orphan")]
+    assert setting.findings() == [("unreadable", "")]
     assert "no row to prune" in prune(setting).stdout
     assert setting.rows() == ["bystander", "orphan"]
 
@@ -157,6 +196,21 @@ def test_a_trigger_that_would_take_the_live_row_along_is_rolled_back(setting: Se
     )
     setting.database.query("CREATE TRIGGER follow AFTER DELETE ON old FOR EACH ROW EXECUTE FUNCTION follow()")
     check_both_stay(setting)
+
+
+@pytest.mark.parametrize("when", ["", "DEFERRABLE INITIALLY DEFERRED"])
+def test_a_row_that_a_trigger_writes_again_is_not_called_deleted(setting: Setting, when: str) -> None:
+    setting.apply("bystander")
+    setting.row("bystander", "orphan")
+    setting.database.query(
+        "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO students VALUES (OLD.*); RETURN OLD; END $$"
+    )
+    trigger = "CREATE CONSTRAINT TRIGGER" if when else "CREATE TRIGGER"
+    setting.database.query(f"{trigger} again AFTER DELETE ON students {when} FOR EACH ROW EXECUTE FUNCTION again()")
+    done = prune(setting)
+    assert (done.returncode, "a trigger or a rule keeps it" in done.stdout) == (1, True), done.stdout
+    assert setting.rows() == ["bystander", "orphan"]
 
 
 def test_a_row_with_a_write_in_flight_is_kept(setting: Setting) -> None:

@@ -6,6 +6,7 @@ import json
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
+from postgres_writer.core.request import relation_name
 from support.command import run_here
 from support.payloads import recorded, resource
 from support.spec_cases import spec_with
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 INSERT = "INSERT INTO {} VALUES (%s, 'alex', 23, 'canada')"
 
 
+def synced(*tables: str) -> dict[str, Any]:
+    """Return the status after a sync to the tables: it lists relations, and observes spec.table as it is written."""
+    return recorded(*(relation_name(table) or table for table in tables), observed=tables[-1])
+
+
 def made(name: str, table: str = "students", namespace: str = "default", **changes: Any) -> dict[str, Any]:
     """Return a resource that was synced to the table."""
-    fields = {"status": recorded(table), "spec": spec_with(table=table), **changes}
+    fields = {"status": synced(table), "spec": spec_with(table=table), **changes}
     return resource(fields.pop("spec"), fields.pop("status"), namespace=namespace, name=name, **fields)
 
 
@@ -29,13 +35,17 @@ def row(database: Database, *ids: str, table: str = "students") -> None:
 
 
 def audit(
-    database: Database, *arguments: str, resources: list[dict[str, Any]] | None = None, text: str | None = None
+    database: Database,
+    *arguments: str,
+    resources: list[dict[str, Any]] | None = None,
+    text: str | None = None,
+    **variables: str,
 ) -> CompletedProcess[str]:
-    """Run the command on a list given on standard input."""
+    """Run the command on a list given on standard input, with these variables besides those of the database."""
     if resources is not None:
         text = json.dumps({"apiVersion": "v1", "items": resources, "kind": "List", "metadata": {}}, indent=4)
     files = ["-"] if text is not None else []
-    return run_here("audit", *arguments, *files, given=text or "", environ=database.environ)
+    return run_here("audit", *arguments, *files, given=text or "", environ={**database.environ, **variables})
 
 
 def findings(done: CompletedProcess[str]) -> list[tuple[str, str, str]]:

@@ -17,6 +17,7 @@ from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_
 from postgres_writer.audit.rows import Rows, id_of
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
+from postgres_writer.core.request import DEFAULT_SCHEMA, relation_name
 from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, ListExpired
 
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
@@ -35,6 +36,7 @@ Progress = Callable[[Side, int, float], object]
 class Audit:
     """One comparison of resources and rows; the findings are in ``spool``.
 
+    ``schema`` is that of tables without one in their name, in resources and in ``tables``.
     ``confirm_after``: seconds until findings are looked at again, and dropped if they passed. ``timeout``: the most
     seconds that PostgreSQL may take for a batch of one table's rows.
     """
@@ -48,11 +50,12 @@ class Audit:
     all_tables: bool = False
     confirm_after: float = 5.0
     timeout: float = 300.0
+    schema: str = DEFAULT_SCHEMA
 
     def __post_init__(self) -> None:
         self.resources = self.rows = self.matched = 0
         self._reader = Rows(self.connection, self.timeout)
-        self._listed_tables: set[str] = set()
+        self._certain: set[str] = set()
 
     def look(self, listed: IO[bytes] | None = None) -> None:
         """Note all findings; those that a second look does not confirm are dropped.
@@ -66,12 +69,14 @@ class Audit:
             pages = self.source.pages
             self._note(lambda page: self._parsed(self._counted(ahead(pages(self.namespace, page)))))
         self.resources = self.spool.count()
-        self._reader.resolve(self.spool.tables() | set(self.tables), discover=self.all_tables)
-        self._listed_tables = self.spool.listed_tables()
+        named = {table: relation_name(table, self.schema) for table in self.tables}
+        # ours are those that a status lists, and those that the user names
+        self._certain = self.spool.recorded_tables().union(filter(None, named.values()))
+        self._reader.resolve(self.spool.tables() | self._certain, discover=self.all_tables)
         known = self._reader.tables
-        missing = [table for table in self.tables if table not in known.relations]
-        if missing:
-            raise ConfigError(f"--table {missing[0]}: there is no such table.")
+        for table, relation in named.items():
+            if relation not in known.relations:
+                raise ConfigError(f"--table {table}: there is no such table.")
         relations = self._reader.relations.values()
         total = sum(relation.estimate for relation in relations)
         with self._reader.snapshot(self.namespace, lambda number: self.progress("rows", number, total)) as rows:
@@ -79,7 +84,7 @@ class Audit:
         if listed is None and (unconfirmed := self.spool.mark_unconfirmed()):
             time.sleep(max(0.0, self.confirm_after))
             self._recheck(unconfirmed)
-        unreadable = ((relation.label, known.unreadable.get(relation.oid)) for relation in relations)
+        unreadable = ((relation.name, known.unreadable.get(relation.oid)) for relation in relations)
         self.spool.add_findings(Finding(Kind.UNREADABLE, "", label, why) for label, why in unreadable if why)
 
     def result(self) -> AuditResult:
@@ -103,13 +108,13 @@ class Audit:
 
     def delete(self, finding: Finding) -> str:
         """Delete the row of a prunable finding; gives why it was kept, or an empty text."""
-        relation = next(known for known in self._reader.relations.values() if known.label == finding.table)
+        relation = next(known for known in self._reader.relations.values() if known.name == finding.table)
         return delete(self.connection, relation, finding, lambda: self.resource_now(finding.id))
 
     def resource_now(self, about: str) -> Resource | None:
         """Read a resource from the API."""
         manifest = self.source.get(about)
-        return None if manifest is None else parse_resource(manifest)
+        return None if manifest is None else parse_resource(manifest, self.schema)
 
     def _note(self, resources: Callable[[int], Iterator[Resource]]) -> None:
         """Note the resources that a list in pages of that size gives; an expired one begins again with larger pages."""
@@ -134,7 +139,7 @@ class Audit:
     def _parsed(self, manifests: Iterable[Manifest]) -> Iterator[Resource]:
         for manifest in manifests:
             try:
-                resource = parse_resource(manifest)
+                resource = parse_resource(manifest, self.schema)
             except InvalidRequest as error:
                 raise AuditError(f"The list holds something that is not a PostgresWriter: {error}") from error
             if self._in_namespace(resource.id):
@@ -169,9 +174,7 @@ class Audit:
     def _judged(self, rows: Iterator[Row]) -> Iterator[Finding]:
         """Compare the resources with the rows: both come in the order of the ids."""
         known = self._reader.tables
-        # ours are those that a status lists, and those that the user names
-        listed = (self._listed_tables - known.ambiguous) | set(self.tables)
-        certain = {relation.oid for name, relation in known.relations.items() if name in listed}
+        certain = {relation.oid for name, relation in known.relations.items() if name in self._certain}
         tables = replace(known, uncertain=self._reader.relations.keys() - certain)
         # ids are ASCII, so SQLite, COLLATE "C" and Python sort them alike; of equal ones the resource comes first
         merged = heapq.merge(self.spool.resources(), rows, key=id_of)

@@ -9,8 +9,9 @@ import psycopg2
 from psycopg2 import errors, extensions
 
 from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, judge
-from postgres_writer.audit.rows import lookup, on, rows_with, selection
+from postgres_writer.audit.rows import WITH_IDS, lookup, rows_with, selection
 from postgres_writer.core.audit_result import Kind
+from postgres_writer.database.qualified import qualified, quoted
 from postgres_writer.database.statements import lock_key
 
 _LIMITS = (
@@ -20,7 +21,11 @@ _LIMITS = (
     # the API is asked while the row is locked: if its answer never comes the locks must not stay
     " SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
-_PLACE = "WHERE tableoid = %s AND ctid = %s::tid AND id::text = %s"
+_LOCK_ID = qualified("SELECT pg_advisory_xact_lock(%(key)s)")
+_PLACE = qualified('WHERE tableoid = %(table)s::oid AND ctid = %(place)s::tid AND id::text COLLATE "C" = %(id)s')
+# Deferred triggers run before the look and not after it, and PostgreSQL refuses to look where it would hide rows. Only
+# now: before the delete it would break triggers that use side tables with policies.
+_BEFORE_LOOK = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL row_security = off"
 
 
 class _Kept(Exception):
@@ -42,7 +47,7 @@ def delete(
         with connection, connection.cursor() as cursor:
             cursor.execute(_LIMITS)
             # first, as the hook server does: what it has sent and not seen answered is over when the lock is ours
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (lock_key(finding.id),))
+            cursor.execute(_LOCK_ID, {"key": lock_key(finding.id)})
             _lock(cursor, relation, finding)
             resource = resource_now()
             own = [] if resource is None else _require_surplus(cursor, resource, relation, finding)
@@ -58,7 +63,7 @@ def delete(
 
 def _lock(cursor: extensions.cursor, relation: Relation, finding: Finding) -> None:
     """Lock the row where it was shown."""
-    cursor.execute(on(selection(relation), relation, f"{_PLACE} FOR UPDATE"), (*finding.place, finding.id))
+    cursor.execute(f"{selection(relation)} {_PLACE} FOR UPDATE", _place(finding))
     found = cursor.fetchall()
     if not found:
         raise _Kept("it is gone, or was changed since it was shown")
@@ -69,18 +74,21 @@ def _lock(cursor: extensions.cursor, relation: Relation, finding: Finding) -> No
 
 
 def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own: list[Row]) -> None:
-    """Delete the row, and believe it only when that row is gone and those in spec.table (``own``) are still there.
+    """Delete the row, and look: that row is gone, and those that share its id are as they were.
 
-    A rule may delete another row instead, and a trigger may delete more.
+    ``own`` are those in spec.table. A rule may delete another row instead, and a trigger may insert or delete more.
     """
-    place = (*finding.place, finding.id)
-    cursor.execute(on("DELETE FROM", relation, _PLACE), place)
+    others = [row for row in rows_with(cursor, relation, [finding.id]) if row.place != finding.place]
+    cursor.execute(" ".join(("DELETE FROM", quoted(relation.name), _PLACE)), _place(finding))
     deleted = cursor.rowcount
-    cursor.execute(on("SELECT 1 FROM", relation, _PLACE), place)
-    if deleted == 0 or cursor.fetchone():
-        raise _Kept("a trigger, a rule or row-level security keeps it")
+    cursor.execute(_BEFORE_LOOK)
+    left = rows_with(cursor, relation, [finding.id])
+    if deleted == 0 or len(left) > len(others):
+        raise _Kept("a trigger or a rule keeps it")
     if deleted != 1:
         raise _Kept(f"the statement would delete {deleted} rows")
+    if set(left) != set(others):
+        raise _Kept("a trigger or a rule would change another row with its id")
     for row in own:
         if row not in rows_with(cursor, row.relation, [row.id]):
             raise _Kept("a trigger would delete the row in spec.table with it")
@@ -93,10 +101,9 @@ def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Re
     relations = {relation.oid: relation, **{known.oid: known for known in tables.relations.values()}}
     rows: list[Row] = []
     for known in relations.values():
-        if known.id_type:
-            raise _Kept(f"the column id of {known.label} is of type {known.id_type}")
-        if known.stores_rows:
-            cursor.execute(on("SELECT 1 FROM", known, "WHERE id = %s FOR SHARE"), (finding.id,))
+        if known.oid in tables.unreadable:
+            raise _Kept(f"table {known.name} cannot be read: {tables.unreadable[known.oid]}")
+        cursor.execute(f"SELECT FROM {quoted(known.name)} {WITH_IDS} FOR SHARE", {"ids": [finding.id]})
         rows += rows_with(cursor, known, [finding.id])
     judged = judge(resource, rows, tables)
     if not any(found.prunable and found.place == finding.place for found in judged):
@@ -104,6 +111,11 @@ def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Re
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
     home = tables.home(resource)
     return [row for row in rows if home is not None and row.relation.oid == home.oid]
+
+
+def _place(finding: Finding) -> dict[str, object]:
+    table, place = finding.place
+    return {"table": table, "place": place, "id": finding.id}
 
 
 def _texts(values: Any) -> list[str | None]:

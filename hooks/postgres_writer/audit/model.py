@@ -1,8 +1,8 @@
 """What the resources say beside what the rows say: (resource, rows of its id) -> findings. Pure.
 
-A row is known by the place where it is stored (tableoid and ctid), not by how a table is spelled: `students` and
-`public.students` are one table, and a partition shows the same rows as its parent. What is called prunable here is
-deleted on demand, so it is only prunable if nothing is uncertain.
+Tables are relation names (schema.table). A row is known by the place where it is stored (tableoid and ctid), because a
+partition and its parent show the same row. What is called prunable here is deleted on demand, so it is only prunable if
+nothing is uncertain.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from postgres_writer.errors import InvalidRequest, Reason
 COLUMNS = ("name", "age", "country")
 GROUP = "demo.yash.com"
 KIND = "PostgresWriter"
-_UNCERTAIN = "no resource is certainly recorded in this table; give --table with its schema to prune the row"
+_UNCERTAIN = "no status lists this table with its schema; give --table to prune the row"
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A PostgresWriter as the audit needs it. An invalid spec has None as ``values``, perhaps no ``table`` ("")."""
+    """A PostgresWriter as the audit needs it. An invalid spec has None as ``values``, perhaps no ``table`` ("").
+
+    ``qualified`` says whether the status itself gives the schemas of ``tables``: 0.1.0 wrote names as spec.table had
+    them, and what such a name means depends on a PSQL_SCHEMA that may not be the server's here.
+    """
 
     id: str
     table: str
@@ -32,31 +36,25 @@ class Resource:
     reason: str
     paused: bool
     deleting: bool
+    qualified: bool = True
+
+    @property
+    def recorded(self) -> tuple[str, ...]:
+        """The tables that the hook server certainly wrote for this resource, or may have."""
+        return self.tables if self.qualified else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A table or view of the database. ``label`` is its schema and name, ``kind`` its relkind.
-
-    ``id_type`` is the type of its column id where that holds no text (a number, say), else empty; ``filtered`` says
-    whether row-level security may hide rows from the audit's role.
-    """
+    """A relation of the database: its name (schema.table), and about how many rows it has."""
 
     oid: int
-    label: str
-    kind: str
+    name: str
     estimate: float = 0.0
-    id_type: str = ""
-    filtered: bool = False
-
-    @property
-    def stores_rows(self) -> bool:
-        """Whether rows seen here are its own (or of what inherits from it); a view only shows those of other tables."""
-        return self.kind in ("r", "p")
 
 
 Place = tuple[int, str]
-"""(tableoid, ctid) of a stored row; of a view's row (oid of the view, id), which names no place."""
+"""(tableoid, ctid) of a row."""
 NOWHERE: Place = (0, "(0,0)")
 """The place of a finding without a row: no table has the oid 0."""
 
@@ -88,17 +86,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tables:
-    """Which relations the spellings of tables mean.
-
-    ``unreadable`` holds why the rows of an oid could not be read. ``ambiguous`` are spellings without a schema that
-    fit several tables of the database: another role's search_path may choose another of them than the audit's.
-    """
+    """Which relations there are of those that resources and the user name; ``unreadable`` says of an oid why it is."""
 
     relations: dict[str, Relation] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
-    ambiguous: set[str] = field(default_factory=set)
     uncertain: Collection[int] = ()
-    """The oids that no status vouches for: none lists them in a spelling that is not ambiguous.
+    """The oids that no status lists with their schema, nor the user names.
 
     A spec alone names any table, also one that the policy refuses, and another cluster may own what no resource names.
     """
@@ -114,22 +107,25 @@ class Tables:
     def uncertainty(self, resource: Resource) -> str:
         """Say what keeps us from knowing which tables the resource names; an empty text when we know."""
         for name in dict.fromkeys((resource.table, *resource.tables)):
-            if name in self.ambiguous:
-                return f"several schemas have a table {name}, and the hook server may mean another than the audit"
             if name not in self.relations:
                 return f"table {name} is not visible to the audit"
             if self.relations[name].oid in self.unreadable:
                 return f"table {name} could not be read"
+        if resource.table not in resource.recorded:
+            return f"its status does not list {resource.table}; prune it after the next sync"
         return ""
 
 
-def parse_resource(manifest: dict[str, Any]) -> Resource:
-    """Read a PostgresWriter as the hooks do. Raises InvalidRequest when it is none, or has no namespace and name."""
+def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
+    """Read a PostgresWriter as the hooks do; ``schema`` is that of tables without one in their name.
+
+    Raises InvalidRequest when it is none, or has no namespace and name.
+    """
     version = manifest.get("apiVersion")
     if manifest.get("kind") != KIND or not isinstance(version, str) or version.partition("/")[0] != GROUP:
         raise InvalidRequest(f"an object of kind {str(manifest.get('kind'))[:63]!r} is not a {KIND} of {GROUP}.")
-    request = load_request({"parent": manifest})
-    spec = request.spec
+    request = load_request({"parent": manifest}, schema=schema)
+    spec, listed = request.spec, (request.raw_status or {}).get("tables", ())
     return Resource(
         id=request.id,
         table=request.relation or "",
@@ -138,6 +134,7 @@ def parse_resource(manifest: dict[str, Any]) -> Resource:
         reason=request.status.ready.reason if request.status.ready else "",
         paused=request.paused,
         deleting=request.deleting,
+        qualified=all(table in listed for table in request.status.tables),
     )
 
 
@@ -172,14 +169,12 @@ def differences_of(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> tuple[tup
 
 
 def _no_resource(row: Row, tables: Tables) -> Finding:
-    detail = "" if row.relation.stores_rows else "shown by a view or foreign table; prune it where it is stored"
-    if row.relation.oid in tables.uncertain:
-        detail = _UNCERTAIN
+    detail = _UNCERTAIN if row.relation.oid in tables.uncertain else ""
     return _about(row, Kind.NO_RESOURCE, detail, prunable=not detail)
 
 
 def _about(row: Row, kind: Kind, detail: str, *, repairable: bool = False, prunable: bool = False) -> Finding:
-    return Finding(kind, row.id, row.relation.label, detail, (), row.values, row.place, repairable, prunable)
+    return Finding(kind, row.id, row.relation.name, detail, (), row.values, row.place, repairable, prunable)
 
 
 def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Iterator[Finding]:
@@ -198,10 +193,9 @@ def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Itera
         differences = differences_of(resource.values, own.values)
         detail = "paused" if resource.paused else ""
         yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, differences, repairable=not resource.paused)
-    # a view decides which rows it shows: they cannot be distinguished from second ones
-    if home is not None and home.stores_rows:
+    if home is not None:
         for row in _distinct(rows):
-            if row.relation.stores_rows and (own is None or row.place != own.place):
+            if own is None or row.place != own.place:
                 yield _judge_other(resource, row, own, rows, tables)
 
 
@@ -217,7 +211,7 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
         detail, repairable = "in status.tables: the next sync removes it", not resource.paused
     elif own is None:
         # never prunable: it may be all there is of this resource in the database
-        detail = "the only row found, in neither spec.table nor status.tables: is search_path that of the server?"
+        detail = "the only row found, in neither spec.table nor status.tables"
     else:
         unsure = tables.uncertainty(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
         detail = unsure or "in neither spec.table nor status.tables"
@@ -230,24 +224,15 @@ def _why_missing(resource: Resource, home: Relation | None) -> str:
         return "the spec is invalid"
     if home is None:
         return "the table does not exist"
-    if home.filtered:
-        return "row-level security may hide it from the audit's role"
     if resource.paused:
         return "paused"
     return f"last sync: {resource.reason}" if resource.reason else "never synced"
 
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:
-    """Leave out what is shown twice: a partition's row through its parent, a table's row through a view.
-
-    Of the relations that show a row the one that stores it is kept.
-    """
+    """Leave out what is shown twice, by a partition and its parent; the one that stores the row is kept."""
     stored: dict[Place, Row] = {}
-    shown = []
     for row in rows:
-        if not row.relation.stores_rows:
-            shown.append(row)
-        elif row.place not in stored or row.relation.oid == row.place[0]:
+        if row.place not in stored or row.relation.oid == row.place[0]:
             stored[row.place] = row
-    # a row that only a view shows, of a table that was not read, is a finding, too
-    return list(stored.values()) or shown
+    return list(stored.values())

@@ -16,53 +16,58 @@ from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
-from psycopg2.sql import SQL, Composable, Identifier
 
 from postgres_writer.audit.model import Relation, Row, Tables
 from postgres_writer.audit.resources import is_id
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.request import is_table
+from postgres_writer.database.qualified import qualified, quoted
 from postgres_writer.errors import AuditError
 
 _FETCH = 2000
 _BATCH = 1000
 
-_RELATION = (
-    "SELECT c.oid::bigint, n.nspname || '.' || c.relname, c.relkind::text, greatest(c.reltuples, 0)::float8,"
-    # the type of a column id that is of no string type (category S): no id of a resource fits into it
-    " coalesce((SELECT format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute a"
-    "  JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE a.attrelid = c.oid AND a.attname = 'id'"
-    "  AND NOT a.attisdropped AND t.typcategory <> 'S'), ''),"
-    " row_security_active(c.oid),"
-    " (SELECT count(*) FROM pg_catalog.pg_class other JOIN pg_catalog.pg_namespace s ON s.oid = other.relnamespace"
-    "  WHERE other.relname = c.relname AND other.relkind IN ('r', 'p', 'v', 'm', 'f')"
-    "  AND s.nspname !~ '^pg_|^information_schema$')"
-    " FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
-)
-# to_regclass fails on a schema that the role may not use; the catalog shows it to anyone
-_QUALIFIED = _RELATION + " WHERE n.nspname = %s AND c.relname = %s AND c.relkind NOT IN ('i', 'I', 'S', 't', 'c')"
-_BARE = _RELATION + " WHERE c.oid = to_regclass(quote_ident(%s))"
-_SHAPED = _RELATION + (  # noqa: S608 # nothing in it comes from outside
-    " WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname !~ '^pg_|^information_schema$'"
-    " AND 4 = (SELECT count(*) FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped"
-    "  AND a.attname IN ('id', 'name', 'age', 'country'))"
-    " AND EXISTS (SELECT 1 FROM pg_catalog.pg_index i JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid"
-    "  AND a.attnum = i.indkey[0] JOIN pg_catalog.pg_type t ON t.oid = a.atttypid WHERE i.indrelid = c.oid"
-    "  AND i.indisunique AND i.indnkeyatts = 1 AND a.attname = 'id' AND t.typcategory = 'S')"
+# by the catalogue, which shows a relation to anyone: to look a name up fails on a schema that the role may not use
+_RELATION = """
+    SELECT c.oid::int8, n.nspname::text || '.' || c.relname::text, c.reltuples::float8,
+    CASE WHEN NOT ((c.relkind = 'r') OR (c.relkind = 'p')) THEN 'it is not an ordinary or partitioned table'
+    WHEN row_security_active(c.oid) THEN 'its row-level security applies to the role, which needs BYPASSRLS'
+    ELSE (SELECT 'its column id is of type ' || format_type(a.atttypid, NULL) || ', not a text type'
+        FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
+        WHERE (a.attrelid = c.oid) AND (a.attname = 'id') AND NOT a.attisdropped AND (t.typcategory <> 'S')) END
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE {}
+"""
+_NAMED = qualified(_RELATION.format("(n.nspname = %(schema)s) AND (c.relname = %(table)s)"))
+_SHAPED = qualified(
+    _RELATION.format("""
+    ((c.relkind = 'r') OR (c.relkind = 'p')) AND NOT c.relispartition AND (n.nspname !~ '^pg_|^information_schema$')
+    AND 4 = (SELECT count(*) FROM pg_catalog.pg_attribute AS a WHERE (a.attrelid = c.oid) AND NOT a.attisdropped
+        AND (a.attname = ANY (ARRAY['id', 'name', 'age', 'country'])))
+    AND EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a ON (a.attrelid = c.oid)
+        AND (a.attnum = i.indkey[0]) JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid WHERE (i.indrelid = c.oid)
+        AND i.indisunique AND (i.indnkeyatts = 1) AND (a.attname = 'id') AND (t.typcategory = 'S'))
+    """)
 )
 # the rows of other programs are left out by the server: a table may hold millions of them
-_SHAPE = "WHERE id::text COLLATE \"C\" ~ '^[a-z0-9.-]+/[a-z0-9.-]+$'"
-_WITHIN = 'AND id::text COLLATE "C" >= %(begin)s AND id::text COLLATE "C" < %(end)s'
-_ORDER = 'ORDER BY id::text COLLATE "C"'
+_SHAPE = qualified("WHERE id::text COLLATE \"C\" ~ '^[a-z0-9.-]+/[a-z0-9.-]+$'")
+_WITHIN = qualified('AND id::text COLLATE "C" >= %(begin)s AND id::text COLLATE "C" < %(end)s')
+_ORDER = qualified('ORDER BY id::text COLLATE "C"')
+WITH_IDS = qualified("WHERE id = ANY (%(ids)s::text[])")
+# Not {}::text: the owner of a type decides what that cast runs. Only char(n) has blanks that are not part of the value.
+_TEXT = (
+    "CASE WHEN {0} IS NULL THEN NULL WHEN pg_typeof({0}) = 'pg_catalog.bpchar'::regtype THEN rtrim(concat({0}))"
+    " ELSE concat({0}) END"
+)
+_SELECTION = qualified(
+    f"SELECT id::text, {_TEXT.format('name')}, age, {_TEXT.format('country')}, tableoid::int8, ctid::text FROM"
+)
 _REASONS = {
     "42501": "the role may not read it",
     "42703": "it lacks one of the columns id, name, age and country",
-    "42809": "it is not a table",
     "42P01": "it was dropped meanwhile",
     "55P03": "it is locked",
     "57014": "reading it took too long",
 }
-_FOREIGN = ("08", "HV")
 id_of = attrgetter("id")
 
 # A column age that is not ours may hold what Python or JSON has not (the year 99999, NaN): only a number is read as
@@ -110,18 +115,19 @@ class Rows:
         self.relations: dict[int, Relation] = {}
         self._connection = connection
         milliseconds = max(1, round(timeout * 1000))
-        # a table that is locked must not hold up the others for long
-        self._limits = f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = '5s'"
+        # a table that is locked must not hold up the others for long, and where rows would be hidden PostgreSQL refuses
+        self._limits = (
+            f"SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = '5s'; SET LOCAL row_security = off"
+        )
 
     def resolve(self, names: Iterable[str], *, discover: bool = False) -> None:
-        """Find what the spellings mean, and (``discover``) every other table of the same shape."""
+        """Find the relations of these names, and (``discover``) every other table of the same shape."""
         with self._transaction("READ ONLY") as cursor:
             lookup(cursor, names, self.tables)
             relations = list(self.tables.relations.values())
             if discover:
                 cursor.execute(_SHAPED)
-                shaped = (Relation(*found[:-1]) for found in cursor.fetchall())
-                relations += (relation for relation in shaped if is_table(relation.label))
+                relations += (_relation(found, self.tables) for found in cursor.fetchall() if is_table(found[1]))
         self.relations.update((relation.oid, relation) for relation in relations)
 
     @contextlib.contextmanager
@@ -137,9 +143,9 @@ class Rows:
         with self._transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY") as cursor:
             cursor.execute(self._limits)
             for relation in self._readable():
-                declaration = f"DECLARE audit_{relation.oid} NO SCROLL CURSOR FOR {selection(relation)}"
+                declaration = f"DECLARE audit_{relation.oid} NO SCROLL CURSOR FOR {selection(relation)} {condition}"
                 with self._attempt(cursor, relation):
-                    cursor.execute(on(declaration, relation, condition), bounds)
+                    cursor.execute(declaration, bounds)
             yield heapq.merge(*(self._stream(relation, count) for relation in self._readable()), key=id_of)
 
     def again(self, ids: Iterable[str]) -> Iterator[Row]:
@@ -200,49 +206,41 @@ class Rows:
                 raise
             cursor.execute("ROLLBACK TO SAVEPOINT audit")
             # in our words: PostgreSQL's own text may hold values of rows
-            other = "its foreign server fails" if code[:2] in _FOREIGN else "PostgreSQL refuses it"
-            self.tables.unreadable[relation.oid] = f"{_REASONS.get(code, other)} (SQLSTATE {code})"
+            self.tables.unreadable[relation.oid] = f"{_REASONS.get(code, 'PostgreSQL refuses it')} (SQLSTATE {code})"
         cursor.execute("RELEASE SAVEPOINT audit")
 
 
 def lookup(cursor: extensions.cursor, names: Iterable[str], tables: Tables) -> None:
-    """Find what the spellings mean, in the current transaction, and add it to ``tables``."""
-    for name in sorted(filter(is_table, names)):
-        schema, _, bare = name.rpartition(".")
-        if schema:
-            cursor.execute(_QUALIFIED, (schema, bare))
-        else:
-            cursor.execute(_BARE, (bare,))
+    """Find the relations of these names (schema.table), in the current transaction, and add them to ``tables``."""
+    for name in sorted(filter(None, names)):
+        schema, _, table = name.partition(".")
+        cursor.execute(_NAMED, {"schema": schema, "table": table})
         found = cursor.fetchone()
         if found:
-            relation = tables.relations[name] = Relation(*found[:-1])
-            if relation.id_type:
-                tables.unreadable[relation.oid] = f"its column id is of type {relation.id_type}, not a text type"
-            if not schema and found[-1] > 1:
-                tables.ambiguous.add(name)
+            tables.relations[name] = _relation(found, tables)
 
 
 def rows_with(cursor: extensions.cursor, relation: Relation, ids: list[str]) -> list[Row]:
     """Return the rows with exactly these ids as a relation shows them now."""
-    cursor.execute(on(selection(relation), relation, "WHERE id = ANY(%s)"), (ids,))
-    # "=" of citext, or of a collation that takes two spellings for one, finds more
+    cursor.execute(f"{selection(relation)} {WITH_IDS}", {"ids": ids})
+    # "=" of a collation that takes two spellings for one finds more
     wanted = set(ids)
     return [_row(relation, values) for values in cursor.fetchall() if values[0] in wanted]
 
 
 def selection(relation: Relation) -> str:
     """Return the select list and FROM for the rows of a relation."""
-    place = "tableoid::bigint, ctid::text" if relation.stores_rows else "NULL, NULL"
-    return f"SELECT id::text, name::text, age, country::text, {place} FROM"
+    return f"{_SELECTION} {quoted(relation.name)}"
 
 
-def on(begin: str, relation: Relation, end: str) -> Composable:
-    """Put a relation's quoted name between two parts of a statement."""
-    # a name that spec.table can have holds no dot; its schema may
-    schema, _, name = relation.label.rpartition(".")
-    return SQL("{} {} {}").format(SQL(begin), Identifier(schema, name), SQL(end))
+def _relation(found: tuple[Any, ...], tables: Tables) -> Relation:
+    oid, name, estimate, trouble = found
+    if trouble:
+        tables.unreadable[oid] = trouble
+    # -1: it was never counted
+    return Relation(oid, name, max(0.0, float(estimate)))
 
 
 def _row(relation: Relation, values: tuple[Any, ...]) -> Row:
     row, name, age, country, table, place = values
-    return Row(row, relation, (table, place) if table is not None else (relation.oid, row), (name, age, country))
+    return Row(row, relation, (table, place), (name, age, country))

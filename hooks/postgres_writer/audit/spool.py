@@ -22,7 +22,7 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
 CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, name TEXT, age INTEGER, country TEXT, tables TEXT,
-    reason TEXT, paused, deleting) WITHOUT ROWID;
+    reason TEXT, paused, deleting, qualified) WITHOUT ROWID;
 CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, oid INTEGER, ctid TEXT, differences TEXT, vals TEXT, detail TEXT,
     repairable, prunable, PRIMARY KEY (kind, id, tbl, oid, ctid)) WITHOUT ROWID;
 CREATE TABLE unconfirmed (id TEXT, kind INTEGER, tbl TEXT, PRIMARY KEY (id, kind, tbl)) WITHOUT ROWID;
@@ -59,18 +59,19 @@ class Spool:
                 r.reason,
                 r.paused,
                 r.deleting,
+                r.qualified,
             )
             for r in resources
         )
-        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def resources(self) -> Iterator[Resource]:
         """Yield the resources in the byte order of their ids."""
         found = self._db.execute("SELECT * FROM resource ORDER BY id")
-        for row, table, name, age, country, tables, reason, paused, deleting in found:
+        for row, table, name, age, country, tables, reason, *flags in found:
             listed = (table,) if tables is None else tuple(json.loads(tables))
             spec = (name, age, country) if name is not None else None
-            yield Resource(row, table, spec, listed, reason, bool(paused), bool(deleting))
+            yield Resource(row, table, spec, listed, reason, *map(bool, flags))
 
     def count(self) -> int:
         """Return the number of resources."""
@@ -78,13 +79,14 @@ class Spool:
 
     def tables(self) -> set[str]:
         """Return every table that a resource names as its own, or as one that may hold its row."""
-        return self.listed_tables().union(self._column("SELECT DISTINCT tbl FROM resource WHERE tbl <> ''"))
-
-    def listed_tables(self) -> set[str]:
-        """Return every table that the status of a resource lists."""
-        # without a text the status lists just spec.table
-        alone = self._column("SELECT DISTINCT tbl FROM resource WHERE tables IS NULL AND tbl <> ''")
         texts = self._column("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL")
+        return set(self._column("SELECT DISTINCT tbl FROM resource WHERE tbl <> ''")).union(*map(json.loads, texts))
+
+    def recorded_tables(self) -> set[str]:
+        """Return every table that the status of a resource lists with its schema."""
+        # without a text the status lists just spec.table
+        alone = self._column("SELECT DISTINCT tbl FROM resource WHERE tables IS NULL AND tbl <> '' AND qualified")
+        texts = self._column("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL AND qualified")
         return set(alone).union(*map(json.loads, texts))
 
     def add_findings(self, findings: Iterable[Finding]) -> None:

@@ -119,11 +119,13 @@ def audit(**given: Any) -> int:
         if arguments.result_config_map and (files or not isinstance(source, Cluster)):
             raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
         spool = stack.enter_context(closing(Spool()))
-        connection = stack.enter_context(closing(connect(DatabaseConfig.from_env(os.environ))))
+        config = DatabaseConfig.from_env(os.environ)
+        connection = stack.enter_context(closing(connect(config)))
         listed = stack.enter_context(_opened(files[0])) if files else None
         options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
         with _progress() as advance:
-            comparison = Audit(source, connection, spool, advance, **{name: given[name] for name in options})
+            chosen = {name: given[name] for name in options}
+            comparison = Audit(source, connection, spool, advance, **chosen, schema=config.schema)
             comparison.look(listed)
         if arguments.prune:
             return _prune(comparison, arguments)

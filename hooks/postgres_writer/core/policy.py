@@ -25,7 +25,7 @@ class _PolicySchema(Schema):
 
 @dataclass(frozen=True)
 class TablePolicy:
-    """Rules of (namespaces, relations), each a compiled union of globs; a pair is allowed when one rule matches both."""
+    """Rules of (namespaces, relations), each a compiled union of globs; one rule must match both."""
 
     rules: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]
 

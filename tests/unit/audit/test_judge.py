@@ -15,26 +15,16 @@ from postgres_writer.core.audit_result import Kind
 
 ID = "default/sample"
 VALUES = ("alex", 23, "canada")
-RELATIONS = [
-    Relation(1, "public.students", "r"),
-    Relation(2, "public.old", "r"),
-    Relation(3, "public.parted", "p"),
-    Relation(4, "public.seen", "v"),
-    Relation(5, "other.students", "r"),
-]
-NAMES = ["students", "old", "public.old", "parted", "seen", "other.students", "absent"]
-SPELLED = dict(zip(["students", "old", "parted", "seen", "other.students"], RELATIONS, strict=True))
+NAMES = ["public.students", "public.old", "public.parted", "other.students"]
+RELATIONS = [Relation(oid, name) for oid, name in enumerate(NAMES, 1)]
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> Tables:
-    known = {name: SPELLED[name] for name in draw(st.sets(st.sampled_from(list(SPELLED))))}
-    if draw(st.booleans()) and "old" in known:
-        known["public.old"] = known["old"]
+    known = {relation.name: relation for relation in draw(st.sets(st.sampled_from(RELATIONS)))}
     oids = [relation.oid for relation in RELATIONS]
     unreadable = dict.fromkeys(draw(st.sets(st.sampled_from(oids), max_size=2)), "denied")
-    ambiguous = draw(st.sets(st.sampled_from(["students", "old"])))
-    return Tables(known, unreadable, ambiguous, draw(st.sets(st.sampled_from(oids))))
+    return Tables(known, unreadable, draw(st.sets(st.sampled_from(oids))))
 
 
 @st.composite
@@ -51,10 +41,11 @@ def rows(draw: st.DrawFn) -> list[Row]:
 RESOURCES = st.builds(
     Resource,
     st.just(ID),
-    st.sampled_from(["", *NAMES]),
+    st.sampled_from(["", "public.absent", *NAMES]),
     st.none() | st.just(VALUES),
-    st.lists(st.sampled_from(NAMES), max_size=3, unique=True).map(tuple),
+    st.lists(st.sampled_from(["public.absent", *NAMES]), max_size=3, unique=True).map(tuple),
     st.sampled_from(["", "RowSynced", "Unmanaged"]),
+    st.booleans(),
     st.booleans(),
     st.booleans(),
 )
@@ -73,11 +64,11 @@ def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
     assert resource.reason != "Unmanaged"
     names = {resource.table, *resource.tables}
     assert names <= known.relations.keys(), "every table that it names is known"
-    assert not names & set(known.ambiguous)
+    assert resource.table in resource.tables
+    assert resource.qualified, "the server itself wrote which tables these are"
     assert not {known.relations[name].oid for name in names} & known.unreadable.keys()
     named = {known.relations[name].oid for name in names}
     home = known.relations[resource.table]
-    assert home.stores_rows
     assert any(row.relation.oid == home.oid for row in found)
     for finding in prunable:
         shown = {row.relation.oid for row in found if row.place == finding.place}
@@ -86,18 +77,13 @@ def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
 
 
 @given(rows(), tables())
-def test_a_row_without_a_resource_is_prunable_only_where_it_is_stored_and_somebody_vouches(
-    found: list[Row], known: Tables
-) -> None:
+def test_a_row_without_a_resource_is_prunable_only_where_somebody_vouches(found: list[Row], known: Tables) -> None:
     findings = list(judge(None, found, known))
     assert all(finding.kind is Kind.NO_RESOURCE for finding in findings)
-    stored = {row.place for row in found if row.relation.stores_rows}
-    assert len([finding for finding in findings if finding.place in stored]) == len(stored), "each place once"
-    labels = {relation.label: relation for relation in RELATIONS}
-    for finding in findings:
-        if finding.prunable:
-            assert labels[finding.table].stores_rows
-            assert labels[finding.table].oid not in known.uncertain
+    places = [finding.place for finding in findings]
+    assert sorted(places) == sorted({row.place for row in found}), "each place once"
+    oids = {relation.name: relation.oid for relation in RELATIONS}
+    assert not {oids[finding.table] for finding in findings if finding.prunable} & set(known.uncertain)
 
 
 @given(RESOURCES, rows(), tables())
