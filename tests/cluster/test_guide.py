@@ -32,6 +32,8 @@ TRIED_HERE = {
 }
 TRIED_ELSEWHERE = {
     "What you need": 1,
+    "From 0.1.0": 4,
+    "Back to 0.1.0": 1,
     "Install": 5,
     "Give Metacontroller its flags": 1,
     "Finalizers from the start": 1,
