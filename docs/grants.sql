@@ -11,5 +11,5 @@ GRANT USAGE ON SCHEMA :"schema" TO :"role";
 -- spec.table may name, and leave the others out: what the role may not write, no PostgresWriter can reach.
 GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE :"schema".:"table" TO :"role";
 
--- Not needed, and not recommended: ownership, TRUNCATE, REFERENCES, TRIGGER, CREATE on schema or database, BYPASSRLS,
--- membership in other roles. For `postgres-writer audit` a role with only USAGE and SELECT is sufficient.
+-- Only where row-level security applies to the role, it needs BYPASSRLS or the rights of the owner as well. Not needed, and
+-- not recommended: ownership, TRUNCATE, REFERENCES, TRIGGER, CREATE on schema or database, membership in other roles. For `postgres-writer audit` a role with only USAGE and SELECT is sufficient.
