@@ -66,7 +66,7 @@ def test_links_within_the_runbook_lead_somewhere() -> None:
 
 
 def test_links_to_other_files_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", RUNBOOK):
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", RUNBOOK):
         assert (ROOT / "docs" / target).is_file(), target
 
 
