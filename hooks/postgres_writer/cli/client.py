@@ -223,7 +223,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
 def _read(name: str) -> str:
     try:
         with click.open_file(name, encoding="utf-8") as file:
-            return file.read()
+            return str(file.read())
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", "not UTF-8")
         raise PostgresWriterError(f"The manifest cannot be read: {name} ({why}).") from error
