@@ -134,7 +134,7 @@ LINES = [
     "finalize MANIFEST --url http://127.0.0.1:1",
     "sync - --url URL -o json",
     *(f"audit - --show-values -o {output}" for output in ("table", "json", "log")),
-    "audit - --prune default/left",
+    "audit --prune default/left",
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import sys
 import time
@@ -12,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any, TextIO
+from typing import Any
 
 import click
 
@@ -49,16 +48,6 @@ on purpose (deletionPolicy Retain, or Unmanaged) or be your own: check before yo
 exit codes: 0 no findings (--prune: all shown rows are deleted), 1 findings, or output that
 cannot be written, 2 not done, 130 interrupted
 """
-
-
-class _Output(logging.StreamHandler[TextIO]):
-    """A log that is what the command prints: if it cannot be written, the command ends as with any other output."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Raise what logging would keep to itself."""
-        failure = sys.exc_info()[1]
-        if failure is not None:
-            raise failure
 
 
 def _in_seconds(lowest: float) -> Callable[[click.Context, click.Parameter, str], float]:
@@ -134,10 +123,7 @@ def audit(**given: Any) -> int:
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
         level, log_format = (one.read(os.environ) for one in SERVER_SETTINGS if one.name.startswith("LOG_"))
-        logs.configure(level, log_format)
-        root, output = logging.getLogger(), _Output(sys.stdout)
-        output.setFormatter(root.handlers[0].formatter)
-        root.handlers = [output]
+        logs.configure(level, log_format, sys.stdout)
     with contextlib.ExitStack() as stack:
         source = _source(arguments, stack)
         if arguments.result_config_map and (files or not isinstance(source, Cluster)):
@@ -145,7 +131,7 @@ def audit(**given: Any) -> int:
         spool = stack.enter_context(closing(Spool()))
         config = DatabaseConfig.from_env(os.environ)
         connection = stack.enter_context(closing(connect(config)))
-        listed = stack.enter_context(_opened(files[0])) if files else None
+        listed = stack.enter_context(click.open_file(files[0], "rb")) if files else None
         options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
         with _progress() as advance:
             chosen = {name: given[name] for name in options}
@@ -239,13 +225,6 @@ def _delete(audit: Audit, finding: Finding) -> bool:
         audit.source.request_sync([finding.id])
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
     return True
-
-
-def _opened(file: str) -> IO[bytes]:
-    try:
-        return click.open_file(file, "rb")
-    except OSError as error:
-        raise AuditError(f"The list of resources cannot be read: {file} ({error.strerror}).") from error
 
 
 @contextlib.contextmanager

@@ -94,10 +94,8 @@ class DatabaseConfig:
         "File with the CA certificates that verify PostgreSQL's certificate, or \"system\" for the system's own.",
         variables.root_certificate,
     )
-    sslcert: str | None = setting(
-        "PSQL_SSLCERT", "File with the client certificate for PostgreSQL.", variables.libpq_file
-    )
-    sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", variables.libpq_file)
+    sslcert: str | None = setting("PSQL_SSLCERT", "File with the client certificate for PostgreSQL.")
+    sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.")
     channel_binding: str | None = choice(
         "PSQL_CHANNEL_BINDING", "SCRAM channel binding", CHANNEL_BINDINGS, shown_default="prefer"
     )
