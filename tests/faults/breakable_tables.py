@@ -9,39 +9,71 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from postgres_writer.config.settings import DatabaseConfig
+from postgres_writer.core.request import relation_name
 from support.postgres import Database
 
-TABLES = ("a", "b", "c", "other.d")
-SPELLINGS = (*TABLES, "public.a")
+TABLES = ("public.a", "public.b", "public.c", "other.d")
+SPELLINGS = ("a", "b", "c", "other.d", "public.a")
 """What spec.table may say: two of them are one table."""
 BYSTANDER = ("default/bystander", "somebody", 1, "nowhere")
 """Another's row, in every table; it must never be changed."""
-FAULTS = ("dropped", "denied", "undeletable", "swallows writes", "swallows deletes", "hides rows")
 HIDDEN = "mallory"
 """The name in a row that the writer does not see where a table hides rows."""
 
 Row = tuple[str, str, int, str]
 
+_FUNCTIONS = {
+    "swallow": "RETURN NULL",
+    "change": "IF pg_trigger_depth() = 1 THEN EXECUTE format('UPDATE %s SET age = age + 100 WHERE id = $1',"
+    " TG_RELID::regclass) USING NEW.id; END IF; RETURN NULL",
+    "lose": f"EXECUTE format('DELETE FROM %s WHERE id <> %L', TG_RELID::regclass, '{BYSTANDER[0]}'); RETURN NULL",
+    "restore": "IF pg_trigger_depth() = 1 THEN EXECUTE format('INSERT INTO %s SELECT ($1).*', TG_RELID::regclass)"
+    " USING OLD; END IF; RETURN NULL",
+    # what it leaves stays in the session of the writer, also when the table is repaired
+    "leak": "SET search_path TO pg_temp, other; SET statement_timeout TO 0; SET lock_timeout TO 0;"
+    " SET default_transaction_isolation TO 'repeatable read'; SET synchronous_commit TO off;"
+    " SET row_security TO on; SET client_encoding TO 'LATIN1'; "
+    + " ".join(
+        f"CREATE TEMP TABLE IF NOT EXISTS {name} (id text PRIMARY KEY, name text, age int, country text);"
+        for name in "abcd"
+    )
+    + " RETURN NULL",
+}
+_LATE = "CONSTRAINT TRIGGER {name} AFTER {event} ON {table} DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+_TRIGGERS = {
+    "swallows writes": ("TRIGGER {name} BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW", "swallow"),
+    "swallows deletes": ("TRIGGER {name} BEFORE DELETE ON {table} FOR EACH ROW", "swallow"),
+    "changes rows": ("TRIGGER {name} AFTER INSERT OR UPDATE ON {table} FOR EACH ROW", "change"),
+    "changes rows at the commit": (_LATE.replace("{event}", "INSERT OR UPDATE"), "change"),
+    "loses rows": ("TRIGGER {name} AFTER INSERT ON {table} FOR EACH STATEMENT", "lose"),
+    "restores rows": ("TRIGGER {name} AFTER DELETE ON {table} FOR EACH ROW", "restore"),
+    "restores rows at the commit": (_LATE.replace("{event}", "DELETE"), "restore"),
+    "leaks settings": ("TRIGGER {name} BEFORE INSERT OR UPDATE OR DELETE ON {table} FOR EACH STATEMENT", "leak"),
+}
 _BREAK = {
     "dropped": "DROP TABLE {table}",
     "denied": "REVOKE ALL ON {table} FROM {role}",
     "undeletable": "REVOKE DELETE ON {table} FROM {role}",
-    "swallows writes": (
-        "CREATE TRIGGER writes BEFORE INSERT OR UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION swallow()"
-    ),
     "hides rows": (
         f"UPDATE {{table}} SET name = '{HIDDEN}' WHERE id <> '{BYSTANDER[0]}';"
         "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
     ),
-    "swallows deletes": "CREATE TRIGGER deletes BEFORE DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION swallow()",
+    **{
+        fault: "CREATE {} EXECUTE FUNCTION public.{}()".format(made.replace("{name}", f'"{fault}"'), function)
+        for fault, (made, function) in _TRIGGERS.items()
+    },
 }
 _MEND = {
     "denied": "GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}",
     "undeletable": "GRANT DELETE ON {table} TO {role}",
-    "swallows writes": "DROP TRIGGER writes ON {table}",
     "hides rows": "ALTER TABLE {table} DISABLE ROW LEVEL SECURITY",
-    "swallows deletes": "DROP TRIGGER deletes ON {table}",
+    **{fault: f'DROP TRIGGER "{fault}" ON {{table}}' for fault in _TRIGGERS},
 }
+FAULTS = tuple(_BREAK)
+NARROWING = ("denied", "undeletable", "hides rows")
+"""Those that change what the role may do, or see."""
+TAMPERING = ("dropped", "hides rows")
+"""Those that change rows behind the back of the hook."""
 _MAKE = (
     "CREATE TABLE {table} (id text PRIMARY KEY, name text, age int, country text); "
     "INSERT INTO {table} VALUES (%s, %s, %s, %s); GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}; "
@@ -49,15 +81,15 @@ _MAKE = (
 )
 _PREPARE = (
     "CREATE ROLE {role} LOGIN PASSWORD {password}; CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO {role}; "
-    "CREATE FUNCTION swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
-    # the test's own changes pass the triggers that swallow the writer's
+    # the test's own changes pass the triggers
     "SET session_replication_role = replica"
 )
+_FUNCTION = "CREATE FUNCTION public.{} () RETURNS trigger LANGUAGE plpgsql AS {}"
 
 
 def resolved(table: str) -> str:
-    """Give the table that a spelling means."""
-    return table.removeprefix("public.")
+    """Give the relation that a spelling means."""
+    return relation_name(table) or table
 
 
 @dataclass
@@ -70,7 +102,8 @@ class BreakableTables:
     _looks: set[tuple[str, ...]] = field(default_factory=set)
 
     def reset(self) -> None:
-        """Recreate all tables, intact and with only the bystander."""
+        """Recreate all tables, intact and with only the bystander, whatever was in flight."""
+        self.end_sessions()
         for table in TABLES:
             self._run("DROP TABLE IF EXISTS {table}", table)
             self._make(table)
@@ -164,6 +197,9 @@ def breakable_tables(database: Database) -> Iterator[BreakableTables]:
     role = sql.Identifier(name)
     with database.connection() as connection, connection.cursor() as cursor:
         cursor.execute(sql.SQL(_PREPARE).format(role=role, password=sql.Literal(password)))
+        for function, body in _FUNCTIONS.items():
+            made = sql.SQL(_FUNCTION).format(sql.Identifier(function), sql.Literal(f"BEGIN {body}; END"))
+            cursor.execute(made)
         try:
             tables = BreakableTables(connection, database.config(user=name, password=password))
             tables.reset()

@@ -14,16 +14,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg2 import extras
-from psycopg2.sql import SQL
 
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.database.session import Parameters, Result, SearchPath, Session
+from postgres_writer.database.session import Parameters, Result, Session
 from postgres_writer.database.sharing import Circuit
-from postgres_writer.database.statements import Statement
+from postgres_writer.database.statements import LOCK, Statement
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import CIRCUIT_SECONDS
 
-UNLOCKED = Statement(SQL("SELECT %(key)s::bigint").format(), ("key",))
+UNLOCKED = Statement("SELECT %(key)s")
 """The lock's value where no one takes it."""
 
 
@@ -45,7 +44,7 @@ class SteppedSession(Session):
     """Sends a message statement by statement; gives the connection away instead of committing what writes."""
 
     def __init__(self, config: DatabaseConfig, step: Callable[[], None], stall: Callable[[InFlight], None] | None):
-        super().__init__(config, Circuit(CIRCUIT_SECONDS), SearchPath(), lambda: None)
+        super().__init__(config, Circuit(CIRCUIT_SECONDS), lambda: None)
         self._step = step
         self._stall = stall
 
@@ -54,7 +53,7 @@ class SteppedSession(Session):
             return super()._run(text, parameters, hung_up)
         super()._run("BEGIN", None)
         try:
-            result = self._run_parts(self._order(text.split("; ")), parameters)
+            result = self._run_parts(text.split("; "), parameters)
             (writes,) = super()._run("SELECT pg_current_xact_id_if_assigned() IS NOT NULL", None)
         except Exception:
             super()._run("ROLLBACK", None)
@@ -69,26 +68,22 @@ class SteppedSession(Session):
     def _run_parts(self, parts: list[str], parameters: Parameters | None) -> Result:
         result: Result = ()
         for part in parts:
-            self._step()
+            # settings see nothing
+            if not part.startswith("SET "):
+                self._step()
             result = super()._run(part, parameters)
         return result
-
-    @staticmethod
-    def _order(parts: list[str]) -> list[str]:
-        return parts
 
 
 class LookFirst(SteppedSession):
     """Takes the lock only after the look, as one statement that does both would."""
 
-    @staticmethod
-    def _order(parts: list[str]) -> list[str]:
-        """Put the lock behind the first statement that it precedes."""
-        return [*parts[1::-1], *parts[2:]] if len(parts) > 1 else parts
-
     def _run_parts(self, parts: list[str], parameters: Parameters | None) -> Result:
-        results = [super(LookFirst, self)._run_parts([part], parameters) for part in parts]
-        return results[-1] if len(results) > len(("look", "lock")) else results[0]
+        lock = LOCK.prepared()[1]
+        result = super()._run_parts([part for part in parts if part != lock], parameters)
+        if lock in parts:
+            super()._run_parts([lock], parameters)
+        return result
 
 
 @dataclass

@@ -35,7 +35,7 @@ class Site:
         slowest = max(answer.seconds for answer in answers)
         print(f"slowest of {CALLERS} answers: {slowest:.1f} s")  # shown by pytest -rP
         assert slowest < LIMIT
-        assert all(answer.tables == ["students"] for answer in answers), "the table may hold the row"
+        assert all(answer.tables == ["public.students"] for answer in answers), "the table may hold the row"
         return answers
 
     def check_healthy(self, age: int) -> None:

@@ -143,7 +143,7 @@ def test_a_finalizer_stays_while_the_database_is_away(site: Site) -> None:
     request["parent"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     with stopped(site):
         answer = ask(site.server.port, request, "finalize")
-        assert (answer.body["finalized"], answer.ready, answer.tables) == (False, UNAVAILABLE, ["students"])
+        assert (answer.body["finalized"], answer.ready, answer.tables) == (False, UNAVAILABLE, ["public.students"])
     time.sleep(CIRCUIT_SECONDS + 0.5)
     assert ask(site.server.port, request, "finalize").body["finalized"] is True
     assert "default/r0" not in [row[0] for row in site.database.rows()]

@@ -98,7 +98,7 @@ def test_a_read_only_standby_never_releases_a_finalizer(pair: Pair) -> None:
         written = sync(server)
         assert reason(written) == "DatabaseUnavailable"
         assert "read-only" in written["conditions"][0]["message"]
-        assert written["tables"] == ["students"]
+        assert written["tables"] == ["public.students"]
         # on the standby the row is not there; that must not count as its deletion
         answer = finalize(server, written)
         assert answer["finalized"] is False

@@ -16,7 +16,7 @@ ID = "default/sample"
 
 
 def write(table: str, age: int, *leave: str) -> Write:
-    return Write(ID, Spec(table, "alex", age, "canada"), leave, listed=True)
+    return Write(ID, Spec(table, (("name", "alex"), ("age", age), ("country", "canada"))), leave, listed=True)
 
 
 def apply(store: Store, plan: Plan) -> Outcome:
@@ -33,11 +33,11 @@ def run_on_its_session(store: Store, statement: str) -> None:
 @pytest.mark.parametrize("lost", ["DISCARD ALL", "DEALLOCATE ALL"])
 def test_lost_prepared_statements_are_prepared_again(database: Database, lost: str) -> None:
     store = Store(database.config())
-    assert apply(store, write("students", 1)).operation is Operation.INSERTED
+    assert apply(store, write("public.students", 1)).operation is Operation.INSERTED
     run_on_its_session(store, lost)
-    assert apply(store, write("students", 2)) == Outcome(("students",), Operation.UPDATED)
+    assert apply(store, write("public.students", 2)) == Outcome(("public.students",), Operation.UPDATED)
     run_on_its_session(store, lost)
-    assert apply(store, Remove(ID, ("students",), ("students",), None, ("students",))) == Outcome((), Operation.DELETED)
+    assert apply(store, Remove(ID, *[("public.students",)] * 3)) == Outcome((), Operation.DELETED)
     assert database.rows() == []
     store.close()
 
@@ -47,11 +47,11 @@ def test_a_clock_of_the_database_that_was_set_is_learnt_anew(database: Database,
     """The clock of a test's database cannot be set; what the session has learnt of it can, which is the same."""
     database.create_table("pupils")
     store = Store(database.config())
-    apply(store, write("students", 1))
+    apply(store, write("public.students", 1))
     steps: list[tuple[Plan, Operation]] = [
-        (write("students", 2), Operation.UPDATED),
-        (write("pupils", 2, "students"), Operation.MOVED),
-        (Remove(ID, ("pupils",), ("pupils",), None, ("pupils",)), Operation.DELETED),
+        (write("public.students", 2), Operation.UPDATED),
+        (write("public.pupils", 2, "public.students"), Operation.MOVED),
+        (Remove(ID, *[("public.pupils",)] * 3), Operation.DELETED),
     ]
     for plan, operation in steps:
         next_session(store)._offset -= jump

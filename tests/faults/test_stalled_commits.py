@@ -87,7 +87,7 @@ def test_an_insert_that_hangs_does_not_outlive_its_resource(
         assert database.rows() == []
         assert not hooks.finalize(), "released, although the row is about to appear"
         assert hooks.subject.ready == BUSY
-        assert hooks.subject.tables == ["students"]
+        assert hooks.subject.tables == ["public.students"]
         ENDINGS[ending](instance)
         assert database.rows() == [ROW]
     hooks.vanish()
@@ -102,7 +102,7 @@ def test_a_move_that_hangs_and_is_taken_back(
     with stalled_commits(instance):
         assert hooks.sync(table="pupils") == UNAVAILABLE
         assert hooks.sync(table="students") == BUSY, "claimed, although the row is about to leave the table"
-        assert set(hooks.subject.tables) == {"students", "pupils"}
+        assert set(hooks.subject.tables) == {"public.students", "public.pupils"}
         ENDINGS[ending](instance)
         assert (database.rows(), database.rows("pupils")) == ([], [ROW])
     hooks.settle()
@@ -147,9 +147,9 @@ def test_a_move_that_hangs_and_goes_on(
     with stalled_commits(instance):
         assert hooks.sync(table="pupils") == UNAVAILABLE
         assert hooks.sync(age=-1) == "False InvalidSpec"
-        assert set(hooks.subject.tables) == {"students", "pupils"}
+        assert set(hooks.subject.tables) == {"public.students", "public.pupils"}
         assert hooks.sync(table="third", age=23) == BUSY
-        assert set(hooks.subject.tables) == {"students", "pupils", "third"}
+        assert set(hooks.subject.tables) == {"public.students", "public.pupils", "public.third"}
         ENDINGS[ending](instance)
     hooks.settle()
     assert [database.rows(table) for table in ("students", "pupils", "third")] == [[], [], [ROW]]
