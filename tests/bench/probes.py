@@ -18,6 +18,7 @@ from bench import bodies, load
 from bench.cases import OBJECTS, noop
 from bench.servers import Bench, counted, hook_server
 from postgres_writer.config.settings import Config
+from postgres_writer.core.request import COLUMNS, relation_name
 from postgres_writer.database import statements
 from support.postgres import Database
 from support.server import ServerProcess
@@ -183,47 +184,34 @@ def start_seconds(database: Database, tries: int = 3) -> float:
 
 
 def raw(database: Database, seconds: int) -> list[Raw]:
-    """Run the messages of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
-    columns = tuple(column for column in bodies.SPEC if column != "table")
-    messages = (
-        ("noop", "no-op", statements.matches(bodies.RELATION, columns), True),
-        ("raw", "write", statements.write(bodies.RELATION, columns), "inserted"),
-    )
+    """Run the message of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
+    table = relation_name(bodies.TABLE) or ""
+    messages = {"noop": statements.matches(table, COLUMNS), "raw": statements.write(table, COLUMNS)}
     with database.connection() as connection, connection.cursor() as cursor:
         cursor.execute("SET plan_cache_mode = force_generic_plan")
-        return [
-            _loop(cursor, _prepared(cursor, message), seconds, prefix, name, expected)
-            for prefix, name, message, expected in messages
-        ]
+        texts = {}
+        for prefix, message in messages.items():
+            prepared = {part: part.prepared() for part in message.parts if part.often}
+            for prepare, _ in prepared.values():
+                cursor.execute(prepare)
+            parts = (prepared[part][1] if part in prepared else part.direct() for part in message.parts)
+            texts[prefix] = "; ".join(parts)
+        names = {"noop": "no-op", "raw": "write"}
+        return [_loop(cursor, text, seconds, prefix, names[prefix]) for prefix, text in texts.items()]
 
 
-def _prepared(cursor: psycopg2.extensions.cursor, message: statements.Message) -> str:
-    """Prepare the statements of a message that are worth it, and return the text that runs all of them."""
-    texts = []
-    for part in message.parts:
-        if part.often:
-            prepare, text = part.prepared()
-            cursor.execute(prepare)
-        else:
-            text = part.direct()
-        texts.append(text)
-    return "; ".join(texts)
-
-
-def _loop(  # noqa: PLR0913, PLR0917 - what is run, for how long, and what it must give
-    cursor: psycopg2.extensions.cursor, text: str, seconds: int, prefix: str, name: str, expected: object
-) -> Raw:
+def _loop(cursor: psycopg2.extensions.cursor, text: str, seconds: int, prefix: str, name: str) -> Raw:
+    fresh = prefix != "noop"
     done, cpu, began = 0, time.thread_time(), time.monotonic()
-    until = time.time() + 3600
+    later = time.time() + 3600
     while time.monotonic() < began + seconds:
-        number = f"{done % OBJECTS if prefix == 'noop' else done:012d}"
-        values = {key: str(value).replace(bodies.NUMBER, number) for key, value in bodies.SPEC.items()}
-        row_id = bodies.row_id(prefix).replace(bodies.NUMBER, number)
-        doc = json.dumps({**values, "age": bodies.SPEC["age"]})
-        given = {"id": row_id, "doc": doc, "key": statements.lock_key(row_id), "word": statements.WORD}
-        cursor.execute(text, {**given, "until": until, "by": until})
-        row = cursor.fetchone()
-        if row is None or row[0] != expected:
-            raise RuntimeError(f"the {name} statement did something else: {row}")
+        number = f"{done if fresh else done % OBJECTS:012d}"
+        row = bodies.row_id(prefix).replace(bodies.NUMBER, number)
+        doc = json.dumps({column: bodies.SPEC[column] for column in COLUMNS}).replace(bodies.NUMBER, number)
+        key = {"key": statements.lock_key(row), "word": statements.WORD, "until": later, "by": later}
+        cursor.execute(text, {"id": row, "doc": doc, **key})
+        found = cursor.fetchone()
+        if found is None or found[0] not in ({"inserted"} if fresh else {True}):
+            raise RuntimeError(f"the {name} message did something else: {found}")
         done += 1
     return Raw(name, done / (time.monotonic() - began), 1000 * (time.thread_time() - cpu) / done)

@@ -42,13 +42,13 @@ def test_every_command_of_the_page_says_what_it_promises(installation: Installat
         assert "compositecontrollers" in printed("get crd")
         assert "compositecontroller.metacontroller.k8s.io/postgres-writer" in printed("get compositecontroller,")
         assert "No resources found" in printed("reason=SyncError")
-        assert printed('type=="Ready"') == "The row in table students matches the spec."
+        assert printed('type=="Ready"') == "The row in table public.students matches the spec."
         assert "condition met" in printed("observedTable")
         assert "deletionPolicy" in printed("kubectl explain")
         assert printed("observedGeneration") == "1 1\n"
         assert printed("paused") == "\n"
-        assert printed("status.id") == 'default/one ["students"]\n'
-        assert "RowSynced: The row in table students matches the spec." in printed("metadata.finalizers")
+        assert printed("status.id") == 'default/one ["public.students"]\n'
+        assert "RowSynced: The row in table public.students matches the spec." in printed("metadata.finalizers")
         assert "patched" in printed("kubectl -n NAMESPACE patch")
         installation.delete("one")
         wait_until(lambda: not installation.finalizers(), "the deletion")

@@ -111,6 +111,19 @@ def test_a_fault_is_answered_in_time_and_honestly_and_passes(
     site.check_recovered(3, TABLE_SECONDS if fault is locked_table else CIRCUIT_SECONDS)
 
 
+def test_behind_a_hanging_server_most_are_told_at_once(site: Site) -> None:
+    """The first ones wait until it is known; then one at a time tries, and none on a connection that would hang."""
+    site.check_healthy(1)
+    with hanging(site):
+        known = max(answer.seconds for answer in site.sync_all(2))
+        answers = [ask(site.server.port, body(f"r{number}", 2)) for number in range(40)]
+        assert {answer.ready for answer in answers} <= {UNAVAILABLE, EXPIRED}
+        slow = [answer for answer in answers if answer.seconds > known / 4]
+        print(f"{len(slow)} of {len(answers)} waited, for {known:.1f} s at first")
+        assert len(slow) < len(answers) / 4
+    site.check_recovered(3)
+
+
 def test_one_locked_row_holds_up_nobody_else(site: Site) -> None:
     site.check_healthy(1)
     with site.database.connection() as own, own.cursor() as cursor, ThreadPoolExecutor() as pool:

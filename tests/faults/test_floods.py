@@ -19,33 +19,33 @@ from support.callers import body
 from support.server import ServerProcess
 
 KEPT = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-FEW_TIMES = 6
+FEW_TIMES = 5
 """A flood is noticed by others no more than ordinary syncs are; the rest is noise, of which a busy machine has much."""
-
-
-@pytest.fixture(scope="module")
-def usual(guarded: ServerProcess, encrypted: ServerProcess) -> dict[str, float]:
-    """Measure how long others wait beside callers with a token who sync without a pause."""
-    return {server.scheme: mean_wait(server, ordinary()) for server in (guarded, encrypted)}
 
 
 def mean_wait(server: ServerProcess, flood: Flood) -> float:
     """Return how long others wait beside three connections that send the same again and again."""
     with flooded(server, flood):
         time.sleep(0.5)
-        return waits(server, 1.5).mean
+        return waits(server, 1.0).mean
+
+
+def is_noticed(server: ServerProcess, kind: str) -> bool:
+    """Say whether others wait much longer beside a flood than beside clients with a token who sync without a pause."""
+    beside, usual = mean_wait(server, FLOODS[kind]), mean_wait(server, ordinary())
+    print(f"beside {kind}: {beside:.3f} s, beside syncs: {usual:.3f} s")
+    return beside > FEW_TIMES * usual
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @pytest.mark.parametrize("kind", FLOODS)
-def test_callers_that_never_stop_sending_hold_up_others_no_more_than_syncs_do(
-    guarded: ServerProcess, encrypted: ServerProcess, usual: dict[str, float], kind: str, scheme: str
+def test_clients_that_never_stop_sending_hold_up_others_no_more_than_syncs_do(
+    guarded: ServerProcess, encrypted: ServerProcess, kind: str, scheme: str
 ) -> None:
     server = guarded if scheme == "http" else encrypted
     workers = server.workers()
-    beside = mean_wait(server, FLOODS[kind])
-    print(f"beside {kind}: {beside:.3f} s, beside syncs: {usual[scheme]:.3f} s")
-    assert beside < FEW_TIMES * usual[scheme]
+    # what else the machine does may hit one of the two; what a flood does, it does each time
+    assert not all(is_noticed(server, kind) for _ in range(3))
     assert server.workers() == workers, "the worker ended"
     assert "Traceback" not in server.logs
 

@@ -6,14 +6,13 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pytest
 import yaml
 
 from postgres_writer import __version__
-from postgres_writer.cli.client import finalizing, requests_of
+from postgres_writer.cli.client import finalizing, ready_condition, requests_of
 from postgres_writer.cli.commands import COMMANDS
 from support.command import run_here
 from support.payloads import payload, resource
@@ -189,6 +188,20 @@ class TestRefused:
         assert ended.returncode == 1
         assert "is it serving?" in ended.stderr
 
+    @pytest.mark.parametrize("url", ["nonsense", "http://a..b/", "http://[::1", "http://x:99999", "ftp://x", ""])
+    def test_what_is_no_url_of_a_server(self, url: str) -> None:
+        ended = run_here("sync", "-", "--url", url, given=ALEX)
+        assert (ended.returncode, ended.stderr.startswith("postgres-writer: --url must be")) == (2, True)
+
+    @pytest.mark.parametrize("file", ["/nonexistent", "/", os.devnull, str(SAMPLE)])
+    def test_what_is_no_file_of_certificates(self, file: str) -> None:
+        ended = run_here("sync", "-", "--ca-file", file, given=ALEX)
+        assert (ended.returncode, ended.stderr.startswith("postgres-writer: --ca-file ")) == (2, True)
+
+    @pytest.mark.parametrize("conditions", [None, "Ready", {"type": "Ready"}, [7, None, {"type": ["Ready"]}]])
+    def test_the_conditions_of_another_program_are_none(self, conditions: object) -> None:
+        assert ready_condition({"conditions": conditions}) == ("", "", "")
+
 
 def test_a_token_goes_along(database: Database, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
@@ -218,16 +231,9 @@ class TestProgram:
 
     @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["sync"], ["serve", "--nonsense"]])
     def test_wrong_usage_ends_with_two_and_speaks_on_stderr(self, arguments: list[str]) -> None:
-        ended = run(*arguments)
+        ended = run_here(*arguments)
         assert (ended.returncode, ended.stdout) == (2, "")
         assert ended.stderr.startswith("Usage: postgres-writer")
-
-    def test_a_reader_that_goes_away_is_no_error(self) -> None:
-        with subprocess.Popen([str(PROGRAM), "config-reference"], stdout=PIPE, stderr=PIPE) as program:
-            assert program.stdout is not None
-            assert program.stderr is not None
-            program.stdout.close()
-            assert program.stderr.read() == b""
 
     def test_a_shell_completes_with_what_click_prints(self) -> None:
         script = 'eval "$(_POSTGRES_WRITER_COMPLETE=bash_source "$0")"; COMP_WORDS=("$0" audit --all); COMP_CWORD=2'

@@ -41,9 +41,10 @@ def processes_of(folder: Path) -> list[int]:
 
 
 def test_every_step_holds_and_nothing_is_left(folder: Path) -> None:
-    ended = subprocess.run(
-        [str(PROGRAM), "demo"], env=environment(folder), capture_output=True, text=True, timeout=60, check=False
-    )
+    # nothing listens there
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:1")
+    environ = environment(folder, **proxies, PGOPTIONS="-c search_path=evil", PGHOSTADDR="192.0.2.1")
+    ended = subprocess.run([str(PROGRAM), "demo"], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "\033" not in ended.stdout
     assert len(re.findall(r"^   ok ", ended.stdout, re.MULTILINE)) == 9

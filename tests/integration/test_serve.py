@@ -48,6 +48,12 @@ class TestStart:
             ({"PSQL_HOST": "db", "PSQL_PORT": "abc"}, "PSQL_PORT"),
             ({"PSQL_HOST": "db", "HOOK_TOKENS_FILE": "/no/such"}, "HOOK_TOKENS_FILE"),
             ({"PSQL_HOST": "db", "HOOK_TLS_CERT_FILE": os.devnull}, "HOOK_TLS_KEY_FILE"),
+            (
+                {"PSQL_HOST": "db", "HOOK_TLS_CERT_FILE": os.devnull, "HOOK_TLS_KEY_FILE": os.devnull},
+                "HOOK_TLS_CERT_FILE",
+            ),
+            ({"PSQL_HOST": "db", "HOOK_HOST": "192.0.2.1"}, "HOOK_HOST"),
+            ({"PSQL_HOST": "db", "HOOK_HOST": "name.invalid"}, "HOOK_HOST"),
             ({"PSQL_HOST": "db", "HOOK_TABLE_POLICY_FILE": os.devnull}, "HOOK_TABLE_POLICY_FILE"),
             ({"PSQL_HOST": "db", "HOOK_AUDIT_RESULT_FILE": os.devnull}, "HOOK_AUDIT_RESULT_FILE"),
         ],
@@ -65,11 +71,16 @@ class TestStart:
         assert (ended.returncode, "PSQL_HOST" in ended.stderr) == (2, True)
         assert not (tmp_path / "data").exists()
 
-    def test_a_port_in_use_ends_it_with_one(self) -> None:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::"])
+    def test_a_port_in_use_ends_it_with_two_before_a_database_is_started(self, tmp_path: Path, host: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            ended = serve(PSQL_HOST="db", HOOK_PORT=str(taken.getsockname()[1]), LOG_FORMAT="text")
-        assert ended.returncode == 1
-        assert "in use" in ended.stderr
+            port = str(taken.getsockname()[1])
+            ended = serve("--embedded", "--data-dir", str(tmp_path / "data"), HOOK_HOST=host, HOOK_PORT=port)
+        assert ended.returncode == 2
+        [sentence] = ended.stderr.splitlines()
+        assert sentence.startswith("postgres-writer: HOOK_HOST and HOOK_PORT: ")
+        assert "in use" in sentence
+        assert not (tmp_path / "data").exists()
 
     def test_the_help_lists_every_variable_with_its_default(self) -> None:
         ended = serve("--help")

@@ -67,8 +67,9 @@ def test_postgresql_gets_timeouts_that_are_limits_and_in_their_order(statement: 
     config = accepted(connect=0.1, statement=statement)
     assume(config is not None)
     assert config is not None
-    for limits in (statements.limits, statements.session_limits):
-        sent = limits(config.statement_timeout, config.statement_timeout * deadlines.LOCK_SHARE)
+    for local in (True, False):
+        lock_timeout = config.statement_timeout * deadlines.LOCK_SHARE
+        sent = statements.limits(config.statement_timeout, lock_timeout, local=local)
         found = dict(re.findall(r"(statement_timeout|lock_timeout) = (\d+)", sent))
         # 0 would be no limit; the lock's must come first, so that its error says what was waited for
         assert 0 < int(found["lock_timeout"]) < int(found["statement_timeout"]) <= config.statement_timeout * 1000

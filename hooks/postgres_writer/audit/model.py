@@ -86,7 +86,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tables:
-    """Which relations there are of those that resources and the user name; ``unreadable`` says of an oid why it is."""
+    """The relations by name, and why those with the oids of ``unreadable`` cannot be compared."""
 
     relations: dict[str, Relation] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)

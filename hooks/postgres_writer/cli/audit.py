@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import click
 
@@ -131,7 +131,7 @@ def audit(**given: Any) -> int:
         spool = stack.enter_context(closing(Spool()))
         config = DatabaseConfig.from_env(os.environ)
         connection = stack.enter_context(closing(connect(config)))
-        listed = stack.enter_context(_opened(files[0])) if files else None
+        listed = stack.enter_context(click.open_file(files[0], "rb")) if files else None
         options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
         with _progress() as advance:
             chosen = {name: given[name] for name in options}
@@ -225,13 +225,6 @@ def _delete(audit: Audit, finding: Finding) -> bool:
         audit.source.request_sync([finding.id])
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
     return True
-
-
-def _opened(file: str) -> IO[bytes]:
-    try:
-        return click.open_file(file, "rb")
-    except OSError as error:
-        raise AuditError(f"The list of resources cannot be read: {file} ({error.strerror}).") from error
 
 
 @contextlib.contextmanager

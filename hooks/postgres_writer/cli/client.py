@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 import requests
@@ -140,16 +140,8 @@ def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
         documents = [document for document in yaml.load_all(text, _Loader) if document is not None]
         # what YAML has and JSON has not: .nan, !!binary, !!set, an anchor inside itself
         json.dumps(documents, allow_nan=False)
-    except (
-        yaml.YAMLError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        # all but the first for a value that does not fit its tag, a number that is too long, brackets too deep
+    except Exception as error:
+        # anything, for a value that does not fit its tag, a number that is too long, brackets too deep
         raise PostgresWriterError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
     if not documents:
         raise PostgresWriterError("The input contains no manifest.")
@@ -228,12 +220,13 @@ def _table(rows: Sequence[tuple[str, ...]]) -> str:
     return "\n".join(padded) + "\n"
 
 
-def _read(file: IO[str]) -> str:
+def _read(name: str) -> str:
     try:
-        return file.read()
+        with click.open_file(name, encoding="utf-8") as file:
+            return str(file.read())
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", "not UTF-8")
-        raise PostgresWriterError(f"The manifest cannot be read: {file.name} ({why}).") from error
+        raise PostgresWriterError(f"The manifest cannot be read: {name} ({why}).") from error
 
 
 def _command(hook: str, goal: str, more: str = "") -> click.Command:
@@ -246,7 +239,7 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
         f"next call.{more}",
         epilog=EXAMPLES.format(command=hook, goal=goal),
     )
-    @click.argument("file", type=click.File(encoding="utf-8"))
+    @click.argument("file", type=click.Path(allow_dash=True))
     @click.option("--url", default="http://127.0.0.1:8080", help="URL of the server. Proxies are not used.")
     @click.option(
         "--token-file",
@@ -259,7 +252,7 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
         "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="What to print."
     )
     @click.option("--force", is_flag=True, help="Also send objects that exist in a cluster.")
-    def command(file: IO[str], output: str, *, force: bool, **server: Any) -> int:
+    def command(file: str, output: str, *, force: bool, **server: Any) -> int:
         found = list(requests_of(_read(file), force=force))
         client = HookClient(**server)
         answers = [client.call(hook, finalizing(each) if hook == "finalize" else each) for each in found]

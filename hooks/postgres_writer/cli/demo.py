@@ -47,7 +47,8 @@ ROW_ID = "default/sample-student"
 
 @click.command(
     cls=Command,
-    epilog="example:\n  postgres-writer demo\n\nexit codes: 0 all steps succeeded, 1 a step failed, 130 interrupted",
+    epilog="example:\n  postgres-writer demo\n\n"
+    "exit codes: 0 all steps succeeded, 1 a step failed, 2 wrong arguments, 130 interrupted",
 )
 def demo() -> int:
     """Start a hook server with an embedded PostgreSQL and walk through the life cycle of one row.

@@ -15,14 +15,30 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 NOT_DONE = 1
 WRONG = 2
 INTERRUPTED = 130
 _FAILED = {"audit": WRONG}
 """What an unforeseen error exits with, where it is not NOT_DONE: of the audit 1 says that there are findings."""
-_UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF, errno.EIO, errno.EAGAIN)
+
+
+class _Output(io.FileIO):
+    """Standard output that remembers what kept it from being written, wherever that error went."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write what the operating system takes; raises OSError when it takes nothing."""
+        try:
+            written: int | None = super().write(data)
+            if written is None:
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        except OSError as exc:
+            self.failure = exc
+            raise
+        return written
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,10 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         code, said = INTERRUPTED, "\n"
     sys.stdout, sys.stderr = stdout, stderr
     # here, where it can be handled: a flush that fails at exit prints a traceback and exits with 120
-    try:
+    with contextlib.suppress(OSError):
         stdout.flush()
-    except OSError as exc:
-        code, said = NOT_DONE, _unwritable(exc)
+    failure = getattr(getattr(stdout.buffer, "raw", None), "failure", None)
+    if failure is not None:
+        # `| head` has read enough
+        quiet = isinstance(failure, BrokenPipeError)
+        code, said = NOT_DONE, "" if quiet else _sentence(f"The output cannot be written ({failure.strerror}).")
         _discard(stdout)
     try:
         stderr.write(said)
@@ -92,15 +111,8 @@ def _unforeseen(exc: Exception, arguments: list[str]) -> tuple[int, str]:
         return failed, _sentence(f"It failed ({where}); if the input is sound, please report this as a defect.")
     if isinstance(exc.__context__, KeyboardInterrupt):
         return INTERRUPTED, ""
-    if exc.filename is None and exc.errno in _UNWRITABLE:
-        return NOT_DONE, _unwritable(exc)
     about = "" if exc.filename is None else f": {os.fsdecode(exc.filename)}"
     return failed, _sentence(f"The operating system refuses it ({exc.strerror or type(exc).__name__}){about}.")
-
-
-def _unwritable(exc: OSError) -> str:
-    # `| head` has read enough
-    return "" if isinstance(exc, BrokenPipeError) else _sentence(f"The output cannot be written ({exc.strerror}).")
 
 
 def _sentence(text: str) -> str:
@@ -122,12 +134,14 @@ def _prepare(*, serving: bool) -> None:
         # Nothing has to be cleaned up yet, and what a handler raises is swallowed by some imports.
         for stop in (signal.SIGTERM, signal.SIGINT):
             signal.signal(stop, lambda *_: os._exit(0))
-    # A closed stream is None, and the next file that is opened gets its number. Reading or writing must fail.
+    # A closed stream is None, and the next file that is opened gets its number: reading or writing must fail instead.
     modes = (("stdin", "r", os.O_WRONLY), ("stdout", "w", os.O_RDONLY), ("stderr", "w", os.O_WRONLY))
     for number, (name, mode, opposite) in enumerate(modes):
         if getattr(sys, name) is None:
             os.set_inheritable(os.open(os.devnull, opposite), True)
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 # it stays open
+    buffer = io.BufferedWriter(_Output(1, "w", closefd=False))
+    sys.stdout = io.TextIOWrapper(buffer, sys.stdout.encoding, line_buffering=sys.stdout.isatty())
     if serving:
         # Let threads be greenlets in this process, before anything is imported that makes a lock or a thread-local: all
         # greenlets would share it, and one that waits for such a lock would stop them all.

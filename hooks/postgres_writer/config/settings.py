@@ -94,10 +94,8 @@ class DatabaseConfig:
         "File with the CA certificates that verify PostgreSQL's certificate, or \"system\" for the system's own.",
         variables.root_certificate,
     )
-    sslcert: str | None = setting(
-        "PSQL_SSLCERT", "File with the client certificate for PostgreSQL.", variables.libpq_file
-    )
-    sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.", variables.libpq_file)
+    sslcert: str | None = setting("PSQL_SSLCERT", "File with the client certificate for PostgreSQL.")
+    sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.")
     channel_binding: str | None = choice(
         "PSQL_CHANNEL_BINDING", "SCRAM channel binding", CHANNEL_BINDINGS, shown_default="prefer"
     )
@@ -238,7 +236,8 @@ class Config:
     tokens_file: Path | None = setting(
         "HOOK_TOKENS_FILE",
         "File with the bearer tokens that /sync and /finalize accept, one per line, all valid at once; read again "
-        "when it changes. Without it anyone who reaches the port may call the hooks.",
+        "when it changes. A token has only visible ASCII characters; lines that begin with # are comments. Without the "
+        "file anyone who reaches the port may call the hooks.",
         variables.path,
     )
     tls_cert_file: Path | None = setting(
@@ -318,8 +317,13 @@ _INTRODUCTION = """\
 <!-- Made by `make docs` from hooks/postgres_writer/config/settings.py: edit it there. -->
 
 Every setting is an environment variable; an empty one counts as unset. If a value or the contents of a file cannot be
-used, the server does not start: it exits with code 2 and one sentence that names the variable. Tokens, TLS, table
-policy and password are read again when their files change; everything else needs a restart.
+used, or the address cannot be listened on, the server does not start: it exits with code 2 and one sentence that names
+the variable. It exits with 0 when SIGTERM or SIGINT stops it, also during the start, and with 1 when it fails while
+running. Tokens, TLS, table policy and password are read again when their files change; everything else needs a restart.
+
+Only these variables count: `serve`, `audit` and `demo` ignore libpq's own (`PGOPTIONS`, `PGSERVICE`, `PGSSLMODE` and
+the others); `serve` and `audit` name those that are set. The files that libpq looks for in the home folder (`.pgpass`,
+`.postgresql/*`, `.pg_service.conf`) are not read. `sync`, `finalize` and `demo` use no proxy.
 
 In a cluster these come from the Deployment, its two Secrets and the optional ConfigMap `postgres-writer-settings`:
 [install.md](install.md#configure) shows how. `postgres-writer serve --help` prints the same list.

@@ -6,6 +6,7 @@ sentence that names the variable and says what it may be.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import ssl
@@ -160,28 +161,17 @@ def text_of(name: str, file: Path) -> str:
         raise ConfigError(f"{name} cannot be read: {file} ({getattr(exc, 'strerror', 'not UTF-8')}).") from exc
 
 
-def libpq_file(name: str, value: str) -> str:
-    """Return the path of a file that this process can read now: libpq itself would complain at the first connection."""
-    try:
-        with path(name, value).open("rb") as file:
-            file.read(1)
-    except OSError as exc:
-        raise ConfigError(f"{name} names a file that cannot be read: {value} ({exc.strerror}).") from exc
-    return value
-
-
 def root_certificate(name: str, value: str) -> str:
     """Return the path of a file with certificates, or libpq's word "system" for the system's own trust store."""
     return value if value == "system" else certificates(name, value)
 
 
 def certificates(name: str, value: str) -> str:
-    """Return the path of a file with certificates."""
-    libpq_file(name, value)
+    """Return the path of a file with certificates, readable now: libpq would complain at the first connection."""
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(value)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(text(name, value))
     except (OSError, ValueError) as exc:
-        raise ConfigError(f"{name} must name a file with certificates in PEM: {value} is not one.") from exc
+        raise ConfigError(f"{name} must name a file with certificates in PEM: {value} ({_reason(exc)}).") from exc
     return value
 
 
@@ -193,12 +183,15 @@ def certificate_and_key(names: str, context: ssl.SSLContext, certificate: Path |
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except (OSError, ValueError) as exc:
-        # ssl.SSLError is an OSError with a short reason beside its text about OpenSSL's internals
-        reason = getattr(exc, "reason", None) or getattr(exc, "strerror", None) or exc
-        why = "the key is not that of the certificate" if reason == "KEY_VALUES_MISMATCH" else reason
         raise ConfigError(
-            f"{names} must be a certificate in PEM and its unencrypted key: {certificate} and {key} are not ({why})."
+            f"{names} must be a certificate in PEM and its unencrypted key: {certificate}, {key} ({_reason(exc)})."
         ) from exc
+
+
+def _reason(exc: Exception) -> object:
+    # ssl.SSLError is an OSError with a short reason beside its text about OpenSSL's internals
+    reason = getattr(exc, "reason", None) or getattr(exc, "strerror", None) or exc
+    return "the key is not that of the certificate" if reason == "KEY_VALUES_MISMATCH" else reason
 
 
 def _no_passphrase() -> str:
@@ -207,23 +200,17 @@ def _no_passphrase() -> str:
 
 
 def host(name: str, value: str) -> str:
-    """Return an IP address or a host name."""
-    try:
+    """Return an IP address, or a host name as RFC 1123 has it."""
+    with contextlib.suppress(ValueError):
         ipaddress.ip_address(value)
-    except ValueError:
-        if not _is_host_name(value):
-            raise ConfigError(f"{name} must be an IP address or a host name, not {value!r}.") from None
-    return value
-
-
-def _is_host_name(value: str) -> bool:
-    """Say whether the text can be a name, as RFC 1123 has it."""
-    try:
+        return value
+    labels = [""]
+    with contextlib.suppress(UnicodeError):
         labels = value.encode("idna").decode().removesuffix(".").split(".")
-    except UnicodeError:
-        return False
     # a name that ends in a number is an address that is none
-    return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
+    if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
+        raise ConfigError(f"{name} must be an IP address or a host name, not {value!r}.")
+    return value
 
 
 def schema(name: str, value: str) -> str:

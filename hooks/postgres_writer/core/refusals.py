@@ -97,9 +97,7 @@ class Access:
 
 
 _HINTS = {
-    "42P10": "it needs a primary key or unique constraint on its column for the id alone",
     "42804": "its columns must be able to hold a text, a text, a whole number and a text",
-    "42883": "its column for the id must be a text column",
     "0A000": "a rule, or the kind of the table, does not allow the statement",
     "55000": "it publishes changes without a replica identity (ALTER TABLE ... REPLICA IDENTITY sets one)",
     "21000": "more than one row has its id",
@@ -129,7 +127,11 @@ _CLASS_HINTS = {
 }
 _INSIDE = "a trigger or function of the table, or a table that refers to it, raised an error"
 _NO_PARTITION = "it has no partition for the row"
-_DEFERRABLE = "its primary key or unique constraint on the id is DEFERRABLE; recreate it as NOT DEFERRABLE"
+_KEY_HINTS = {
+    Key.TYPE: "its column for the id must be a text column",
+    Key.MISSING: "it needs a primary key or unique constraint on its column for the id alone",
+    Key.DEFERRABLE: "its primary key or unique constraint on the id is DEFERRABLE; recreate it as NOT DEFERRABLE",
+}
 _SEE_ALL = (
     "its row-level security applies to the PostgresWriter role, which then cannot see whether the row is there. Give "
     "the role BYPASSRLS or the rights of the table's owner (GRANT owner TO role; not with FORCE ROW LEVEL SECURITY)"
@@ -195,23 +197,23 @@ def _hindrance(access: Access) -> str:
 def _why(refused: Refused, access: Access) -> str:
     if refused.guard in _GUARD_HINTS:
         return _GUARD_HINTS[refused.guard]
-    code, constraint = refused.code, refused.constraint
+    # what the catalogue shows is said the same before and after it was tried
+    if (lack := _lack(access, refused.code)) and not refused.inside:
+        return lack
     # The owner of the table chooses the constraint's name, so only a plain name is repeated.
-    named = f", constraint {constraint}" if re.fullmatch(r"\w{1,63}", constraint) else ""
-    return f"{_hint(refused, access)} (SQLSTATE {code}{named})"
+    named = f", constraint {refused.constraint}" if re.fullmatch(r"\w{1,63}", refused.constraint) else ""
+    return f"{_hint(refused)} (SQLSTATE {refused.code}{named})"
 
 
-def _hint(refused: Refused, access: Access) -> str:
-    code = refused.code
+def _lack(access: Access, code: str) -> str:
+    if access.missing:
+        return f"it has no column{'s' if len(access.missing) > 1 else ''} {', '.join(access.missing)}"
+    return _KEY_HINTS.get(access.key, "") if code in {"", "42P10", "42883", "55000"} else ""
+
+
+def _hint(refused: Refused) -> str:
     if refused.inside:
         return _INSIDE
-    if access.missing:
-        columns = ("columns " if len(access.missing) > 1 else "column ") + ", ".join(access.missing)
-        return f"it has no {columns}"
-    if access.key is Key.TYPE:
-        return _HINTS["42883"]
-    if access.key is Key.DEFERRABLE and code == "55000":
-        return _DEFERRABLE
-    if code == "23514" and not refused.constraint:
+    if refused.code == "23514" and not refused.constraint:
         return _NO_PARTITION
-    return _HINTS.get(code) or _CLASS_HINTS.get(code[:2], "PostgreSQL refused it")
+    return _HINTS.get(refused.code) or _CLASS_HINTS.get(refused.code[:2], "PostgreSQL refused it")

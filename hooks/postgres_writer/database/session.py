@@ -6,7 +6,6 @@ acknowledges TCP: only the client's own clock ends such a wait. Driver errors be
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -29,7 +28,7 @@ from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 
-_MAX_TEXTS = 256
+_MAX_TEXTS, _IDLE_SECONDS = 256, 0.05
 
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
@@ -45,30 +44,17 @@ FORBIDDEN = (
 )
 _EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
-_LOCKED_CODE, _CANCELED_CODE = "55P03", "57014"
-# transaction_timeout, which a trigger may have left in the session: it ends the connection too
-_BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE, "25P04"}
-_READ_ONLY_CODE = "25006"
-# invalid_text_representation: the cast that a guard lets fail
-_GUARD_CODE = "22P02"
-# a pooler handed out another server connection, where the name is unknown
-_LOST_PREPARED_CODE = "26000"
-_DUPLICATE_PREPARED_CODE = "42P05"
-# in_failed_sql_transaction: a transaction was left open, and nothing but its end works on this connection
-_FAILED_TRANSACTION_CODE = "25P02"
-_DENIED_CODE = "42501"
-# a character that the database's encoding lacks: the context is that of our own document
-_UNTRANSLATABLE_CODE = "22P05"
-_EXHAUSTED_CLASS = "53"
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_LOCKED_CODE, _CANCELED_CODE, _TRANSACTION_TIMEOUT_CODE = "55P03", "57014", "25P04"
+_BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE, _TRANSACTION_TIMEOUT_CODE}
+_READ_ONLY_CODE, _FAILED_TRANSACTION_CODE, _DENIED_CODE, _EXHAUSTED_CLASS = "25006", "25P02", "42501", "53"
+_INVALID_TEXT_CODE, _UNTRANSLATABLE_CODE = "22P02", "22P05"
+_LOST_PREPARED_CODE, _DUPLICATE_PREPARED_CODE = "26000", "42P05"
 _CLOSING = {"FATAL", "PANIC"}
 """The severities after which PostgreSQL closes the connection."""
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
-
-
-class _AlreadyPrepared(Exception):
-    """The server has a prepared statement of that name."""
 
 
 class _Lost(Exception):
@@ -112,11 +98,12 @@ class Session:
         """Run one message (statements with their commit) and give the only row of its last statement.
 
         The deadlines are added to the parameters, by the server's clock; ``doc`` is given as a dictionary.
-        Repeated once when the connection turns out to be dead or read-only.
+        Repeated once when the connection turns out to be dead or read-only, or the server's clock to have changed.
 
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
-        if self._connection is not None and self._died_while_idle():
+        # the look takes two system calls, which are spared under load, where no connection is idle for long
+        if self._connection is not None and time.monotonic() - self.idle_since > _IDLE_SECONDS and self._has_ended():
             self._replace()
         reused = self._connection is not None
         try:
@@ -136,17 +123,6 @@ class Session:
             raise RequestExpired(EXPIRED) from exc
         except TimeoutError:
             raise DatabaseUnavailable(UNAVAILABLE) from self._probe()
-
-    def confirm_late(self, call: Call) -> bool:
-        """Say, after the server refused a statement as late, whether it really was.
-
-        Otherwise the server's clock was changed, or it is another server: the connection is closed, so that the next
-        one measures the clock again.
-        """
-        if time.monotonic() < call.start_by(self._config.statement_timeout):
-            self.close()
-            return False
-        return True
 
     def close(self) -> None:
         """Close the connection; the next statement opens a new one."""
@@ -175,6 +151,11 @@ class Session:
         began = time.perf_counter()
         try:
             result = self._run(text, given, call.hung_up)
+        except Refused as exc:
+            if exc.guard is not Guard.LATE:
+                raise
+            # else the server's clock was changed, or it is another server: a new connection measures it
+            raise (RequestExpired(EXPIRED) if time.monotonic() >= start_by else _Lost(UNAVAILABLE)) from exc
         finally:
             # the slow ones are those that fail
             metrics.STATEMENT_SECONDS.observe(time.perf_counter() - began)
@@ -198,13 +179,9 @@ class Session:
                 self._run("DEALLOCATE ALL", None)
             self._texts.clear()
         limits = statements.limits(self._config.statement_timeout, self.lock_timeout)
-        texts = [self._text(call, part, limits) for part in message.parts]
-        if message.locks or not self._prepares:
-            texts.insert(0, limits)
-        if not self._prepares:
-            # a pooler may give every transaction another server connection
-            texts.insert(1, statements.session_settings(local=True))
-        return "; ".join(texts)
+        # a pooler may give every transaction another server connection
+        sets = [limits] * message.locks if self._prepares else [limits, statements.settings(local=True)]
+        return "; ".join([*sets, *(self._text(call, part, limits) for part in message.parts)])
 
     def _text(self, call: Call, statement: statements.Statement, limits: str) -> str:
         text = self._texts.get(statement)
@@ -212,10 +189,13 @@ class Session:
             text = statement.direct()
             if statement.often and self._prepares:
                 prepare, text = statement.prepared()
-                # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
-                with contextlib.suppress(_AlreadyPrepared):
-                    # named by the hash of its text, so what a session pool kept is the same statement
+                try:
+                    # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
                     self._run(f"{limits}; {prepare}", None, call.hung_up)
+                except Refused as exc:
+                    # named by the hash of its text, so what a session pool kept is the same statement
+                    if exc.code != _DUPLICATE_PREPARED_CODE:
+                        raise
             if statement.often:
                 self._texts[statement] = text
         return text
@@ -279,11 +259,9 @@ class Session:
         self._succeed()
 
     def _greeting(self) -> str:
-        if not self._prepares:
-            return statements.HELLO
-        settings = statements.session_settings(local=False)
         timeout = self._config.statement_timeout
-        return f"{statements.session_limits(timeout, timeout * LOCK_SHARE)}; {settings}; {statements.HELLO}"
+        sets = [statements.limits(timeout, timeout * LOCK_SHARE, local=False), statements.settings(local=False)]
+        return "; ".join([*sets, statements.HELLO] if self._prepares else [statements.HELLO])
 
     def _succeed(self) -> None:
         if self._circuit.succeeded():
@@ -304,7 +282,7 @@ class Session:
         away = math.inf if refuses_login(why) else now - self._circuit.since
         return DatabaseUnavailable(READ_ONLY if why == READ_ONLY else UNAVAILABLE, away)
 
-    def _died_while_idle(self) -> bool:
+    def _has_ended(self) -> bool:
         """Say whether the connection has ended since it was last used, without waiting."""
         try:
             # twice: what the server said before it closed the connection comes first
@@ -365,11 +343,12 @@ def _translated(exc: psycopg2.Error) -> Exception:
         return _Lost(UNAVAILABLE)
     if code[:2] == _EXHAUSTED_CLASS:
         return DatabaseUnavailable(_EXHAUSTED.format(code))
+    # a character that the database's encoding lacks has the context of our own document
     if diag.context is not None and code != _UNTRANSLATABLE_CODE:
         return Refused(code, diag.constraint_name or "", inside=True)
     primary = diag.message_primary or ""
-    # 22P02 is what a guard's cast fails with, which quotes its text
-    word = primary.partition(f"{statements.WORD} ")[2].partition(" ")[0] if code == _GUARD_CODE else ""
+    # the cast that a guard lets fail quotes its text
+    word = primary.partition(f"{statements.WORD} ")[2].partition(" ")[0] if code == _INVALID_TEXT_CODE else ""
     guard = Guard(word) if word else None
     found = _session_error(code, guard, primary)
     return Refused(code, diag.constraint_name or "", guard) if found is None else found
@@ -379,9 +358,8 @@ def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | 
     """Give the error of the lock, of the role, or of a session that is of no use though its connection lives."""
     if guard is Guard.BUSY:
         return DatabaseBusy(IN_FLIGHT)
-    if code == _DUPLICATE_PREPARED_CODE:
-        return _AlreadyPrepared()
     if code == _LOST_PREPARED_CODE:
+        # a pooler handed out another server connection
         logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
         return _Lost(UNAVAILABLE)
     if code == _READ_ONLY_CODE or guard is Guard.READ_ONLY:

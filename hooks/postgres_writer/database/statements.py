@@ -223,30 +223,24 @@ _CHECK_MILLISECONDS = 20
 """Longer than nearly every statement runs, and far shorter than Metacontroller needs to call again."""
 
 
-def limits(statement_timeout: float, lock_timeout: float) -> str:
+def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True) -> str:
     """Set what a message depends on (in seconds), whatever a trigger or another client has left in the session.
 
     A transaction that takes the lock of an id must see everything committed until then, hence read committed; it comes
-    first, because a transaction's isolation cannot be changed after its first query.
+    first, because a transaction's isolation cannot be changed after its first query. ``local``: for one transaction;
+    else for the session.
     """
-    return (
-        "SET LOCAL transaction_isolation = 'read committed'; "
-        f"SET LOCAL statement_timeout = {int(statement_timeout * 1000)}; "
-        f"SET LOCAL lock_timeout = {int(lock_timeout * 1000)}"
-    )
+    values = {
+        "transaction_isolation" if local else "default_transaction_isolation": "'read committed'",
+        "statement_timeout": int(statement_timeout * 1000),
+        "lock_timeout": int(lock_timeout * 1000),
+        # planning is most of a short statement's cost, and the plan never depends on the values
+        **({} if local else {"plan_cache_mode": "force_generic_plan"}),
+    }
+    return "; ".join(f"SET {'LOCAL ' if local else ''}{name} = {value}" for name, value in values.items())
 
 
-def session_limits(statement_timeout: float, lock_timeout: float) -> str:
-    """Set the same for the messages of a session that do not set it. Planning would be most of their cost."""
-    return (
-        "SET default_transaction_isolation = 'read committed'; "
-        f"SET statement_timeout = {int(statement_timeout * 1000)}; "
-        f"SET lock_timeout = {int(lock_timeout * 1000)}; "
-        "SET plan_cache_mode = force_generic_plan"
-    )
-
-
-def session_settings(*, local: bool) -> str:
+def settings(*, local: bool) -> str:
     """Set all else that must not be left to the role; ``local``: for one transaction.
 
     The server looks, while a statement runs, whether its client is still there, and ends the statement if not. The

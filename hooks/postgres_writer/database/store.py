@@ -12,11 +12,11 @@ from dataclasses import replace
 from postgres_writer.config.settings import DEFAULT_CONNECTIONS, DatabaseConfig
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
-from postgres_writer.core.refusals import Access, Guard, Key, Refused
+from postgres_writer.core.refusals import Access, Key, Refused
 from postgres_writer.core.request import COLUMNS
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
-from postgres_writer.database.session import EXPIRED, Result, Session
+from postgres_writer.database.session import Result, Session
 from postgres_writer.database.sharing import Circuit
 from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
 from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, DeleteFailed, RequestExpired, TableRecorded
@@ -62,22 +62,10 @@ class Store:
         self._pool.close()
 
     def _ask(self, call: Call, message: statements.Message, row: str, **more: object) -> Result:
-        """Send a message about the row with that id and ``more`` parameters, and give its result.
-
-        Raises RequestExpired when its deadline has passed; it is repeated where only the clock was off.
-        """
+        """Send a message about the row with that id and ``more`` parameters, and give its result."""
         parameters = {"id": row, "key": statements.lock_key(row), "word": statements.WORD, **more}
         with self._pool.lend(message, row, call.start_by(self._statement_timeout)) as session:
-            for last in (False, True):
-                try:
-                    return session.execute(call, message, parameters)
-                except Refused as exc:
-                    if exc.guard is not Guard.LATE:
-                        raise
-                    # confirm_late() has closed the connection where the clock was off, and a new one measures it
-                    if last or session.confirm_late(call):
-                        raise RequestExpired(EXPIRED) from exc
-        raise AssertionError("the second try returns or raises")
+            return session.execute(call, message, parameters)
 
     def _write(self, plan: Write, call: Call) -> Outcome:
         table, columns, differs = plan.spec.table, plan.spec.columns, False
@@ -154,7 +142,7 @@ class Store:
         except TRANSIENT as exc:
             return Outcome(plan.others, error=exc)
         if not may_hold:
-            return Outcome(others, error=refusals.explain_write(table, access, Refused(_REFUSED[access.key]), {}))
+            return Outcome(others, error=refusals.explain_write(table, access, Refused(), {}))
         if not access.found:
             return Outcome((*others, table), error=refusals.not_found(table))
         text = f"Table {table} is now allowed; it was recorded in status and the row will be written at the next sync."
@@ -207,7 +195,3 @@ class Store:
         writable, deletable = used and (writes if missing else not denied), used and finds and deletes
         lacking, refused = (tuple(each for each in names if each in some) for some in (missing, denied))
         return Access(found, is_table, writable, deletable, Key(key), policies, lacking, refused, _ID_COLUMN)
-
-
-_REFUSED = {Key.USABLE: "", Key.TYPE: "42883", Key.ABSENT: "42703", Key.DEFERRABLE: "55000", Key.MISSING: "42P10"}
-"""With which SQLSTATE PostgreSQL would refuse a first write for the key of the table."""

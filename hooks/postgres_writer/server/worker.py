@@ -41,6 +41,8 @@ _HEAD_BYTES = 32768
 """Longest head of a request in all: to parse one takes no longer than an ordinary sync."""
 NEXT_TURN = 1e-6
 """gevent.sleep(0) may go on before the loop has looked for what others have sent; any other sleep does not."""
+_DRAIN_BYTES = 2**20
+"""What is read of a body that is not wanted, so that its sender sees why: it takes about as long as a sync."""
 _LULL_SECONDS = 0.5
 """A connection silent for this long when the worker stops is closed; a busier one ends with its next answer."""
 _SEND_BYTES = 65536
@@ -218,7 +220,7 @@ class HookWorker(GeventWorker):
         finally:
             del self._connections[current]
             # what a refused client still sends is read for a moment: a reset could overtake the answer
-            util.close_graceful(client)
+            util.close_graceful(client, max_drain=_DRAIN_BYTES)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer a request whose head has been read; say whether the connection stays open for another."""

@@ -34,8 +34,6 @@ FIELDS = (
     "sqlstate",
     "finding",
     "detail",
-    "schemas",
-    "before",
 )
 
 _SEPARATORS = frozenset(' "=')

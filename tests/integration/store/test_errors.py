@@ -131,3 +131,28 @@ def test_a_read_only_session_is_looked_for_another_server(database: Database, su
     next_session(subject.store)._run("SET default_transaction_read_only = on", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
     assert not sessions(database) & before
+
+
+def test_a_transaction_timeout_that_a_trigger_left_behind_is_neither_an_outage_nor_the_tables_trouble(
+    database: Database, subject: Subject
+) -> None:
+    """It ends the connection, and may have come while a row was waited for."""
+    ((version,),) = database.query("SELECT current_setting('server_version_num')::integer")
+    if version < 170000:
+        pytest.skip("transaction_timeout came with PostgreSQL 17")
+    database.create_table("pupils")
+    other = Subject(subject.store, {**subject.spec, "table": "pupils"})
+    waiting = [Subject(subject.store, metadata={"name": name}) for name in ("first", "second", "third")]
+    for each in (other, *waiting):
+        assert each.sync() is Operation.INSERTED
+    with database.connection() as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT FROM students FOR UPDATE")
+        for each in waiting:
+            # the connection of the one before has ended, which is seen before anything is sent on it
+            assert other.sync() is Operation.UNCHANGED
+            next_session(subject.store)._run("SET transaction_timeout = '200ms'", None)
+            each.edit(age=24).sync()
+            assert each.ready == "False DatabaseBusy"
+        cursor.execute("ROLLBACK")
+    for each in waiting:
+        assert each.sync() is Operation.UPDATED, "nothing may fail fast now"

@@ -20,7 +20,7 @@ from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, RequestExp
 
 SOON, LONG, LOCK = 0.05, 30.0, 3.0
 TABLE = frozenset({"students"})
-WRITE = statements.write("students")
+WRITE = statements.write("students", ("name",))
 
 
 class FakeSession:
@@ -60,7 +60,7 @@ def pool_of(size: int, idle_seconds: float = LONG) -> tuple[Pool, list[FakeSessi
 def lend(
     pool: Pool, until: float, table: str = "students", row: str = "default/one"
 ) -> AbstractContextManager[Session]:
-    return pool.lend(statements.write(table), row, until)
+    return pool.lend(statements.write(table, ("name",)), row, until)
 
 
 def soon(seconds: float = LONG) -> float:
@@ -244,7 +244,7 @@ class TransactionTimeout(psycopg2.Error):
     pgcode = "25P04"
 
 
-def fail(pool: Pool, error: Exception, row: str, statement: statements.Statement = WRITE) -> None:
+def fail(pool: Pool, error: Exception, row: str, statement: statements.Message = WRITE) -> None:
     with pytest.raises(type(error)), pool.lend(statement, f"default/{row}", soon()):
         raise error
 
@@ -263,15 +263,15 @@ def test_after_time_outs_of_two_ids_the_callers_of_a_table_are_refused_at_once(c
 @pytest.mark.parametrize(
     ("error", "statement"),
     [
-        (DatabaseBusy(BUSY), statements.write("students")),
-        (timed_out(TransactionTimeout()), statements.write("students")),
-        (timed_out(), statements.move("students", ("alumni",))),
-        (RequestExpired(BUSY), statements.write("students")),
-        (Refused("23505"), statements.write("students")),
+        (DatabaseBusy(BUSY), WRITE),
+        (timed_out(TransactionTimeout()), WRITE),
+        (timed_out(), statements.write("students", ("name",), ("alumni",))),
+        (RequestExpired(BUSY), WRITE),
+        (Refused("23505"), WRITE),
     ],
     ids=["no time-out", "of the transaction", "a move", "expired", "refused"],
 )
-def test_nothing_else_trips_a_table(error: Exception, statement: statements.Statement) -> None:
+def test_nothing_else_trips_a_table(error: Exception, statement: statements.Message) -> None:
     pool, _ = pool_of(4)
     for row in ("one", "two", "three"):
         fail(pool, error, row, statement)
@@ -326,8 +326,8 @@ def test_who_waits_for_a_table_that_trips_is_refused_then() -> None:
     pool, _ = pool_of(3)
     with lend(pool, soon()), lend(pool, soon()):
         waiting, got = waiting_for(pool, "students")
-        pool._note_failure(statements.write("students"), "default/one", timed_out())
-        pool._note_failure(statements.write("students"), "default/two", timed_out())
+        pool._note_failure(WRITE, "default/one", timed_out())
+        pool._note_failure(WRITE, "default/two", timed_out())
         waiting.join(LONG)
         assert got == [DatabaseBusy(BUSY)]
     assert not pool._queue._waiting
