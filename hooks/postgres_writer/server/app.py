@@ -47,6 +47,7 @@ _PROBLEM_TYPE = "application/problem+json"
 _DETAILS = {
     401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
     411: "Send the body with a Content-Length: a chunked one is not read.",
+    413: "The body is larger than HOOK_MAX_BODY_BYTES allows.",
     415: "Send the body as application/json.",
     500: "Internal error; see the server log.",
 }
@@ -258,7 +259,7 @@ def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response
 def _problem(error: exceptions.HTTPException) -> Response:
     """Answer what is not a hook request."""
     status = error.code or 500
-    detail = error.description if status in {400, 413} else _DETAILS.get(status)
+    detail = error.description if status == 400 else _DETAILS.get(status)
     # with the error's own headers: a 405 must say which methods are allowed, a 401 how to authenticate
     # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6
     response = cast("Response", error.get_response())

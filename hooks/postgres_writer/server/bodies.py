@@ -31,17 +31,18 @@ class Bodies:
         # straight from gunicorn, which has checked the length: werkzeug would put a stream of its own over it
         read, size = environ["wsgi.input"].read, int(environ.get("CONTENT_LENGTH") or 0)
         if size > self._largest:
-            raise exceptions.RequestEntityTooLarge("The body is larger than HOOK_MAX_BODY_BYTES allows.")
+            raise exceptions.RequestEntityTooLarge
         try:
             if size < _LARGE_BYTES:
                 yield read(size)
                 return
             with self._taken(size, until):
-                with gevent.Timeout(_left(until)):
+                with gevent.Timeout(_left(until), TimeoutError):
                     data = read(size)
                 yield data
-        except gevent.Timeout as exc:
-            raise exceptions.BadRequest("The body did not arrive in time.") from exc
+        except TimeoutError as exc:
+            why = "The body did not arrive in time, or others took the memory for it: send it again later."
+            raise exceptions.BadRequest(why) from exc
         except OSError as exc:
             raise exceptions.BadRequest("The body could not be read.") from exc
 
@@ -49,8 +50,7 @@ class Bodies:
     def _taken(self, size: int, until: float) -> Iterator[None]:
         with self._freed:
             if not self._freed.wait_for(lambda: self._free >= size, _left(until)):
-                # 413 is for that, too: https://www.rfc-editor.org/rfc/rfc9110#section-15.5.14
-                raise exceptions.RequestEntityTooLarge("Other large bodies take the memory: send it again later.")
+                raise TimeoutError
             self._free -= size
         try:
             yield

@@ -197,7 +197,7 @@ class HookWorker(GeventWorker):
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, in a greenlet of its own."""
-        current, name, request = gevent.getcurrent(), listener.getsockname(), None
+        current, name, parser, request = gevent.getcurrent(), listener.getsockname(), None, None
         connection = self._connections[current] = Connection(client)
         try:
             client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
@@ -218,6 +218,8 @@ class HookWorker(GeventWorker):
         except Exception as exc:
             self.handle_error(request, client, addr, exc)
         finally:
+            # with them what was read of a body, whose memory others may take now
+            parser = request = None
             del self._connections[current]
             # what a refused client still sends is read for a moment: a reset could overtake the answer
             util.close_graceful(client, max_drain=_DRAIN_BYTES)
