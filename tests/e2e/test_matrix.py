@@ -30,7 +30,7 @@ class TestRow:
         wait_with_kubectl(installed, namespace, "sample-student")
         assert installed.row("students", namespace, "sample-student") == row(namespace, "sample-student")
         status = (installed.client.get(namespace, "sample-student") or {})["status"]
-        assert (status["observedGeneration"], status["tables"]) == (1, ["students"])
+        assert (status["observedGeneration"], status["tables"]) == (1, ["public.students"])
         installed.world.converge(10)
 
     def test_applying_the_same_again_writes_nothing(self, installed: Stack, namespace: str) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import psycopg2.extensions
 from psycopg2 import sql
@@ -70,10 +71,6 @@ _MEND = {
     **{fault: f'DROP TRIGGER "{fault}" ON {{table}}' for fault in _TRIGGERS},
 }
 FAULTS = tuple(_BREAK)
-NARROWING = ("denied", "undeletable", "hides rows")
-"""Those that change what the role may do, or see."""
-TAMPERING = ("dropped", "hides rows")
-"""Those that change rows behind the back of the hook."""
 _MAKE = (
     "CREATE TABLE {table} (id text PRIMARY KEY, name text, age int, country text); "
     "INSERT INTO {table} VALUES (%s, %s, %s, %s); GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}; "
@@ -95,6 +92,11 @@ def resolved(table: str) -> str:
 @dataclass
 class BreakableTables:
     """The tables of TABLES, what is wrong with each, and the role that the store under test uses."""
+
+    NARROWING: ClassVar = ("denied", "undeletable", "hides rows")
+    """The faults that change what the role may do, or see."""
+    TAMPERING: ClassVar = ("dropped", "hides rows")
+    """The faults that change rows behind the back of the hook."""
 
     connection: psycopg2.extensions.connection
     writer: DatabaseConfig

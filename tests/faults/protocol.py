@@ -11,17 +11,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from faults.breakable_tables import (
-    FAULTS,
-    HIDDEN,
-    NARROWING,
-    SPELLINGS,
-    TABLES,
-    TAMPERING,
-    BreakableTables,
-    Row,
-    resolved,
-)
+from faults.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
 from faults.cluster_model import (
     NAMESPACE,
     OTHER_FINALIZER,
@@ -373,12 +363,12 @@ class ProtocolUnderFaults(Protocol):
     @rule(table=st.sampled_from(TABLES), fault=st.sampled_from(FAULTS))
     def break_or_mend(self, table: str, fault: str) -> None:
         self.flight.end_all()
-        self.tampered |= fault in TAMPERING
+        self.tampered |= fault in self.tables.TAMPERING
         if fault in self.tables.faults[table]:
             self.tables.repair(table, fault)
-        elif self.tables.exists(table) and (fault not in NARROWING or self._calmed()):
+        elif self.tables.exists(table) and (fault not in self.tables.NARROWING or self._calmed()):
             self.tables.break_(table, fault)
-        if fault in NARROWING:
+        if fault in self.tables.NARROWING:
             self._present_only()
 
     @rule()

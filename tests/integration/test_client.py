@@ -94,7 +94,7 @@ class TestSync:
         assert ended.returncode == 0
         answer = load(ended.stdout)
         assert ("children" if kind == "composite" else "attachments") in answer
-        assert answer["status"]["tables"] == ["students"]
+        assert answer["status"]["tables"] == ["public.students"]
 
     @pytest.mark.parametrize("hook", ["sync", "finalize"])
     def test_a_request_without_objects_is_the_server_s_to_refuse(self, server: ServerProcess, hook: str) -> None:
