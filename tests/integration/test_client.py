@@ -67,8 +67,8 @@ class TestSync:
         assert (ended.returncode, ended.stderr) == (0, "")
         assert ended.stdout.splitlines() == [
             "NAMESPACE   NAME             TABLE      READY   REASON      MESSAGE",
-            "default     sample-student   students   True    RowSynced   The row in table students matches the spec.",
-            "default     other            students   True    RowSynced   The row in table students matches the spec.",
+            "default     sample-student   students   True    RowSynced   The row in table public.students matches the spec.",
+            "default     other            students   True    RowSynced   The row in table public.students matches the spec.",
         ]
         assert [row[0] for row in database.rows()] == ["default/other", "default/sample-student"]
 
