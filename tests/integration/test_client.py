@@ -65,10 +65,11 @@ class TestSync:
         both = f"{ALEX}---\n{MANIFEST % ('other', 'students')}---\n"
         ended = run_here("sync", "-", "--url", server.url, given=both)
         assert (ended.returncode, ended.stderr) == (0, "")
+        message = "The row in table public.students matches the spec."
         assert ended.stdout.splitlines() == [
             "NAMESPACE   NAME             TABLE      READY   REASON      MESSAGE",
-            "default     sample-student   students   True    RowSynced   The row in table public.students matches the spec.",
-            "default     other            students   True    RowSynced   The row in table public.students matches the spec.",
+            f"default     sample-student   students   True    RowSynced   {message}",
+            f"default     other            students   True    RowSynced   {message}",
         ]
         assert [row[0] for row in database.rows()] == ["default/other", "default/sample-student"]
 

@@ -120,9 +120,17 @@ def test_a_setting_of_the_role_does_not_show_what_policies_hide(granted: Limited
     granted.run("ALTER ROLE LIMITED RESET ALL")
 
 
-def test_the_deletion_of_a_row_that_never_was_written_is_not_held(granted: Limited) -> None:
-    """A policy that shows all and refuses the value: nothing was ever there to be deleted."""
-    granted.run(SECURE + "CREATE POLICY shown ON students USING (true) WITH CHECK (length(name) < 4)")
+@pytest.mark.parametrize(
+    "checks",
+    [
+        "CREATE POLICY shown ON students USING (true) WITH CHECK (length(name) < 4)",
+        "CREATE POLICY shown ON students USING (true); ALTER TABLE students ADD CHECK (length(name) < 4)",
+    ],
+    ids=["policy", "constraint"],
+)
+def test_the_deletion_of_a_row_that_never_was_written_is_not_held(granted: Limited, checks: str) -> None:
+    """All rows are shown, and the value is refused: nothing was ever there to be deleted."""
+    granted.run(SECURE + checks)
     subject = granted.subject
     for _ in range(2):
         subject.sync()
