@@ -28,7 +28,7 @@ from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 
-_MAX_TEXTS, _IDLE_SECONDS = 256, 0.05
+_MAX_TEXTS, IDLE_SECONDS = 256, 0.05
 
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
@@ -103,7 +103,7 @@ class Session:
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
         # the look takes two system calls, which are spared under load, where no connection is idle for long
-        if self._connection is not None and time.monotonic() - self.idle_since > _IDLE_SECONDS and self._has_ended():
+        if self._connection is not None and time.monotonic() - self.idle_since > IDLE_SECONDS and self._has_ended():
             self._replace()
         reused = self._connection is not None
         try:
