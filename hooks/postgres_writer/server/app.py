@@ -259,7 +259,7 @@ def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response
 def _problem(error: exceptions.HTTPException) -> Response:
     """Answer what is not a hook request."""
     status = error.code or 500
-    detail = error.description if status == 400 else _DETAILS.get(status)
+    detail = error.description if isinstance(error, exceptions.BadRequest) else _DETAILS.get(status)
     # with the error's own headers: a 405 must say which methods are allowed, a 401 how to authenticate
     # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.6
     response = cast("Response", error.get_response())
