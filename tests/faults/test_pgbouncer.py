@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from faults.load import steady_load
-from postgres_writer.config.settings import DEFAULT_CONNECTIONS
+from postgres_writer.config.settings import Config
 from support.callers import ask, ask_all, body
 from support.payloads import DELETED, payload, resource
 from support.pgbouncer import PgBouncer, running_pgbouncer
@@ -19,7 +19,7 @@ SYNCED = "True RowSynced"
 IDLE = "usename = 'hook' AND state = 'idle'"
 
 
-POOL = 2 * DEFAULT_CONNECTIONS
+POOL = 2 * Config.connections
 """Server connections for all that two workers open: with fewer, session pooling lets the others wait."""
 
 

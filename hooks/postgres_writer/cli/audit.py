@@ -24,7 +24,7 @@ from postgres_writer.audit.spool import Spool
 from postgres_writer.cli import audit_report
 from postgres_writer.cli.commands import Command
 from postgres_writer.config import variables
-from postgres_writer.config.settings import SERVER_SETTINGS, DatabaseConfig, ignore_libpq_variables
+from postgres_writer.config.settings import SETTINGS, DatabaseConfig, ignore_libpq_variables
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.errors import AuditError, ConfigError
 from postgres_writer.telemetry import logs
@@ -122,7 +122,7 @@ def audit(**given: Any) -> int:
     began = time.monotonic()
     if arguments.output == "log":
         # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
-        level, log_format = (one.read(os.environ) for one in SERVER_SETTINGS if one.name.startswith("LOG_"))
+        level, log_format = (one.read(os.environ) for one in SETTINGS if one.name.startswith("LOG_"))
         logs.configure(level, log_format, sys.stdout)
     with contextlib.ExitStack() as stack:
         source = _source(arguments, stack)

@@ -14,29 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postgres_writer.config import variables
-from postgres_writer.config.variables import choice, read, setting, settings_of
+from postgres_writer.config.variables import boolean, choice, integer, read, seconds, setting, settings_of
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-CHANNEL_BINDINGS = ("disable", "prefer", "require")
-SESSION_ATTRIBUTES = ("any", "read-write", "read-only", "primary", "standby", "prefer-standby")
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-LOG_FORMATS = ("json", "text")
-DEFAULT_CONNECTIONS = 8
-_WEEK = 7 * 24 * 3600.0
-_LIBPQ_KEYWORDS = (
-    "dbname",
-    "user",
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "channel_binding",
-    "target_session_attrs",
-    "keepalives_idle",
-    "keepalives_interval",
-    "keepalives_count",
+_LIBPQ_KEYWORD = re.compile(
+    "dbname|user|ssl(mode|rootcert|cert|key)|channel_binding|target_session_attrs|keepalives_.*"
 )
 """The fields of DatabaseConfig that go to libpq under their own name."""
 # A root certificate found there would turn sslmode=require into verify-ca.
@@ -66,10 +49,9 @@ class DatabaseConfig:
         "Host of PostgreSQL, or the directory of its Unix socket; comma-separated for failover. "
         "Required unless --embedded is given.",
         variables.host_names,
-        required="name the host of PostgreSQL, or start with --embedded",
     )
     ports: tuple[int, ...] = setting(
-        "PSQL_PORT", "Port of PostgreSQL: one port for all hosts, or one per host.", variables.ports, (5432,), "5432"
+        "PSQL_PORT", "Port of PostgreSQL: one port for all hosts, or one per host.", variables.ports, "5432"
     )
     dbname: str = setting("PSQL_DBNAME", "Database that holds the tables.", default="postgres")
     schema: str = setting(
@@ -80,7 +62,7 @@ class DatabaseConfig:
     )
     user: str = setting("PSQL_USER", "Role to log in as.", default="postgres")
     password: str | None = setting(
-        "PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", variables.secret, repr=False
+        "PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", variables.secret
     )
     password_file: Path | None = setting(
         "PSQL_PASSWORD_FILE",
@@ -88,7 +70,9 @@ class DatabaseConfig:
         "During a rotation, put the old and the new one on separate lines: both are tried.",
         variables.path,
     )
-    sslmode: str | None = choice("PSQL_SSLMODE", "TLS to PostgreSQL", SSL_MODES, shown_default="prefer")
+    sslmode: str | None = choice(
+        "PSQL_SSLMODE", "TLS to PostgreSQL", "disable, allow, prefer, require, verify-ca, verify-full", unset="prefer"
+    )
     sslrootcert: str | None = setting(
         "PSQL_SSLROOTCERT",
         "File with the CA certificates that verify PostgreSQL's certificate, or \"system\" for the system's own.",
@@ -97,63 +81,60 @@ class DatabaseConfig:
     sslcert: str | None = setting("PSQL_SSLCERT", "File with the client certificate for PostgreSQL.")
     sslkey: str | None = setting("PSQL_SSLKEY", "File with the key of PSQL_SSLCERT.")
     channel_binding: str | None = choice(
-        "PSQL_CHANNEL_BINDING", "SCRAM channel binding", CHANNEL_BINDINGS, shown_default="prefer"
+        "PSQL_CHANNEL_BINDING", "SCRAM channel binding", "disable, prefer, require", unset="prefer"
     )
     target_session_attrs: str | None = choice(
-        "PSQL_TARGET_SESSION_ATTRS", "Which of several hosts are acceptable", SESSION_ATTRIBUTES, shown_default="any"
+        "PSQL_TARGET_SESSION_ATTRS",
+        "Which of several hosts are acceptable",
+        "any, read-write, read-only, primary, standby, prefer-standby",
+        unset="any",
     )
     # From a tenth of a second on: libpq's and PostgreSQL's own timers count in milliseconds, where 0 means no limit.
     connect_timeout: float = setting(
         "PSQL_CONNECT_TIMEOUT",
         "Seconds to wait for a connection, for all hosts and the lookup of their names together.",
-        variables.seconds(0.1, DATABASE_SECONDS),
-        3.0,
+        seconds(0.1, DATABASE_SECONDS),
+        "3",
     )
     statement_timeout: float = setting(
         "PSQL_STATEMENT_TIMEOUT",
         "Seconds that a statement may take, including lock waits. Together with PSQL_CONNECT_TIMEOUT at most "
         f"{DATABASE_SECONDS:g}, because Metacontroller gives up after 10 s.",
-        variables.seconds(0.1, DATABASE_SECONDS),
-        4.0,
+        seconds(0.1, DATABASE_SECONDS),
+        "4",
     )
     idle_timeout: float = setting(
         "PSQL_IDLE_TIMEOUT",
         "Seconds after which a connection that is not used is closed. Keep it below the time after which a load "
         "balancer, firewall or NAT in between drops idle connections.",
-        variables.seconds(0.1, 3600),
+        seconds(0.1, 3600),
         # such devices drop after 350 s (AWS), 240 s (Azure), and the hastier ones after 60 s
-        30.0,
+        "30",
     )
     # The kernel asks an idle peer after a minute, so that a balancer which drops after 350 s sees traffic also where
     # idle connections are kept for longer than that.
     keepalives_idle: int = setting(
-        "PSQL_KEEPALIVES_IDLE",
-        "Seconds without traffic after which TCP keepalives are sent.",
-        variables.integer(1, 3600),
-        60,
+        "PSQL_KEEPALIVES_IDLE", "Seconds without traffic after which TCP keepalives are sent.", integer(1, 3600), "60"
     )
     keepalives_interval: int = setting(
-        "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", variables.integer(1, 3600), 10
+        "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", integer(1, 3600), "10"
     )
     keepalives_count: int = setting(
-        "PSQL_KEEPALIVES_COUNT",
-        "Unanswered TCP keepalives after which a connection counts as dead.",
-        variables.integer(1, 100),
-        3,
+        "PSQL_KEEPALIVES_COUNT", "Unanswered keepalives after which a connection counts as dead.", integer(1, 100), "3"
     )
     # Below the default statement timeout: the statement is then repeated on a new connection in the same request.
     tcp_user_timeout: float = setting(
         "PSQL_TCP_USER_TIMEOUT",
         "Seconds without a TCP acknowledgement after which a connection counts as dead and the statement is repeated "
         "on a new one. A slow PostgreSQL still acknowledges; only an unreachable one does not.",
-        variables.seconds(0.1, 60),
-        2.0,
+        seconds(0.1, 60),
+        "2",
     )
     prepared_statements: bool = setting(
         "PSQL_PREPARED_STATEMENTS",
         "Prepare statements once per connection. Set to false behind a PgBouncer with transaction pooling.",
-        variables.boolean,
-        default=True,
+        boolean,
+        "true",
     )
 
     @classmethod
@@ -162,6 +143,8 @@ class DatabaseConfig:
 
         Raises ConfigError with one sentence that names the variable.
         """
+        if not environ.get("PSQL_HOST"):
+            raise ConfigError("PSQL_HOST is not set: name the host of PostgreSQL, or start with --embedded.")
         config = cls(**read(cls, environ))
         hosts, ports = len(config.host_names), len(config.ports)
         if ports not in {1, hosts}:
@@ -185,18 +168,17 @@ class DatabaseConfig:
 
     @property
     def hosts(self) -> tuple[Host, ...]:
-        """The servers to try: one port serves all hosts, otherwise each host has its own, as libpq has it."""
+        """The servers to try: one port serves all hosts, unset each host has its own, as libpq has it."""
         ports = self.ports * len(self.host_names) if len(self.ports) == 1 else self.ports
         return tuple(map(Host, self.host_names, ports))
 
     def connect_arguments(self) -> dict[str, str]:
         """Return libpq's keywords for a new connection, except those of the host and the password."""
-        arguments = {keyword: getattr(self, keyword) for keyword in _LIBPQ_KEYWORDS}
         return {
             **dict.fromkeys(_LIBPQ_FILES, _NO_FILE),
             "application_name": "postgres-writer",
             "tcp_user_timeout": str(int(self.tcp_user_timeout * 1000)),
-            **{key: str(value) for key, value in arguments.items() if value},
+            **{name: str(value) for name, value in vars(self).items() if value and _LIBPQ_KEYWORD.fullmatch(name)},
         }
 
     def passwords(self) -> tuple[str, ...]:
@@ -207,10 +189,9 @@ class DatabaseConfig:
         """
         if self.password_file is None:
             return (self.password or "",)
+        name = "PSQL_PASSWORD_FILE"
+        lines = variables.secret(name, variables.text_of(name, self.password_file)).split("\n")
         # only the line ends go: a password may begin or end with a blank
-        lines = variables.secret(
-            "PSQL_PASSWORD_FILE", variables.text_of("PSQL_PASSWORD_FILE", self.password_file)
-        ).split("\n")
         return tuple(filter(None, (line.rstrip("\r") for line in lines))) or ("",)
 
 
@@ -226,12 +207,12 @@ class Config:
         variables.host,
         "127.0.0.1",
     )
-    port: int = setting("HOOK_PORT", "Port to listen on.", variables.port, 8080)
+    port: int = setting("HOOK_PORT", "Port to listen on.", variables.port, "8080")
     connections: int = setting(
         "HOOK_CONNECTIONS",
         "Maximum number of connections to PostgreSQL. If none is free, a request waits for one.",
-        variables.integer(3, 256),
-        DEFAULT_CONNECTIONS,
+        integer(3, 256),
+        "8",
     )
     tokens_file: Path | None = setting(
         "HOOK_TOKENS_FILE",
@@ -250,14 +231,14 @@ class Config:
     max_body_bytes: int = setting(
         "HOOK_MAX_BODY_BYTES",
         "Largest request body in bytes. The default is enough to finalize the largest object that etcd can store.",
-        variables.integer(1024, 1024**3),
-        16 * 1024 * 1024,
+        integer(1024, 1024**3),
+        str(16 * 1024**2),
     )
     resync_seconds: float = setting(
         "HOOK_RESYNC_SECONDS",
         "Average seconds between resyncs of a resource, which repair drift.",
-        variables.seconds(0.1, _WEEK),
-        300.0,
+        seconds(0.1, 7 * 24 * 3600),
+        "300",
     )
     table_policy_file: Path | None = setting(
         "HOOK_TABLE_POLICY_FILE",
@@ -272,12 +253,10 @@ class Config:
         variables.path,
     )
     metrics_token_required: bool = setting(
-        "HOOK_METRICS_TOKEN_REQUIRED", "Whether /metrics requires a bearer token too.", variables.boolean, default=False
+        "HOOK_METRICS_TOKEN_REQUIRED", "Whether /metrics requires a bearer token too.", boolean, "false"
     )
-    log_level: str = choice("LOG_LEVEL", "Minimum level", LOG_LEVELS, "INFO")
-    log_format: str = setting(
-        "LOG_FORMAT", "Format of a log line: json or text.", variables.one_of(*LOG_FORMATS), "json"
-    )
+    log_level: str = choice("LOG_LEVEL", "Minimum level", "DEBUG, INFO, WARNING, ERROR", "INFO")
+    log_format: str = choice("LOG_FORMAT", "Format of a log line", "json, text", "json")
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
@@ -307,10 +286,8 @@ def _both_or_neither(**pair: object) -> None:
         raise ConfigError(f"{present} is set without {missing[0]}: set both, or neither.")
 
 
-DATABASE_SETTINGS = settings_of(DatabaseConfig)
-SERVER_SETTINGS = settings_of(Config)
-SETTINGS = DATABASE_SETTINGS + SERVER_SETTINGS
-_GROUPS = {"database": DATABASE_SETTINGS, "server": SERVER_SETTINGS}
+_GROUPS = {"database": settings_of(DatabaseConfig).values(), "server": settings_of(Config).values()}
+SETTINGS = tuple(each for group in _GROUPS.values() for each in group)
 _INTRODUCTION = """\
 # Configuration
 

@@ -10,155 +10,100 @@ import contextlib
 import ipaddress
 import re
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from postgres_writer.errors import ConfigError
 
-# control characters, a byte order mark, and what stands for bytes that are not UTF-8
-_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")
+T = TypeVar("T")
+Parser = Callable[[str, str], T]
+
+IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
+"""The pattern of a schema's or a table's name; PostgreSQL truncates a longer one than 63 bytes, so it is refused."""
+_DAMAGED = "\ufeff\ud800-\udfff"
+"""A byte order mark, and what stands for bytes that are not UTF-8."""
 # a name in Compose may hold an underscore
 _LABEL = re.compile("[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 
 
-def text(name: str, value: str) -> str:
-    """Return the value as it is: one line of text."""
-    if _UNUSABLE.search(value):
-        raise ConfigError(f"{name} must be one line of UTF-8 text without control characters and byte order mark.")
-    return value
+def _parser(form: str, fits: Callable[[str], object], read: Callable[[str], T]) -> Parser[T]:
+    """Return a parser that reads what fits; ``form`` says what that is, and may quote the text as {!r}."""
+
+    def parse(name: str, value: str) -> T:
+        if not fits(value):
+            raise ConfigError(f"{name} must be {form.format(value)}.")
+        return read(value)
+
+    return parse
 
 
-def secret(name: str, value: str) -> str:
-    """Return a password as it is; control characters may be part of it."""
-    if re.search("[\0\ufeff\ud800-\udfff]", value):
-        raise ConfigError(f"{name} must be UTF-8 text without NUL and byte order mark.")
-    return value
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One environment variable: what it means, how its text is read, and its value when it is unset or empty."""
-
-    name: str
-    meaning: str
-    parse: Callable[[str, str], Any] = text
-    default: Any = None
-    shown_default: str = ""
-    required: str = ""
-    """What to do when it is unset, for a setting without which nothing works."""
-
-    @property
-    def default_text(self) -> str:
-        """The default as the help shows it."""
-        if self.shown_default or self.default is None:
-            return self.shown_default or "none"
-        if isinstance(self.default, bool):
-            return str(self.default).lower()
-        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
-
-    def read(self, environ: Mapping[str, str]) -> Any:
-        """Return the value that the environment gives this setting.
-
-        Raises ConfigError with one sentence that names the variable.
-        """
-        value = environ.get(self.name)
-        if value:
-            return self.parse(self.name, value)
-        if self.required:
-            raise ConfigError(f"{self.name} is not set: {self.required}.")
-        return self.default
-
-
-def setting(  # noqa: PLR0913, PLR0917 - what a Setting takes
-    name: str,
-    meaning: str,
-    parse: Callable[[str, str], Any] = text,
-    default: Any = None,
-    shown_default: str = "",
-    required: str = "",
-    **options: Any,
-) -> Any:
-    """Declare a field with the variable that sets it; ``options`` are those of dataclasses.field."""
-    if not required:
-        options["default"] = default
-    return field(**options, metadata={"setting": Setting(name, meaning, parse, default, shown_default, required)})
-
-
-def choice(name: str, meaning: str, choices: Sequence[str], default: str | None = None, shown_default: str = "") -> Any:
-    """Declare a field whose variable takes one of the choices, which its meaning lists."""
-    return setting(name, f"{meaning}: {', '.join(choices)}.", one_of(*choices), default, shown_default)
-
-
-def read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of the fields that settings declare."""
-    return {each.name: each.metadata["setting"].read(environ) for each in fields(cls) if each.metadata}
-
-
-def settings_of(cls: type[Any]) -> tuple[Setting, ...]:
-    """Return the settings of a dataclass in the order of its fields."""
-    return tuple(each.metadata["setting"] for each in fields(cls) if each.metadata)
-
-
-def integer(lowest: int, highest: int) -> Callable[[str, str], int]:
+def integer(lowest: int, highest: int) -> Parser[int]:
     """Return a parser of whole numbers between lowest and highest."""
-
-    def parse(name: str, value: str) -> int:
-        # without the signs, underscores and blanks that int() lets through, and the 5,000 digits that it refuses
-        if not (re.fullmatch("[0-9]{1,20}", value) and lowest <= int(value) <= highest):
-            raise ConfigError(f"{name} must be a whole number from {lowest} to {highest}, not {value!r}.")
-        return int(value)
-
-    return parse
+    # without the signs, underscores and blanks that int() lets through, and the 5,000 digits that it refuses
+    return _parser(
+        f"a whole number from {lowest} to {highest}, not {{!r}}",
+        lambda value: re.fullmatch("[0-9]{1,20}", value) and lowest <= int(value) <= highest,
+        int,
+    )
 
 
-def seconds(lowest: float, highest: float) -> Callable[[str, str], float]:
+def seconds(lowest: float, highest: float) -> Parser[float]:
     """Return a parser of seconds between lowest and highest, fractions included."""
-
-    def parse(name: str, value: str) -> float:
-        # without the words, exponents, underscores, blanks and digits of other scripts that float() lets through
-        if not (re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", value) and lowest <= float(value) <= highest):
-            raise ConfigError(f"{name} must be a number of seconds from {lowest:g} to {highest:g}, not {value!r}.")
-        return float(value)
-
-    return parse
+    # without the words, exponents, underscores, blanks and digits of other scripts that float() lets through
+    return _parser(
+        f"a number of seconds from {lowest:g} to {highest:g}, not {{!r}}",
+        lambda value: re.fullmatch(r"[0-9]{1,20}(\.[0-9]{1,20})?", value) and lowest <= float(value) <= highest,
+        float,
+    )
 
 
-def boolean(name: str, value: str) -> bool:
-    """Return whether the value says true or false in one of the usual spellings."""
-    known = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    if value.lower() not in known:
-        raise ConfigError(f"{name} must be true or false, not {value!r}.")
-    return known[value.lower()]
+def _one_of(form: str, values: Mapping[str, T]) -> Parser[T]:
+    """Return a parser that finds a value by its text in lower case."""
+    return _parser(f"{form}, not {{!r}}", lambda value: value.lower() in values, lambda value: values[value.lower()])
 
 
-def one_of(*choices: str) -> Callable[[str, str], str]:
-    """Return a parser that accepts one of the choices, whatever its case."""
-
-    def parse(name: str, value: str) -> str:
-        for choice in choices:
-            if value.lower() == choice.lower():
-                return choice
-        raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
-
-    return parse
-
-
-def path(name: str, value: str) -> Path:
-    """Return the path of a file; the code that loads the file checks it."""
-    return Path(text(name, value))
+def _is_host(value: str) -> bool:
+    """Say whether it is an IP address, or a host name as RFC 1123 has it."""
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(value))
+    labels = [""]
+    with contextlib.suppress(UnicodeError):
+        labels = value.encode("idna").decode().removesuffix(".").split(".")
+    # a name that ends in a number is an address that is none
+    return all(map(_LABEL.fullmatch, labels)) and not labels[-1].isdigit()
 
 
-def text_of(name: str, file: Path) -> str:
-    """Return the text of a file, whose line ends stay as they are.
+_is_line = re.compile(f"[^\x00-\x1f\x7f-\x9f{_DAMAGED}]*").fullmatch
+_LINE = "one line of UTF-8 text without control characters and byte order mark"
+text = _parser(_LINE, _is_line, str)
+path = _parser(_LINE, _is_line, Path)
+"""A parser of a file's name; the code that loads the file checks that it is there."""
+# a password is not quoted, and control characters may be part of it
+secret = _parser("UTF-8 text without NUL and byte order mark", re.compile(f"[^\0{_DAMAGED}]*").fullmatch, str)
+boolean = _one_of("true or false", {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False})
+port = integer(1, 65535)
+host = _parser("an IP address or a host name, not {!r}", _is_host, str)
+schema = _parser(
+    "at most 63 letters, digits, '_' or '$', not starting with a digit or '$', and no system schema, not {!r}",
+    re.compile(rf"(?!pg_|information_schema\Z){IDENTIFIER}").fullmatch,
+    str,
+)
+"""A parser of a schema that spec.table can name, too."""
 
-    Raises ConfigError with one sentence that names the setting.
-    """
-    try:
-        return file.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{name} cannot be read: {file} ({getattr(exc, 'strerror', 'not UTF-8')}).") from exc
+
+def host_names(name: str, value: str) -> tuple[str, ...]:
+    """Return the hosts of a comma-separated list: addresses, names, or folders of Unix sockets."""
+    hosts = tuple(each.strip() for each in text(name, value).split(","))
+    if not all(hosts):
+        raise ConfigError(f"{name} has an empty host in its list: {value!r}.")
+    return tuple(each if each.startswith(("/", "@")) else host(name, each) for each in hosts)
+
+
+def ports(name: str, value: str) -> tuple[int, ...]:
+    """Return the ports of a comma-separated list."""
+    return tuple(port(name, part.strip()) for part in value.split(","))
 
 
 def root_certificate(name: str, value: str) -> str:
@@ -199,41 +144,61 @@ def _no_passphrase() -> str:
     raise ValueError("the key is encrypted")
 
 
-def host(name: str, value: str) -> str:
-    """Return an IP address, or a host name as RFC 1123 has it."""
-    with contextlib.suppress(ValueError):
-        ipaddress.ip_address(value)
-        return value
-    labels = [""]
-    with contextlib.suppress(UnicodeError):
-        labels = value.encode("idna").decode().removesuffix(".").split(".")
-    # a name that ends in a number is an address that is none
-    if not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdigit():
-        raise ConfigError(f"{name} must be an IP address or a host name, not {value!r}.")
-    return value
+def text_of(name: str, file: Path) -> str:
+    """Return the text of a file, whose line ends stay as they are.
+
+    Raises ConfigError with one sentence that names the setting.
+    """
+    try:
+        return file.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{name} cannot be read: {file} ({getattr(exc, 'strerror', 'not UTF-8')}).") from exc
 
 
-def schema(name: str, value: str) -> str:
-    """Return the name of a schema that spec.table can name, too."""
-    if not re.fullmatch(r"(?!pg_|information_schema\Z)[A-Za-z_][A-Za-z0-9_$]{0,62}", value):
-        raise ConfigError(
-            f"{name} must be at most 63 letters, digits, '_' or '$', not starting with a digit or '$', and no system "
-            f"schema, not {value!r}."
-        )
-    return value
+@dataclass(frozen=True)
+class Setting:
+    """One environment variable: what it means, how its text is read, and the text that an unset or empty one has.
+
+    Without a default its value is then None, which the help shows as ``unset``.
+    """
+
+    name: str
+    meaning: str
+    parse: Parser[Any] = text
+    default: str = ""
+    unset: str = "none"
+
+    @property
+    def default_text(self) -> str:
+        """The default as the help shows it."""
+        return self.default or self.unset
+
+    def read(self, environ: Mapping[str, str]) -> Any:
+        """Return the value that the environment gives this setting.
+
+        Raises ConfigError with one sentence that names the variable.
+        """
+        value = environ.get(self.name) or self.default
+        return self.parse(self.name, value) if value else None
 
 
-def host_names(name: str, value: str) -> tuple[str, ...]:
-    """Return the hosts of a comma-separated list: addresses, names, or folders of Unix sockets."""
-    hosts = tuple(each.strip() for each in text(name, value).split(","))
-    if not all(hosts):
-        raise ConfigError(f"{name} has an empty host in its list: {value!r}.")
-    return tuple(each if each.startswith(("/", "@")) else host(name, each) for each in hosts)
+def setting(name: str, meaning: str, parse: Parser[Any] = text, default: str = "", unset: str = "none") -> Any:
+    """Declare a field with the variable that sets it; what a secret holds shows in no text of the dataclass."""
+    declared = Setting(name, meaning, parse, default, unset)
+    return field(default=declared.read({}), repr=parse is not secret, metadata={"setting": declared})
 
 
-port = integer(1, 65535)
+def choice(name: str, meaning: str, choices: str, default: str = "", unset: str = "none") -> Any:
+    """Declare a field whose variable takes one of the choices, whatever its case; its meaning lists them."""
+    parse = _one_of(f"one of {choices}", {each.lower(): each for each in choices.split(", ")})
+    return setting(name, f"{meaning}: {choices}.", parse, default, unset)
 
 
-def ports(name: str, value: str) -> tuple[int, ...]:
-    """Return the ports of a comma-separated list."""
-    return tuple(port(name, part.strip()) for part in value.split(","))
+def settings_of(cls: type[Any]) -> dict[str, Setting]:
+    """Return the settings of a dataclass by their fields."""
+    return {each.name: each.metadata["setting"] for each in fields(cls) if each.metadata}
+
+
+def read(cls: type[Any], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the values of the fields that settings declare."""
+    return {name: each.read(environ) for name, each in settings_of(cls).items()}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from marshmallow import ValidationError, fields, missing
 
+from postgres_writer.config.variables import IDENTIFIER
 from postgres_writer.errors import InvalidRequest
 
 PAUSED_ANNOTATION = "demo.yash.com/paused"
@@ -22,9 +23,8 @@ MAX_TABLES = 16
 """What status.tables may list at most; the CustomResourceDefinition says the same."""
 
 _MAX_CHARACTERS = 1024
-_PART = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
-TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){_PART}(?:\.{_PART})?")
-"""``table`` or ``schema.table``; PostgreSQL truncates a longer identifier than 63 bytes, so it is refused."""
+TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){IDENTIFIER}(?:\.{IDENTIFIER})?")
+"""``table`` or ``schema.table``."""
 
 # the patterns of metav1.Condition: the API server accepted nothing else, and would refuse it if it were echoed
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from postgres_writer.config.settings import DEFAULT_CONNECTIONS, DatabaseConfig
+from postgres_writer.config.settings import Config, DatabaseConfig
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
 from postgres_writer.core.refusals import Access, Key, Refused
@@ -33,7 +33,7 @@ _WAS = {each.value: each for each in (Operation.INSERTED, Operation.UPDATED, Ope
 class Store:
     """The database. Nothing is kept but connections, at most as many as ``connections`` says."""
 
-    def __init__(self, config: DatabaseConfig, connections: int = DEFAULT_CONNECTIONS) -> None:
+    def __init__(self, config: DatabaseConfig, connections: int = Config.connections) -> None:
         circuit = Circuit(CIRCUIT_SECONDS)
         self._statement_timeout = config.statement_timeout
         self._pool = Pool(

@@ -1,6 +1,5 @@
 """The environment becomes a Config, or one sentence that names the variable."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -186,15 +185,6 @@ def test_an_address_or_a_name_is_a_host(host: str) -> None:
 
 def test_several_hosts_share_the_connect_timeout() -> None:
     assert DatabaseConfig.from_env({"PSQL_HOST": "a,b,c,d,e"}).connect_timeout == DatabaseConfig.connect_timeout
-
-
-@pytest.mark.parametrize("cls", [Config, DatabaseConfig])
-def test_a_default_is_what_its_own_text_says(cls: type[Config] | type[DatabaseConfig]) -> None:
-    """The help shows the default in the form in which a user would set it."""
-    for field in dataclasses.fields(cls):
-        for setting in field.metadata.get("settings", ()):
-            if setting.default is not None:
-                assert setting.parse(setting.name, setting.default_text) == setting.default
 
 
 def test_a_password_shows_in_no_text_of_the_configuration() -> None:
