@@ -9,7 +9,7 @@ import logging
 import signal
 import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +26,23 @@ _STUDENTS = """
 
 
 @contextlib.contextmanager
-def embedded_database(data_folder: Path) -> Iterator[tuple[dict[str, str], Callable[[], None]]]:
-    """Run PostgreSQL in the folder, with a table students.
+def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
+    """Run PostgreSQL in the folder, with a table students; yields the PSQL_* variables that reach it.
 
-    Yields the PSQL_* variables that reach it, and what is to be called once signals to stop have the handlers of the
-    server: until then they are held, because PostgreSQL has to be stopped after them.
+    Signals to stop are held until the hook server forks its worker: by then it has handlers, and stops in order.
     Raises ConfigError when the package is missing, the folder is unusable, or another server uses it.
     """
     folder = data_folder.expanduser().resolve()
     if any(character.isspace() for character in str(folder)):
         raise ConfigError(f"--data-dir must be a path without spaces: {folder}.")
-    with _exclusive(folder), _held_signals() as release_signals:
+    with _exclusive(folder):
+        # server/worker.py releases them; their handlers until then would end the process without PostgreSQL
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         log.info("Starting an embedded PostgreSQL in %s", folder)
         server = _start(folder / _CLUSTER)
         try:
             server.psql(_STUDENTS)
-            yield connection_variables(folder), release_signals
+            yield connection_variables(folder)
         finally:
             server.stop()
 
@@ -86,23 +87,3 @@ def _exclusive(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise ConfigError(f"--data-dir is in use by another server: {folder}.") from error
         yield
-
-
-@contextlib.contextmanager
-def _held_signals() -> Iterator[Callable[[], None]]:
-    """Hold signals to stop until what is given is called: it sends them again, to the handlers that are set by then."""
-    arrived: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _frame: arrived.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
-
-    def release() -> None:
-        for number in arrived:
-            signal.raise_signal(number)
-
-    try:
-        yield release
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,11 +1,9 @@
 """`postgres-writer serve`: the hook server; `config-reference`: the variables it reads."""
 
-import errno
 import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -57,39 +55,32 @@ def serve(embedded: bool, data_dir: Path) -> int:
             logger.warning("%s is no longer used; remove it. Replicas and HOOK_CONNECTIONS add capacity.", variable)
     if not embedded:
         return _serve(config)
-    with embedded_database(data_dir) as (variables, release_signals):
-        return _serve(Config.from_env({**environ, **variables}), release_signals)
+    with embedded_database(data_dir) as variables:
+        return _serve(Config.from_env({**environ, **variables}))
 
 
 def check_address(host: str, port: int) -> None:
     """Listen where the server is going to, for a moment. Raises ConfigError when that fails."""
+    both = host == "::" and socket.has_dualstack_ipv6()
+    # :: means only IPv4 where IPv6 is off
+    address = "0.0.0.0" if host == "::" and not both else host  # noqa: S104 # what the user asked for
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            # as gunicorn sets it: connections of the server before may still be closing
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-            probe.listen()
+        socket.create_server((address, port), family=family, dualstack_ipv6=both).close()
     except OSError as exc:
-        # :: means only IPv4 where IPv6 is off
-        if host == "::" and exc.errno != errno.EADDRINUSE:
-            check_address("0.0.0.0", port)  # noqa: S104 # what the user asked for
-            return
-        raise ConfigError(
-            f"HOOK_HOST and HOOK_PORT: {host} port {port} cannot be listened on ({exc.strerror})."
-        ) from exc
+        # behind the reason it names the address again
+        reason = str(exc.strerror).partition(" (")[0]
+        raise ConfigError(f"HOOK_HOST and HOOK_PORT: {host} port {port} cannot be listened on ({reason}).") from exc
 
 
-def _serve(config: Config, release_signals: Callable[[], None] = lambda: None) -> int:
+def _serve(config: Config) -> int:
     master = os.getpid()
     from postgres_writer.database.store import Store  # noqa: PLC0415 # spares `--help`
     from postgres_writer.server.app import create_app  # noqa: PLC0415
     from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
 
     try:
-        application = HookApplication(config, lambda: create_app(config, Store(config.database, config.connections)))
-        # by then gunicorn has set its own handlers
-        application.cfg.set("when_ready", lambda _arbiter: release_signals())
-        application.run()
+        HookApplication(config, lambda: create_app(config, Store(config.database, config.connections))).run()
     except SystemExit as end:
         # gunicorn has further codes, of how its workers failed
         code = int(end.code not in {None, 0})

@@ -37,13 +37,13 @@ class TablePolicy:
 ALLOW_ALL = TablePolicy(((re.compile(".*", re.DOTALL), re.compile(".*", re.DOTALL)),))
 
 
-def parse_policy(content: bytes, schema: str) -> TablePolicy:
-    """Read the policy from the content of its YAML file; a glob for tables without a dot is for those of ``schema``.
+def parse_policy(text: str, schema: str) -> TablePolicy:
+    """Read the policy from the text of its YAML file; a glob for tables without a dot is for those of ``schema``.
 
     Raises ValueError when it is not rules, each with namespaces and tables as lists of globs.
     """
     try:
-        loaded = _PolicySchema().load(yaml.safe_load(content.decode()))
+        loaded = _PolicySchema().load(yaml.safe_load(text))
     except (yaml.YAMLError, ValidationError, AttributeError, LookupError, RecursionError) as exc:
         # the last three for a value that does not fit its tag, and for brackets too deep
         raise ValueError("not a table policy") from exc

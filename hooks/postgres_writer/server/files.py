@@ -128,14 +128,12 @@ def load_policy(path: Path, *, schema: str) -> TablePolicy:
 
     Raises ConfigError with one sentence when it cannot be read or is not a policy.
     """
+    name = "HOOK_TABLE_POLICY_FILE"
     try:
-        return parse_policy(path.read_bytes(), schema)
-    except OSError as exc:
-        raise ConfigError(f"HOOK_TABLE_POLICY_FILE: {path} cannot be read ({exc.strerror}).") from exc
+        return parse_policy(text_of(name, path), schema)
     except ValueError as exc:
-        raise ConfigError(
-            f"HOOK_TABLE_POLICY_FILE: {path} must contain rules, each with namespaces and tables as lists of globs."
-        ) from exc
+        why = "must contain rules, each with namespaces and tables as lists of globs"
+        raise ConfigError(f"{name}: {path} {why}.") from exc
 
 
 def load_audit_result(path: Path) -> AuditResult:

@@ -60,7 +60,7 @@ def hold_signals() -> None:
 
 
 def release_signals() -> None:
-    """Let the signals through that were held."""
+    """Let the signals through that were held; the first time those too that an embedded database had to survive."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
 
 

@@ -178,9 +178,8 @@ def test_a_policy_is_read_from_its_file(path: Path) -> None:
     assert load_policy(path, schema="public").permits("a", "public.t")
 
 
-@pytest.mark.parametrize("content", [b"rules: x", b"\xff\xfe\x00"], ids=["not rules", "not a text"])
-def test_a_file_that_is_not_a_policy_is_said_in_one_sentence(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+def test_a_file_that_is_not_a_policy_is_said_in_one_sentence(path: Path) -> None:
+    path.write_text("rules: x")
     with pytest.raises(ConfigError, match=r"^HOOK_TABLE_POLICY_FILE: .* must contain rules, .*\.$"):
         load_policy(path, schema="public")
 
@@ -251,6 +250,7 @@ UNUSABLE = {
     "a folder in place of a file": ({"HOOK_TOKENS_FILE": "/"}, "HOOK_TOKENS_FILE", "directory"),
     "a tokens file that is no text": ({"HOOK_TOKENS_FILE": sys.executable}, "HOOK_TOKENS_FILE", "not UTF-8"),
     "a policy that is not there": ({"HOOK_TABLE_POLICY_FILE": "/no/such"}, "HOOK_TABLE_POLICY_FILE", "No such file"),
+    "a policy that is no text": ({"HOOK_TABLE_POLICY_FILE": sys.executable}, "HOOK_TABLE_POLICY_FILE", "not UTF-8"),
     "a policy without rules": ({"HOOK_TABLE_POLICY_FILE": os.devnull}, "HOOK_TABLE_POLICY_FILE", "rules"),
     "files that are no certificate": (
         {"HOOK_TLS_CERT_FILE": os.devnull, "HOOK_TLS_KEY_FILE": os.devnull},
