@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -50,10 +51,11 @@ cannot be written, 2 not done, 130 interrupted
 """
 
 
-def _in_seconds(lowest: float) -> Callable[[click.Context, click.Parameter, str], float]:
-    """Return what reads an option as a setting of seconds is read; a day is the most."""
-    parse = variables.seconds(lowest, 24 * 3600.0)
-    return lambda _context, option, value: parse(option.opts[0], value)
+def _seconds(option: str, lowest: float, default: str, meaning: str) -> Callable[[Callable[..., int]], Any]:
+    """Declare an option that is read as a setting of seconds is; a day is the most."""
+    parse = variables.seconds(lowest, 24 * 3600)
+    seconds = partial(click.option, callback=lambda _context, _option, value: parse(option, value), metavar="SECONDS")
+    return seconds(option, default=default, help=meaning)
 
 
 @click.command(
@@ -77,24 +79,14 @@ def _in_seconds(lowest: float) -> Callable[[click.Context, click.Parameter, str]
     help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
 )
 @click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the fields.")
-@click.option(
-    "--confirm-after",
-    callback=_in_seconds(0),
-    default="5",
-    metavar="SECONDS",
-    help="Check findings again after this time and drop those that have disappeared.",
-)
-@click.option(
-    "--timeout",
-    callback=_in_seconds(0.001),
-    default="300",
-    metavar="SECONDS",
-    help="Maximum time to read a batch of one table; after that the table is reported as unreadable.",
+@_seconds("--confirm-after", 0, "5", "Check findings again after this time and drop those that have disappeared.")
+@_seconds(
+    "--timeout", 0.001, "300", "Maximum time to read a batch of one table; then the table is reported as unreadable."
 )
 @click.option(
     "--service-account",
-    type=click.Path(),
-    default=str(SERVICE_ACCOUNT),
+    type=click.Path(path_type=Path),
+    default=SERVICE_ACCOUNT,
     metavar="FOLDER",
     help="In a pod: the folder with token, ca.crt and namespace, used instead of kubectl.",
 )
@@ -152,28 +144,27 @@ def audit(**given: Any) -> int:
 
 def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
     """Return the API itself in a pod, kubectl elsewhere."""
-    folder = Path(arguments.service_account)
-    if arguments.context is None and Cluster.is_here(os.environ, folder):
-        return stack.enter_context(closing(Cluster(os.environ, folder)))
+    if arguments.context is None and Cluster.is_here(os.environ, arguments.service_account):
+        return stack.enter_context(closing(Cluster(os.environ, arguments.service_account)))
     return Kubectl(arguments.context)
 
 
 def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
-    if arguments.repair and arguments.prune:
-        raise ConfigError("--repair and --prune cannot be used together: give one of them.")
-    if len(files) > 1:
-        raise ConfigError(f"There can be only one FILE, and ids need --prune: {' '.join(files)}.")
-    if files and (arguments.repair or arguments.context):
-        raise ConfigError("--context, --repair and --prune need the cluster: omit FILE.")
-    if arguments.prune and not arguments.ids and not arguments.namespace:
-        raise ConfigError("--prune needs the ids of rows, or --namespace.")
-    if arguments.namespace is not None and not is_namespace(arguments.namespace):
-        raise ConfigError(f"--namespace {arguments.namespace!r} is not a valid name of a namespace.")
-    unshaped = [row for row in arguments.ids if not is_id(row)]
-    if unshaped:
-        raise ConfigError(f"--prune takes ids shaped <namespace>/<name>, not {unshaped[0]!r}.")
-    if arguments.yes and not arguments.prune:
-        raise ConfigError("--yes is only for --prune.")
+    namespace, unshaped = arguments.namespace, next((row for row in arguments.ids if not is_id(row)), None)
+    for is_wrong, sentence in (
+        (arguments.repair and arguments.prune, "--repair and --prune cannot be used together: give one of them."),
+        (len(files) > 1, f"There can be only one FILE, and ids need --prune: {' '.join(files)}."),
+        (
+            files and (arguments.repair or arguments.context),
+            "--context, --repair and --prune need the cluster: omit FILE.",
+        ),
+        (arguments.prune and not (arguments.ids or namespace), "--prune needs the ids of rows, or --namespace."),
+        (not is_namespace(namespace or "a"), f"--namespace {namespace!r} is not a valid name of a namespace."),
+        (unshaped is not None, f"--prune takes ids shaped <namespace>/<name>, not {unshaped!r}."),
+        (arguments.yes and not arguments.prune, "--yes is only for --prune."),
+    ):
+        if is_wrong:
+            raise ConfigError(sentence)
 
 
 def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
@@ -185,17 +176,16 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
     if not chosen:
         sys.stdout.write("There is no row to prune.\n")
         return 0
-    if not arguments.ids and not audit.matched:
-        # the likeliest causes of a namespace in which nothing fits are the wrong context and the wrong database
-        raise AuditError(
-            f"No PostgresWriter of namespace {arguments.namespace} has its row in this database (cluster: "
-            f"{audit.source.describe()}). If cluster and database are the right ones, name the rows by their ids."
-        )
     # with --yes no one is shown the cluster before the rows are deleted
-    if arguments.yes and not arguments.context and not audit.matched:
+    unseen = arguments.yes and not arguments.context
+    if not audit.matched and (unseen or not arguments.ids):
+        # the likeliest causes are the wrong context and the wrong database
+        where, remedy = f"of namespace {arguments.namespace}", "name the rows by their ids"
+        if arguments.ids:
+            where, remedy = "here", "omit --yes and confirm, or name the cluster with --context"
         raise AuditError(
-            f"No PostgresWriter here has its row in this database (cluster: {audit.source.describe()}). If both are "
-            "the right ones, omit --yes and confirm, or name the cluster with --context."
+            f"No PostgresWriter {where} has its row in this database (cluster: {audit.source.describe()}). If cluster "
+            f"and database are the right ones, {remedy}."
         )
     widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
     audit_report.write_rows(chosen, widths, show_values=arguments.show_values)

@@ -20,8 +20,6 @@ from typing import Any, TextIO
 NOT_DONE = 1
 WRONG = 2
 INTERRUPTED = 130
-_FAILED = {"audit": WRONG}
-"""What an unforeseen error exits with, where it is not NOT_DONE: of the audit 1 says that there are findings."""
 
 
 class _Output(io.FileIO):
@@ -104,7 +102,8 @@ def _run(arguments: list[str]) -> tuple[int, str]:
 
 def _unforeseen(exc: Exception, arguments: list[str]) -> tuple[int, str]:
     """Return the exit code and the sentence for an error that no command foresees."""
-    failed = _FAILED.get("".join(arguments[:1]), NOT_DONE)
+    # of the audit 1 says that there are findings
+    failed = WRONG if arguments[:1] == ["audit"] else NOT_DONE
     if not isinstance(exc, OSError):
         place = traceback.extract_tb(exc.__traceback__)[-1]
         where = f"{type(exc).__name__} in line {place.lineno} of {Path(place.filename).name}"
