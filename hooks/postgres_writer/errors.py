@@ -78,8 +78,8 @@ class ResourceError(PostgresWriterError):
     reason: Reason
     retry: Retry
 
-    def __init_subclass__(cls, reason: Reason, retry: Retry) -> None:
-        cls.reason, cls.retry = reason, retry
+    def __init_subclass__(cls, retry: Retry) -> None:
+        cls.reason, cls.retry = Reason(cls.__name__), retry
 
     # outcomes are compared as values, and exceptions would compare by identity
     def __eq__(self, other: object) -> bool:
@@ -88,31 +88,31 @@ class ResourceError(PostgresWriterError):
     __hash__ = PostgresWriterError.__hash__
 
 
-class InvalidSpec(ResourceError, reason=Reason.INVALID_SPEC, retry=Retry.PERIOD):
+class InvalidSpec(ResourceError, retry=Retry.PERIOD):
     """A field of the spec is missing or unusable; the message names it."""
 
 
-class TableNotAllowed(ResourceError, reason=Reason.TABLE_NOT_ALLOWED, retry=Retry.PERIOD):
+class TableNotAllowed(ResourceError, retry=Retry.PERIOD):
     """The table policy does not allow this namespace to write to this table."""
 
 
-class TableNotFound(ResourceError, reason=Reason.TABLE_NOT_FOUND, retry=Retry.USER_ACTION):
+class TableNotFound(ResourceError, retry=Retry.USER_ACTION):
     """The table does not exist, or is not visible to the role."""
 
 
-class AccessDenied(ResourceError, reason=Reason.ACCESS_DENIED, retry=Retry.USER_ACTION):
+class AccessDenied(ResourceError, retry=Retry.USER_ACTION):
     """The database role lacks a grant on the table."""
 
 
-class RowRejected(ResourceError, reason=Reason.ROW_REJECTED, retry=Retry.USER_ACTION):
+class RowRejected(ResourceError, retry=Retry.USER_ACTION):
     """PostgreSQL, a constraint, a trigger or row-level security refused or swallowed the row."""
 
 
-class DeleteFailed(ResourceError, reason=Reason.DELETE_FAILED, retry=Retry.USER_ACTION):
+class DeleteFailed(ResourceError, retry=Retry.USER_ACTION):
     """The row could not be deleted for a reason that only a user can remove; the finalizer stays."""
 
 
-class DatabaseUnavailable(ResourceError, reason=Reason.DATABASE_UNAVAILABLE, retry=Retry.TRANSIENT):
+class DatabaseUnavailable(ResourceError, retry=Retry.TRANSIENT):
     """No connection could be opened, or it broke, or the server is read-only or lacks disk space, memory or a grant.
 
     ``away`` is for how many seconds no connection could be opened: infinite where waiting is no help (a refused login),
@@ -124,13 +124,13 @@ class DatabaseUnavailable(ResourceError, reason=Reason.DATABASE_UNAVAILABLE, ret
         self.away = away
 
 
-class DatabaseBusy(ResourceError, reason=Reason.DATABASE_BUSY, retry=Retry.TRANSIENT):
+class DatabaseBusy(ResourceError, retry=Retry.TRANSIENT):
     """A lock, a deadlock or the statement timeout; the next try may succeed."""
 
 
-class RequestExpired(ResourceError, reason=Reason.REQUEST_EXPIRED, retry=Retry.TRANSIENT):
+class RequestExpired(ResourceError, retry=Retry.TRANSIENT):
     """The caller disconnected or the request timed out; nothing was written."""
 
 
-class TableRecorded(ResourceError, reason=Reason.TABLE_RECORDED, retry=Retry.AT_ONCE):
+class TableRecorded(ResourceError, retry=Retry.AT_ONCE):
     """A table that was refused before is recorded in status first; the next sync writes."""

@@ -245,6 +245,7 @@ def test_what_is_no_list_is_refused_before_rows_look_orphaned(database: Database
         ["--prune"],
         ["--prune", "no-slash"],
         ["-n", "Not_A_Namespace"],
+        ["-n", ""],
         ["--yes"],
         ["absent.json"],
         ["-", "--table", "absent"],

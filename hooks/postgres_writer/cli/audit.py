@@ -149,19 +149,17 @@ def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
     return Kubectl(arguments.context)
 
 
-def _check(arguments: SimpleNamespace, files: Sequence[str]) -> None:
-    namespace, unshaped = arguments.namespace, next((row for row in arguments.ids if not is_id(row)), None)
+def _check(given: SimpleNamespace, files: Sequence[str]) -> None:
+    unshaped = [row for row in given.ids if not is_id(row)]
+    unnamed = given.namespace is not None and not is_namespace(given.namespace)
     for is_wrong, sentence in (
-        (arguments.repair and arguments.prune, "--repair and --prune cannot be used together: give one of them."),
+        (given.repair and given.prune, "--repair and --prune cannot be used together: give one of them."),
         (len(files) > 1, f"There can be only one FILE, and ids need --prune: {' '.join(files)}."),
-        (
-            files and (arguments.repair or arguments.context),
-            "--context, --repair and --prune need the cluster: omit FILE.",
-        ),
-        (arguments.prune and not (arguments.ids or namespace), "--prune needs the ids of rows, or --namespace."),
-        (not is_namespace(namespace or "a"), f"--namespace {namespace!r} is not a valid name of a namespace."),
-        (unshaped is not None, f"--prune takes ids shaped <namespace>/<name>, not {unshaped!r}."),
-        (arguments.yes and not arguments.prune, "--yes is only for --prune."),
+        (files and (given.repair or given.context), "--context, --repair and --prune need the cluster: omit FILE."),
+        (given.prune and not given.ids and not given.namespace, "--prune needs the ids of rows, or --namespace."),
+        (unnamed, f"--namespace {given.namespace!r} is not a valid name of a namespace."),
+        (unshaped, f"--prune takes ids shaped <namespace>/<name>, not {', '.join(map(repr, unshaped))}."),
+        (given.yes and not given.prune, "--yes is only for --prune."),
     ):
         if is_wrong:
             raise ConfigError(sentence)

@@ -22,12 +22,6 @@ _LIBPQ_KEYWORD = re.compile(
     "dbname|user|ssl(mode|rootcert|cert|key)|channel_binding|target_session_attrs|keepalives_.*"
 )
 """The fields of DatabaseConfig that go to libpq under their own name."""
-# A root certificate found there would turn sslmode=require into verify-ca.
-# https://www.postgresql.org/docs/current/libpq-ssl.html https://www.postgresql.org/docs/current/libpq-pgpass.html
-_LIBPQ_FILES = ("passfile", "sslcert", "sslrootcert", "sslcrl")
-"""The files that libpq would look for in the home folder, unless it is told where they are."""
-_NO_FILE = "/dev/null/none"
-"""A path at which nothing can be: libpq goes on without the file, and complains of /dev/null itself."""
 _LIBPQ_VARIABLE = re.compile("PG([A-Z]+|CONNECT_TIMEOUT)")
 """https://www.postgresql.org/docs/current/libpq-envars.html; those of a Kubernetes service (PGBOUNCER_PORT) are not."""
 
@@ -174,8 +168,11 @@ class DatabaseConfig:
 
     def connect_arguments(self) -> dict[str, str]:
         """Return libpq's keywords for a new connection, except those of the host and the password."""
+        # What libpq would look for in the home folder, where a root certificate would turn sslmode=require into
+        # verify-ca, is at a path where nothing can be: it complains of /dev/null itself.
+        # https://www.postgresql.org/docs/current/libpq-ssl.html https://www.postgresql.org/docs/current/libpq-pgpass.html
         return {
-            **dict.fromkeys(_LIBPQ_FILES, _NO_FILE),
+            **dict.fromkeys(("passfile", "sslcert", "sslrootcert", "sslcrl"), "/dev/null/none"),
             "application_name": "postgres-writer",
             "tcp_user_timeout": str(int(self.tcp_user_timeout * 1000)),
             **{name: str(value) for name, value in vars(self).items() if value and _LIBPQ_KEYWORD.fullmatch(name)},
@@ -288,28 +285,11 @@ def _both_or_neither(**pair: object) -> None:
 
 _GROUPS = {"database": settings_of(DatabaseConfig).values(), "server": settings_of(Config).values()}
 SETTINGS = tuple(each for group in _GROUPS.values() for each in group)
-_INTRODUCTION = """\
-# Configuration
-
-<!-- Made by `make docs` from hooks/postgres_writer/config/settings.py: edit it there. -->
-
-Every setting is an environment variable; an empty one counts as unset. If a value or the contents of a file cannot be
-used, or the address cannot be listened on, the server does not start: it exits with code 2 and one sentence that names
-the variable. It exits with 0 when SIGTERM or SIGINT stops it, also during the start, and with 1 when it fails while
-running. Tokens, TLS, table policy and password are read again when their files change; everything else needs a restart.
-
-Only these variables count: `serve`, `audit` and `demo` ignore libpq's own (`PGOPTIONS`, `PGSERVICE`, `PGSSLMODE` and
-the others); `serve` and `audit` name those that are set. The files that libpq looks for in the home folder (`.pgpass`,
-`.postgresql/*`, `.pg_service.conf`) are not read. `sync`, `finalize` and `demo` use no proxy.
-
-In a cluster these come from the Deployment, its two Secrets and the optional ConfigMap `postgres-writer-settings`:
-[install.md](install.md#configure) shows how. `postgres-writer serve --help` prints the same list.
-"""
 
 
 def markdown() -> str:
-    """Return the configuration reference, docs/configuration.md."""
-    lines = [_INTRODUCTION]
+    """Return the tables of docs/configuration.md."""
+    lines: list[str] = []
     for title, group in _GROUPS.items():
         lines += [f"## {title.capitalize()}", "", "| variable | default | meaning |", "| --- | --- | --- |"]
         lines += [f"| `{each.name}` | {each.default_text} | {each.meaning} |" for each in group]

@@ -11,7 +11,8 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_the_page_is_current() -> None:
-    assert (DOCS / "configuration.md").read_text(encoding="utf-8") == markdown(), "run `make docs`"
+    _, heading, tables = (DOCS / "configuration.md").read_text(encoding="utf-8").partition("## ")
+    assert heading + tables == markdown(), "run `make docs`"
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
