@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postgres_writer.config import variables
-from postgres_writer.config.variables import boolean, choice, integer, read, seconds, setting, settings_of
+from postgres_writer.config.variables import boolean, choice, integer, read, seconds, secret, setting, settings_of
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
-_LIBPQ_KEYWORD = re.compile(
-    "dbname|user|ssl(mode|rootcert|cert|key)|channel_binding|target_session_attrs|keepalives_.*"
-)
+_LIBPQ_KEYWORD = re.compile("dbname|user|ssl[a-z]+|channel_binding|target_session_attrs|keepalives_[a-z]+")
 """The fields of DatabaseConfig that go to libpq under their own name."""
 _LIBPQ_VARIABLE = re.compile("PG([A-Z]+|CONNECT_TIMEOUT)")
 """https://www.postgresql.org/docs/current/libpq-envars.html; those of a Kubernetes service (PGBOUNCER_PORT) are not."""
@@ -55,9 +53,7 @@ class DatabaseConfig:
         "public",
     )
     user: str = setting("PSQL_USER", "Role to log in as.", default="postgres")
-    password: str | None = setting(
-        "PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", variables.secret
-    )
+    password: str | None = setting("PSQL_PASSWORD", "Password of the role. Prefer PSQL_PASSWORD_FILE.", secret)
     password_file: Path | None = setting(
         "PSQL_PASSWORD_FILE",
         "File with the password, read again for every connection, so that a rotated password needs no restart. "
@@ -187,7 +183,7 @@ class DatabaseConfig:
         if self.password_file is None:
             return (self.password or "",)
         name = "PSQL_PASSWORD_FILE"
-        lines = variables.secret(name, variables.text_of(name, self.password_file)).split("\n")
+        lines = secret(name, variables.text_of(name, self.password_file)).split("\n")
         # only the line ends go: a password may begin or end with a blank
         return tuple(filter(None, (line.rstrip("\r") for line in lines))) or ("",)
 
