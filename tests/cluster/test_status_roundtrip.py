@@ -92,7 +92,7 @@ def test_an_edited_table_moves_the_row_and_is_recorded(trip: RoundTrip, database
     trip.sync()
     trip.resource.patch_spec(table="pupils", age=24)
     status = trip.sync()
-    assert (status["observedTable"], status["tables"], status["observedGeneration"]) == ("pupils", ["pupils"], 2)
+    assert (status["observedTable"], status["tables"], status["observedGeneration"]) == ("pupils", ["public.pupils"], 2)
     trip.resource.patch_spec(table="students")
     assert trip.sync()["observedTable"] == "students"
 
@@ -102,7 +102,7 @@ def test_a_missing_table(trip: RoundTrip) -> None:
     trip.resource.patch_spec(table="nowhere")
     status = trip.sync()
     expect(status, "False", Reason.TABLE_NOT_FOUND)
-    assert set(status["tables"]) == {"students", "nowhere"}
+    assert set(status["tables"]) == {"public.students", "public.nowhere"}
 
 
 def test_a_refused_row(trip: RoundTrip, database: Database) -> None:
