@@ -36,8 +36,9 @@ class Bodies:
             if size < _LARGE_BYTES:
                 yield read(size)
                 return
-            with self._taken(size, until):
-                with gevent.Timeout(_left(until), TimeoutError):
+            with contextlib.ExitStack() as stack:
+                with gevent.Timeout(max(0.0, until - time.monotonic()), TimeoutError):
+                    stack.enter_context(self._taken(size))
                     data = read(size)
                 yield data
         except TimeoutError as exc:
@@ -47,10 +48,9 @@ class Bodies:
             raise exceptions.BadRequest("The body could not be read.") from exc
 
     @contextlib.contextmanager
-    def _taken(self, size: int, until: float) -> Iterator[None]:
+    def _taken(self, size: int) -> Iterator[None]:
         with self._freed:
-            if not self._freed.wait_for(lambda: self._free >= size, _left(until)):
-                raise TimeoutError
+            self._freed.wait_for(lambda: self._free >= size)
             self._free -= size
         try:
             yield
@@ -58,7 +58,3 @@ class Bodies:
             with self._freed:
                 self._free += size
                 self._freed.notify_all()
-
-
-def _left(until: float) -> float:
-    return max(0.0, until - time.monotonic())

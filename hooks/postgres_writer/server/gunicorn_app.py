@@ -74,12 +74,7 @@ def settings(config: Config) -> dict[str, Any]:
         "worker_tmp_dir": str(_MEMORY) if os.access(_MEMORY, os.W_OK) else None,
         # it would take commands to the master over a Unix socket, and nothing here gives any
         "control_socket_disable": True,
-        "accesslog": None,
         "logger_class": RootLogger,
-        # the routes are short and Metacontroller sends few headers: whatever is longer comes from another caller
-        "limit_request_line": 2048,
-        "limit_request_fields": 50,
-        "limit_request_field_size": 8190,
         # no caller may set anything by a header, so gunicorn need not look up at each request whether it is a proxy
         "forwarded_allow_ips": "*",
         "forwarder_headers": "",

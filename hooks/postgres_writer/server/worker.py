@@ -158,7 +158,10 @@ class HookWorker(GeventWorker):
         self._connections: dict[object, Connection] = {}
 
     def init_signals(self) -> None:
-        """Set the worker's handlers; what was held since the fork arrives now."""
+        """Set the worker's handlers, of gevent's errors too; what was held since the fork arrives now."""
+        hub: Any = gevent.get_hub()
+        # as the docstring of Hub.handle_error() proposes
+        hub.handle_error = log_error
         super().init_signals()
         release_signals()
 
@@ -187,13 +190,6 @@ class HookWorker(GeventWorker):
         for connection in list(self._connections.values()):
             if connection.is_silent(now, _LULL_SECONDS):
                 connection.end(socket.SHUT_RD)
-
-    def run(self) -> None:
-        """Serve until the worker has to stop."""
-        hub: Any = gevent.get_hub()
-        # as the docstring of Hub.handle_error() proposes
-        hub.handle_error = log_error
-        super().run()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, in a greenlet of its own."""
