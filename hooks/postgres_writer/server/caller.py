@@ -1,4 +1,4 @@
-"""What the kernel knows of a caller: when its request arrived, how much it sent, and whether it has hung up.
+"""What the kernel knows of a caller: when its request arrived, and whether it has hung up.
 
 Both are asked of the connection's socket, because the process may have been stopped, or the request may have waited
 in a queue, for longer than the caller waits for an answer.
@@ -18,8 +18,6 @@ from postgres_writer.deadlines import Call
 _TCP_INFO = getattr(socket, "TCP_INFO", -1)
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 """tcpi_last_data_recv in struct tcp_info: milliseconds since data last came in. linux/include/uapi/linux/tcp.h"""
-_BYTES_RECEIVED = struct.Struct("=128xQ")
-"""tcpi_bytes_received in struct tcp_info."""
 _STATE = struct.Struct("B")
 """tcpi_state in struct tcp_info."""
 _ESTABLISHED = 1
@@ -33,11 +31,6 @@ def call_from_socket(connection: Any) -> Call:
     # the last data received is of this request: Go's client sends the next one only after the answer
     milliseconds = _tcp_info(connection, _LAST_DATA_RECEIVED) or 0
     return Call(time.monotonic() - milliseconds / 1000, partial(_hung_up, connection))
-
-
-def bytes_received(connection: socket.socket) -> int:
-    """Give how many bytes have arrived on a connection in all; always 0 where the kernel does not count them."""
-    return _tcp_info(connection, _BYTES_RECEIVED) or 0
 
 
 def _hung_up(connection: socket.socket) -> bool:

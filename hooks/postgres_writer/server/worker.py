@@ -16,10 +16,12 @@ import signal
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from functools import partial
+from typing import Any, TypeVar, cast
 
-import gevent
+import gevent.socket
 from gevent.hub import Hub
 from gunicorn import util
 from gunicorn.http import wsgi
@@ -29,7 +31,6 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from postgres_writer.deadlines import CONNECTION_SECONDS, KEEPALIVE_SECONDS, WEBHOOK_SECONDS
-from postgres_writer.server.caller import bytes_received
 from postgres_writer.server.files import Watched
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import RateLimit, fields
@@ -47,6 +48,9 @@ _LULL_SECONDS = 0.5
 """A connection silent for this long when the worker stops is closed; a busier one ends with its next answer."""
 _SEND_BYTES = 65536
 """What the kernel buffers of answers that a caller does not read; its default is up to 4 MB per connection."""
+_PIECE_BYTES = 8192
+"""What OpenSSL gets at a time."""
+T = TypeVar("T")
 _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
@@ -76,68 +80,114 @@ class RenewedContext:
 
     context: Watched[ssl.SSLContext]
 
-    def wrap_socket(self, sock: socket.socket, **options: Any) -> ssl.SSLSocket:
+    def wrap_socket(self, sock: socket.socket, **_options: Any) -> Connection:
         """Wrap a socket. The handshake is left to the worker, which sees when it takes too long."""
-        return self.context.current().wrap_socket(sock, do_handshake_on_connect=False, **options)
+        return Connection(sock, self.context.current())
 
 
-class Connection:
-    """An open connection: what gunicorn reads from, and since when the caller sends a request, or is silent."""
+class Connection(gevent.socket.socket):
+    """An accepted connection, read in turns with all others; it knows since when the caller sends, or is silent.
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
+    With TLS, OpenSSL works in memory, on one piece of what arrives at a time: it would read from a socket for as long
+    as there is anything, also what is no data, such as updates of keys.
+    """
+
+    def __init__(self, sock: socket.socket, context: ssl.SSLContext | None = None) -> None:
+        super().__init__(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self._in, self._out = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_side=True) if context else None
         self._loop = gevent.get_hub().loop
         self._turn = -1
-        self._head: int | None = 0
+        self._head: int | None = None
         # a handshake counts like a request
         self._began: float | None = time.monotonic()
         self._silent_since = 0.0
         self._patience = CONNECTION_SECONDS
-        self._received = 0
 
     def wait(self) -> None:
         """Note that the next request is waited for; for the first one not as long as for another."""
         if self._silent_since:
             self._patience = KEEPALIVE_SECONDS
         self._began, self._silent_since, self._head = None, time.monotonic(), 0
-        self._received = bytes_received(self._sock)
 
     def begin(self) -> None:
         """Note that the head of a request is there."""
-        if self._began is None:
+        if not self._head:
             # it came with the one before
             self._take_turn()
-            self._began = time.monotonic()
-        self._head = None
+            self._turn = self._loop.iteration
+        self._began, self._head = self._began or time.monotonic(), None
 
-    def recv(self, size: int) -> bytes:
-        """Read up to so many bytes for gunicorn's parser. Raises LimitRequestHeaders when a head is too long."""
+    def do_handshake(self) -> None:
+        """Do the handshake of TLS, if there is one."""
+        if self._tls is not None:
+            self._stepwise(self._tls.do_handshake)
+
+    def recv(self, size: int, *flags: int) -> bytes:
+        """Read up to so many bytes. Raises LimitRequestHeaders when the head of a request is too long."""
         self._take_turn()
-        data = self._sock.recv(size)
+        if self._tls is None:
+            data = self._receive(size, *flags)
+        else:
+            with contextlib.suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
+                data = b""
+                data = self._stepwise(partial(self._tls.read, size))
         self._turn = self._loop.iteration
-        if self._began is None:
-            self._began = time.monotonic()
         if self._head is not None:
             self._head += len(data)
             if self._head > _HEAD_BYTES:
                 raise LimitRequestHeaders(f"more than {_HEAD_BYTES} bytes")
         return data
 
+    def send(self, data: Any, *options: Any) -> int:
+        """Send, encrypted with TLS; returns how many bytes of the data were sent."""
+        if self._tls is None:
+            return super().send(data, *options)
+        sent = self._tls.write(data)
+        self._flush()
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """End one direction or both; what still comes is read as it is."""
+        self._tls = self._head = None
+        super().shutdown(how)
+
+    def _stepwise(self, operation: Callable[[], T]) -> T:
+        while True:
+            try:
+                return operation()
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                self._flush()
+            piece = self._receive(_PIECE_BYTES)
+            if piece:
+                self._in.write(piece)
+            else:
+                self._in.write_eof()
+
+    def _receive(self, size: int, *flags: int) -> bytes:
+        self._take_turn()
+        data = super().recv(size, *flags)
+        self._turn = self._loop.iteration
+        self._began = self._began or time.monotonic()
+        return data
+
+    def _flush(self) -> None:
+        data = self._out.read()
+        while data:
+            data = data[super().send(data) :]
+
     def _take_turn(self) -> None:
         if self._loop.iteration == self._turn:
             gevent.sleep(NEXT_TURN)
-        self._turn = self._loop.iteration
 
     def is_silent(self, now: float, seconds: float) -> bool:
         """Say whether nothing of a next request has arrived for so long."""
-        return (
-            self._began is None and now >= self._silent_since + seconds and bytes_received(self._sock) == self._received
-        )
+        return self._began is None and now >= self._silent_since + seconds
 
     def is_overdue(self, now: float, limit: float) -> bool:
         """Say whether the request, which may take ``limit`` seconds, or the silence before it, takes too long."""
-        if self._began is None and bytes_received(self._sock) != self._received:
-            self._began = now
         return self.is_silent(now, self._patience) or (self._began is not None and now >= self._began + limit)
 
     def end(self, how: int = socket.SHUT_RDWR) -> None:
@@ -146,7 +196,7 @@ class Connection:
         Through another socket, for gevent raises an error in greenlets that wait for the one which is shut down.
         SHUT_RD lets what has arrived be read before: a request that comes at the same moment is still answered.
         """
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._sock.fileno())) as same:
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self.fileno())) as same:
             same.shutdown(how)
 
 
@@ -194,31 +244,31 @@ class HookWorker(GeventWorker):
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         """Serve a connection, in a greenlet of its own."""
         current, name, parser, request = gevent.getcurrent(), listener.getsockname(), None, None
-        connection = self._connections[current] = Connection(client)
+        connection = client if isinstance(client, Connection) else Connection(client)
+        self._connections[current] = connection
         try:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
-            if isinstance(client, ssl.SSLSocket):
-                client.do_handshake()
-            parser = RequestParser(self.cfg, cast("socket.socket", connection), addr)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            connection.do_handshake()
+            parser = RequestParser(self.cfg, connection, addr)
             stays = True
             while stays:
                 connection.wait()
                 request = None
                 request = next(parser)
                 connection.begin()
-                stays = self.handle_request(name, request, client, addr)
+                stays = self.handle_request(name, request, connection, addr)
         except (StopIteration, NoMoreData):
             pass
         except OSError as exc:
             note_failure(exc, addr)
         except Exception as exc:
-            self.handle_error(request, client, addr, exc)
+            self.handle_error(request, connection, addr, exc)
         finally:
             # with them what was read of a body, whose memory others may take now
             parser = request = None
             del self._connections[current]
             # what a refused client still sends is read for a moment: a reset could overtake the answer
-            util.close_graceful(client, max_drain=_DRAIN_BYTES)
+            util.close_graceful(connection, max_drain=_DRAIN_BYTES)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer a request whose head has been read; say whether the connection stays open for another."""
