@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from faults.floods import FLOODS, POST, RIGHT, TOKEN, Flood, answer_and_end, connect, flooded, ordinary, waits
+from faults.key_updates import key_updates
 from postgres_writer.config.settings import Config
 from support.callers import body
 from support.server import ServerProcess
@@ -48,6 +49,20 @@ def test_clients_that_never_stop_sending_hold_up_others_no_more_than_syncs_do(
     assert not all(is_noticed(server, kind) for _ in range(3))
     assert server.workers() == workers, "the worker ended"
     assert "Traceback" not in server.logs
+
+
+def test_a_client_that_only_changes_its_keys_holds_up_no_one(encrypted: ServerProcess) -> None:
+    """Made before they are sent: to read them costs the server as much time as it took to make them."""
+    with socket.create_connection(("127.0.0.1", encrypted.port)) as client:
+        began = time.process_time()
+        updates = key_updates(client, 100_000)
+        taken = time.process_time() - began
+        sender = threading.Thread(target=client.sendall, args=(updates,))
+        sender.start()
+        waited = waits(encrypted, 3.0)
+        sender.join(10)
+    print(f"made in {taken:.1f} s, beside them: {waited}")
+    assert max(waited.readyz[-1], waited.sync[-1]) < taken / 3
 
 
 ROUTES = ["/sync", "/finalize", "/healthz", "/readyz", "/metrics", "/nowhere"]

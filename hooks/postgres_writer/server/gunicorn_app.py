@@ -7,6 +7,7 @@ import resource
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
@@ -15,7 +16,7 @@ from gunicorn.glogging import Logger
 from postgres_writer.config.settings import Config
 from postgres_writer.deadlines import GRACEFUL_SECONDS, KEEPALIVE_SECONDS
 from postgres_writer.server.files import Watched, server_context
-from postgres_writer.server.worker import RenewedContext, hold_signals
+from postgres_writer.server.worker import Connection, hold_signals
 from postgres_writer.telemetry.logs import RateLimit
 
 CONNECTIONS = 2000
@@ -86,8 +87,9 @@ def settings(config: Config) -> dict[str, Any]:
         context = Watched("server certificate", server_context, config.tls_cert_file, config.tls_key_file)
         chosen["certfile"] = str(config.tls_cert_file)
         chosen["keyfile"] = str(config.tls_key_file)
-        # gunicorn asks for it once in a worker, gevent asks it for every new connection
-        chosen["ssl_context"] = lambda _config, _default_factory: RenewedContext(context)
+        # gevent asks it for every new connection: open ones keep their certificate, new ones get the new one
+        wrapper = SimpleNamespace(wrap_socket=lambda sock, **_options: Connection(sock, context.current()))
+        chosen["ssl_context"] = lambda _config, _default_factory: wrapper
     return chosen
 
 

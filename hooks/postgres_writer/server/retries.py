@@ -1,8 +1,10 @@
-"""When a worker's failures are tried again: soft state. If it is lost, some retries come at the same time."""
+"""When a worker's failures are tried again: soft state. If it is lost, some retries come at the same time.
+
+It has no locks, for greenlets take turns only where they wait.
+"""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable
 
 from postgres_writer.core.response import next_retry
@@ -19,17 +21,15 @@ class RetrySlots:
     def __init__(self, period: float) -> None:
         self._period = period
         self._last: dict[Hashable, float] = {}
-        self._lock = threading.Lock()
 
     def take(self, now: float, queue: Hashable) -> float | None:
         """Take the next slot of a queue; give the seconds until it comes, or None when the period has no more."""
-        with self._lock:
-            slot = next_retry(self._last.get(queue, 0.0), now, self._period)
-            if slot is None:
-                return None
-            if queue not in self._last and len(self._last) >= _MOST_QUEUES:
-                # a queue whose last slot has passed says nothing any more
-                self._last = {name: last for name, last in self._last.items() if last > now}
-            if queue in self._last or len(self._last) < _MOST_QUEUES:
-                self._last[queue] = slot
-            return slot - now
+        slot = next_retry(self._last.get(queue, 0.0), now, self._period)
+        if slot is None:
+            return None
+        if queue not in self._last and len(self._last) >= _MOST_QUEUES:
+            # a queue whose last slot has passed says nothing any more
+            self._last = {name: last for name, last in self._last.items() if last > now}
+        if queue in self._last or len(self._last) < _MOST_QUEUES:
+            self._last[queue] = slot
+        return slot - now

@@ -17,7 +17,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -31,7 +30,6 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from postgres_writer.deadlines import CONNECTION_SECONDS, KEEPALIVE_SECONDS, WEBHOOK_SECONDS
-from postgres_writer.server.files import Watched
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import RateLimit, fields
 
@@ -55,11 +53,7 @@ _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 
 
 def hold_signals() -> None:
-    """Keep signals to stop pending over a fork.
-
-    A worker that is stopped before it has set its own handlers would run the inherited handler of the master, which
-    has no effect in a worker, and be killed only at the end of the grace period.
-    """
+    """Keep signals to stop pending over a fork: the master's handlers have no effect in a worker without its own."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
 
 
@@ -69,20 +63,6 @@ def release_signals() -> None:
 
 
 os.register_at_fork(after_in_parent=release_signals)
-
-
-@dataclass
-class RenewedContext:
-    """What gevent asks for the TLS of a new connection: the context of the certificate as it is now.
-
-    Open connections keep their context; new handshakes get the new certificate.
-    """
-
-    context: Watched[ssl.SSLContext]
-
-    def wrap_socket(self, sock: socket.socket, **_options: Any) -> Connection:
-        """Wrap a socket. The handshake is left to the worker, which sees when it takes too long."""
-        return Connection(sock, self.context.current())
 
 
 class Connection(gevent.socket.socket):
