@@ -103,11 +103,11 @@ class Connection(gevent.socket.socket):
         if self._tls is not None:
             self._stepwise(self._tls.do_handshake)
 
-    def recv(self, size: int, *flags: int) -> bytes:
+    def recv(self, size: int, flags: int = 0) -> bytes:
         """Read up to so many bytes. Raises LimitRequestHeaders when the head of a request is too long."""
         self._take_turn()
         if self._tls is None:
-            data = self._receive(size, *flags)
+            data = self._receive(size, flags)
         else:
             with contextlib.suppress(ssl.SSLEOFError, ssl.SSLZeroReturnError):
                 data = b""
@@ -119,10 +119,10 @@ class Connection(gevent.socket.socket):
                 raise LimitRequestHeaders(f"more than {_HEAD_BYTES} bytes")
         return data
 
-    def send(self, data: Any, *options: Any) -> int:
+    def send(self, data: Any, flags: int = 0, **options: Any) -> int:
         """Send, encrypted with TLS; returns how many bytes of the data were sent."""
         if self._tls is None:
-            return super().send(data, *options)
+            return super().send(data, flags, **options)
         sent = self._tls.write(data)
         self._flush()
         return sent
@@ -146,9 +146,9 @@ class Connection(gevent.socket.socket):
             else:
                 self._in.write_eof()
 
-    def _receive(self, size: int, *flags: int) -> bytes:
+    def _receive(self, size: int, flags: int = 0) -> bytes:
         self._take_turn()
-        data = super().recv(size, *flags)
+        data = super().recv(size, flags)
         self._turn = self._loop.iteration
         self._began = self._began or time.monotonic()
         return data
