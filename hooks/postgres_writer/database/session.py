@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 _MAX_TEXTS, IDLE_SECONDS = 256, 0.05
 
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
+LOST_PREPARED = (
+    "PostgreSQL lost prepared statements (a pooler, or a trigger that deallocates them); set "
+    "PSQL_PREPARED_STATEMENTS=false. Retrying automatically."
+)
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
 BUSY = "The row or table is locked or busy (lock wait, deadlock or timeout); retrying automatically."
 IN_FLIGHT = (
@@ -348,8 +352,8 @@ def _translated(exc: psycopg2.Error) -> Exception:
         return Refused(code, diag.constraint_name or "", inside=True)
     primary = diag.message_primary or ""
     # the cast that a guard lets fail quotes its text
-    word = primary.partition(f"{statements.WORD} ")[2].partition(" ")[0] if code == _INVALID_TEXT_CODE else ""
-    guard = Guard(word) if word else None
+    said = primary if code == _INVALID_TEXT_CODE else ""
+    guard = next((guard for guard in Guard if f"{statements.WORD} {guard.value} " in said), None)
     found = _session_error(code, guard, primary)
     return Refused(code, diag.constraint_name or "", guard) if found is None else found
 
@@ -361,7 +365,7 @@ def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | 
     if code == _LOST_PREPARED_CODE:
         # a pooler handed out another server connection
         logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
-        return _Lost(UNAVAILABLE)
+        return _Lost(LOST_PREPARED)
     if code == _READ_ONLY_CODE or guard is Guard.READ_ONLY:
         return _Lost(READ_ONLY)
     # Where the role may not execute what the messages call, nothing can be said of any table. The server's text is

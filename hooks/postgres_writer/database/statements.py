@@ -93,6 +93,10 @@ def _cases(*cases: tuple[str, Guard], otherwise: Guard) -> str:
 _UNSOUND = (("NOT {in_time}", Guard.LATE), ("NOT {is_table}", Guard.KIND))
 _WRONG = (("l.n = 0", Guard.MISSING), ("l.n > 1", Guard.DOUBLE), ("NOT l.same", Guard.ALTERED))
 
+# ordinary and partitioned tables: a view has no file, and neither has a foreign table, be it a partition
+_IS_TABLE = (
+    "(pg_relation_filenode({regclass}::regclass) IS NOT NULL OR pg_get_partkeydef({regclass}::regclass) IS NOT NULL)"
+)
 _FRAGMENTS = {
     "read_only": _guard(f"' {Guard.READ_ONLY.value} '"),
     "busy": _guard(f"' {Guard.BUSY.value} '"),
@@ -105,11 +109,8 @@ _FRAGMENTS = {
     # clock_timestamp(): now() stays at the moment the message began, however long a lock was waited for
     "in_time": "clock_timestamp() < to_timestamp(%(until)s)",
     "written_in_time": "clock_timestamp() < to_timestamp(%(by)s)",
-    # ordinary and partitioned tables: a view has no file, and neither has a foreign table
-    "is_table": (
-        "(pg_relation_filenode({regclass}::regclass) IS NOT NULL"
-        " OR pg_partition_root({regclass}::regclass) IS NOT NULL)"
-    ),
+    "is_table": _IS_TABLE,
+    "was_table": _IS_TABLE.replace("regclass}", "old_regclass}"),
     # by image: no collation, type or setting takes two values for one, and what has no equality (json) can be compared
     "same": "(ROW({current})::record *= ROW({wanted})::record)",
     "doc": "jsonb_populate_record(NULL::{table}, %(doc)s) AS d",
@@ -142,9 +143,10 @@ It is a statement of its own before all others: a statement sees what was commit
 the lock itself could miss what the transaction that held the lock until then has written. It refuses a standby, which
 shows what the primary was some time ago, and gives its locks only to its own sessions.
 """
-_SEE_ALL = Statement("SET LOCAL row_security = off")
-"""PostgreSQL then refuses to look where policies apply, instead of hiding rows. Only for the look: before the act it
-would break triggers that use side tables with policies."""
+_SEE_ALL = Statement("SET LOCAL row_security = off; SET LOCAL transaction_read_only = on")
+"""PostgreSQL then refuses to look where policies apply, instead of hiding rows (before the act it would break triggers
+that use side tables with policies), and nothing can change what the look sees: not a function that it calls, such as
+the check of a domain, and not a trigger that was deferred again until the commit."""
 _FIRE_DEFERRED = Statement("SET CONSTRAINTS ALL IMMEDIATE")
 """Deferred triggers run before the look and not after it."""
 
@@ -169,17 +171,25 @@ _LOOK = _template("""
     THEN current_setting('pgw.was', true) ELSE {wrong}::text END, {durable}
     FROM (SELECT count(*) AS n, bool_and({same}) AS same FROM {table} AS x, {doc} WHERE {own}) AS l
 """)
-# a partition and its parent show the same row: the same tableoid and ctid
+# A table and one that inherits from it (a partition, too) show the same row. By the catalogue: ctid and tableoid need
+# more than grants on the columns.
 _VACATED = _template("""
-    AND NOT EXISTS (SELECT FROM {old} AS v WHERE {own_old} AND NOT EXISTS (
-        SELECT FROM {table} AS x WHERE {own} AND x.tableoid = v.tableoid AND x.ctid = v.ctid))
+    AND {was_table} AND (SELECT count(*) FROM {old} AS v WHERE {own_old}) <= (
+        WITH RECURSIVE kin AS (
+            SELECT i.inhrelid AS child, i.inhparent AS parent FROM pg_catalog.pg_inherits AS i
+            WHERE i.inhrelid = ANY (ARRAY[{old_regclass}::regclass, {regclass}::regclass])
+            UNION SELECT k.child, i.inhparent FROM kin AS k JOIN pg_catalog.pg_inherits AS i ON i.inhrelid = k.parent)
+        SELECT count(*) FROM kin AS k WHERE k.parent = ANY (ARRAY[{old_regclass}::regclass, {regclass}::regclass]))
 """)
 _LOOK_DELETED = _template("""
     SELECT CASE WHEN NOT EXISTS (SELECT FROM {table} AS x WHERE {own}) AND {is_table} AND {written_in_time}
     THEN pg_current_xact_id_if_assigned() IS NOT NULL ELSE {kept}::bool END, {durable}
 """)
+# by the kind, because a materialised view, which nothing else can delete from, has a file
 _PRESENT = _template("""
-    SELECT CASE WHEN {is_table} THEN EXISTS (SELECT FROM {table} AS x WHERE {own}) ELSE {no_table}::bool END
+    SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c
+        WHERE (c.oid = {regclass}::regclass) AND ((c.relkind = 'r') OR (c.relkind = 'p')))
+    THEN EXISTS (SELECT FROM {table} AS x WHERE {own}) ELSE {no_table}::bool END
 """)
 _MATCHES = _template("""
     SELECT CASE WHEN current_setting('transaction_read_only')::bool THEN {read_only}::bool
@@ -235,7 +245,7 @@ def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True)
         "statement_timeout": int(statement_timeout * 1000),
         "lock_timeout": int(lock_timeout * 1000),
         # planning is most of a short statement's cost, and the plan never depends on the values
-        **({} if local else {"plan_cache_mode": "force_generic_plan"}),
+        **({"role": "DEFAULT"} if local else {"plan_cache_mode": "force_generic_plan"}),
     }
     return "; ".join(f"SET {'LOCAL ' if local else ''}{name} = {value}" for name, value in values.items())
 
@@ -272,7 +282,9 @@ def write(table: str, columns: tuple[str, ...], vacate: tuple[str, ...] = (), id
     That is ``inserted``, ``updated`` or ``unchanged``. Parameters: id, doc, key, until, by, word.
     """
     act, look = _filled(_WRITE, table, id_column, columns), _filled(_LOOK, table, id_column, columns)
-    vacated = "".join(f" {_filled(_VACATED, table, id_column)}".replace("{old}", quoted(old)) for old in vacate)
+    kin = _filled(_VACATED, table, id_column)
+    names = ((quoted(old), f"'{quoted(old)}'") for old in vacate)
+    vacated = "".join(f" {kin}".replace("{old}", old).replace("{old_regclass}", literal) for old, literal in names)
     parts = (
         LOCK,
         *(Statement(_filled(_DELETE, old, id_column)) for old in vacate),

@@ -12,7 +12,7 @@ from dataclasses import replace
 from postgres_writer.config.settings import Config, DatabaseConfig
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
-from postgres_writer.core.refusals import Access, Key, Refused
+from postgres_writer.core.refusals import Access, Guard, Key, Refused
 from postgres_writer.core.request import COLUMNS
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 TRANSIENT = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
 """Errors that say nothing about the tables: each of them may still hold the row."""
+_PASSING = {Guard.MISSING, Guard.ALTERED, Guard.KEPT}
+"""What a look also finds once where another transaction replaced the row while the act waited for it."""
 _ID_COLUMN = "id"
 _WAS = {each.value: each for each in (Operation.INSERTED, Operation.UPDATED, Operation.UNCHANGED)}
 
@@ -64,15 +66,20 @@ class Store:
     def _ask(self, call: Call, message: statements.Message, row: str, **more: object) -> Result:
         """Send a message about the row with that id and ``more`` parameters, and give its result."""
         parameters = {"id": row, "key": statements.lock_key(row), "word": statements.WORD, **more}
-        with self._pool.lend(message, row, call.start_by(self._statement_timeout)) as session:
-            return session.execute(call, message, parameters)
+        for again in (True, False):
+            try:
+                with self._pool.lend(message, row, call.start_by(self._statement_timeout)) as session:
+                    return session.execute(call, message, parameters)
+            except Refused as exc:
+                if not (again and exc.guard in _PASSING):
+                    raise
+        raise AssertionError("the second one returns or raises")
 
     def _write(self, plan: Write, call: Call) -> Outcome:
         table, columns, differs = plan.spec.table, plan.spec.columns, False
         try:
             if plan.steady:
-                [matches] = self._ask(call, statements.matches(table, columns), plan.id, doc=dict(plan.spec.values))
-                if matches:
+                if self._matches(plan, call):
                     return Outcome((table,), Operation.UNCHANGED)
                 differs = True
             message = statements.write(table, columns, plan.vacate)
@@ -84,6 +91,14 @@ class Store:
             return self._explain(plan, call, exc)
         # the word travels through a setting of the transaction, which a trigger can change
         return Outcome((table,), Operation.MOVED if plan.vacate else _WAS.get(was, Operation.UPDATED))
+
+    def _matches(self, plan: Write, call: Call) -> bool:
+        message = statements.matches(plan.spec.table, plan.spec.columns)
+        try:
+            return bool(self._ask(call, message, plan.id, doc=dict(plan.spec.values))[0])
+        except Refused:
+            # it brings no settings along, so it may have been a role that was left in the session
+            return False
 
     def _explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:
         """Find out which table a refused write was about, and which tables hold the row; nothing was changed."""

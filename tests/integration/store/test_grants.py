@@ -34,6 +34,19 @@ def test_a_table_that_may_not_be_written_is_not_listed_and_blocks_nothing(limite
     assert subject.finalize()
 
 
+def test_grants_on_the_columns_are_enough(limited: Limited) -> None:
+    limited.database.create_table("pupils")
+    for table in ("students", "pupils"):
+        columns = "SELECT (id, name, age, country), INSERT (id, name, age, country), UPDATE (name, age, country)"
+        limited.grant(f"{columns}, DELETE", table)
+    subject = limited.subject
+    for table in ("students", "pupils", "students"):
+        subject.edit(table=table, age=subject.generation).sync()
+        assert (subject.ready, subject.tables) == ("True RowSynced", [f"public.{table}"])
+    assert subject.finalize()
+    assert limited.database.rows() == limited.database.rows("pupils") == []
+
+
 @pytest.mark.parametrize("privileges", WITHOUT.values(), ids=[f"without {what}" for what in WITHOUT])
 def test_a_table_that_may_not_be_written_any_more_stays_listed(limited: Limited, privileges: str) -> None:
     limited.grant(EVERY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 
 import pytest
@@ -73,6 +74,47 @@ def test_a_setting_that_is_left_behind_changes_nothing(database: Database, store
     leak()
     assert subject.finalize()
     assert database.rows() == []
+
+
+def test_a_role_that_is_left_behind_decides_nothing(database: Database, store: Store) -> None:
+    """Its missing grants would otherwise prove that a row cannot be there which was written without an answer."""
+    role = f"test_{secrets.token_hex(6)}"
+    database.query(f"CREATE ROLE {role}; GRANT ALL ON pupils TO {role}")
+    database.query(f"GRANT {role} TO {database.config().user}")
+    trigger(database, "pupils", f"SET ROLE {role};")
+
+    def leak() -> None:
+        Subject(store, {"table": "pupils", "name": "x", "age": 1, "country": "y"}, metadata={"name": "leak"}).sync()
+        database.query("TRUNCATE pupils")
+
+    try:
+        subject = Subject(store)
+        subject.sync(lost=True)
+        leak()
+        subject.sync()
+        assert (subject.ready, subject.tables) == ("True RowSynced", ["public.students"])
+        leak()
+        subject.sync()
+        assert subject.ready == "True RowSynced", subject.message
+        leak()
+        subject.edit(age=24).sync()
+        assert subject.ready == "True RowSynced", subject.message
+        leak()
+        assert subject.finalize()
+        assert database.rows() == []
+    finally:
+        database.query(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_prepared_statements_that_are_lost_each_time_are_named(database: Database) -> None:
+    trigger(database, "students", "DEALLOCATE ALL;")
+    for prepared, ready in ((True, "False DatabaseUnavailable"), (False, "True RowSynced")):
+        store = Store(database.config(prepared_statements=prepared), 1)
+        subject = Subject(store)
+        subject.sync()
+        assert subject.ready == ready
+        assert prepared is ("PSQL_PREPARED_STATEMENTS=false" in subject.message)
+        store.close()
 
 
 @pytest.mark.parametrize("name", ["statement_timeout", "lock_timeout", "transaction_timeout"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent import futures
 
 import pytest
 
@@ -10,6 +11,7 @@ from postgres_writer.core.plan import Operation
 from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.subject import ROW, Subject
+from support.waiting import wait_until
 
 DEFERRED = "CONSTRAINT TRIGGER act AFTER {} ON students DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
 SHOUT = "UPDATE students SET country = upper(country) WHERE country <> upper(country); RETURN NULL;"
@@ -225,6 +227,79 @@ def test_a_cascade_that_takes_the_written_row_away_undoes_the_move(database: Dat
         subject.edit(table="pupils").sync()
         assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students", "public.pupils"])
         assert everything(database) == [[ROW], []]
+
+
+SIDE_EFFECTS = {
+    "the check of a domain": (
+        "CREATE FUNCTION look(text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN {} RETURN true; END $$;"
+        "CREATE DOMAIN seen AS text CHECK (look(value)); ALTER TABLE students ALTER name TYPE seen"
+    ),
+    "a trigger that is deferred again": (
+        "CREATE TABLE armed (x int);"
+        "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON armed DEFERRABLE FOR EACH ROW EXECUTE FUNCTION late();"
+        "CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN SET CONSTRAINTS late DEFERRED; INSERT INTO armed VALUES (1); RETURN NULL; END $$;"
+        f"CREATE {DEFERRED.format('INSERT OR UPDATE OR DELETE')} EXECUTE FUNCTION act()"
+    ),
+}
+"""What acts while the look is taken, or after it; {} stands for what it does."""
+
+
+@pytest.mark.parametrize("made", SIDE_EFFECTS.values(), ids=SIDE_EFFECTS)
+def test_nothing_acts_behind_the_look_of_a_write(database: Database, subject: Subject, made: str) -> None:
+    database.query(made.replace("{}", "DELETE FROM students;"))
+    for _ in range(2):
+        subject.sync()
+        assert (subject.ready, subject.tables) == ("False RowRejected", ["public.students"])
+        assert "raised an error" in subject.message
+        assert database.rows() == []
+    assert subject.finalize()
+
+
+def test_nothing_acts_behind_the_look_of_a_delete(database: Database, subject: Subject) -> None:
+    subject.sync()
+    made = SIDE_EFFECTS["a trigger that is deferred again"]
+    back = "INSERT INTO students VALUES ('default/sample', 'alex', 23, 'canada') ON CONFLICT DO NOTHING;"
+    database.query(made.replace("{}", back))
+    assert not subject.finalize()
+    assert subject.ready == "False DeleteFailed"
+    assert database.rows() == [ROW]
+
+
+RELOADS = {
+    "deletes": "DELETE FROM students",
+    "replaces": "DELETE FROM students; INSERT INTO students VALUES ('default/sample', 'bob', 1, 'peru')",
+}
+
+
+@pytest.mark.parametrize("reload", RELOADS.values(), ids=RELOADS)
+@pytest.mark.parametrize("hook", ["sync", "finalize"])
+def test_a_row_that_another_transaction_takes_away_meanwhile_is_no_trigger(
+    database: Database, subject: Subject, reload: str, hook: str
+) -> None:
+    """The statement that waited for the other transaction sees neither its row nor the one that it put there."""
+    subject.sync()
+    subject.edit(age=24)
+    with database.connection() as other, futures.ThreadPoolExecutor(1) as pool:
+        other.autocommit = False
+        other.cursor().execute(reload)
+        call = pool.submit(getattr(subject, hook))
+        waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        wait_until(lambda: database.query(waits) == [(1,)], "the hook waits for the row")
+        other.commit()
+        call.result()
+    assert subject.ready == {"sync": "True RowSynced", "finalize": "False RowDeleted"}[hook], subject.message
+    assert database.rows() == {"sync": [("default/sample", "alex", 24, "canada")], "finalize": []}[hook]
+
+
+def test_a_constraint_that_reads_the_word_of_the_guards_only_refuses(database: Database, subject: Subject) -> None:
+    """The query that runs holds the word; what follows it need not be the name of a guard."""
+    word = "substring(current_query() FROM '''([0-9a-f]{16})''')"
+    database.query(f"ALTER TABLE students ADD CHECK (({word} || ' nothing ' || age)::int > 0)")
+    subject.sync()
+    assert subject.ready == "False RowRejected"
+    assert database.rows() == []
 
 
 WORDS = ("readonly", "busy", "late", "kind", "missing", "double", "altered", "kept")

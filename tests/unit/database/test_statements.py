@@ -28,7 +28,7 @@ def relations(message: Message) -> list[str]:
         stack: list[object] = list(parse_sql(re.sub(r"%\(\w+\)s", "NULL", part.text)))
         while stack:
             node = stack.pop()
-            if isinstance(node, ast.RangeVar) and node.schemaname:
+            if isinstance(node, ast.RangeVar) and node.schemaname not in {None, "pg_catalog"}:
                 found.append(f"{node.schemaname}.{node.relname}")
             elif isinstance(node, (list, tuple)):
                 stack.extend(node)
