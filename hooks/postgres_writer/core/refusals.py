@@ -116,8 +116,8 @@ _GUARD_HINTS = {
     Guard.MISSING: "a trigger or a rule discards it or changes its id, or the type or collation of the column for the "
     "id treats another row's id as equal",
     Guard.DOUBLE: "more than one row has its id",
-    Guard.ALTERED: "a trigger or a rule changes its values",
-    Guard.KEPT: "a trigger, a rule or another table puts it back or keeps it",
+    Guard.ALTERED: "a trigger, a rule or another client changes its values",
+    Guard.KEPT: "a trigger, a rule, another table or another client puts it back or keeps it",
 }
 _CLASS_HINTS = {
     "08": "a server that the table depends on is unreachable",
