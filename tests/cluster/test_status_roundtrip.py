@@ -70,7 +70,7 @@ def trip(stored: Resource, hooks: ServerProcess) -> RoundTrip:
 
 
 def expect(status: dict[str, Any], state: str, reason: Reason) -> None:
-    assert ready(status) == (state, reason.value)
+    assert ready(status) == (state, reason.value), status
     seen.add(reason)
 
 

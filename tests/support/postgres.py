@@ -49,6 +49,7 @@ DO $$ DECLARE found name; BEGIN
         EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', found, current_database());
     END LOOP;
     EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
+    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO PUBLIC', current_database());
 END $$;
 SET search_path = public;
 CREATE SCHEMA public;
