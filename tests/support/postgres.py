@@ -48,8 +48,7 @@ DO $$ DECLARE found name; BEGIN
         WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database()) LOOP
         EXECUTE format('ALTER ROLE %I IN DATABASE %I RESET ALL', found, current_database());
     END LOOP;
-    EXECUTE format('ALTER DATABASE %I RESET ALL', current_database());
-    EXECUTE format('GRANT CONNECT, TEMPORARY ON DATABASE %I TO PUBLIC', current_database());
+    EXECUTE format('ALTER DATABASE %1$I RESET ALL; GRANT CONNECT, TEMP ON DATABASE %1$I TO PUBLIC', current_database());
 END $$;
 SET search_path = public;
 CREATE SCHEMA public;
