@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from marshmallow import ValidationError, fields, missing
 
@@ -107,7 +107,7 @@ class HookRequest:
         return f"{self.namespace}/{self.name}"
 
 
-def is_table(value: object) -> bool:
+def is_table(value: object) -> TypeGuard[str]:
     """Say whether the value can be the name of a table that this product writes."""
     return isinstance(value, str) and TABLE_PATTERN.fullmatch(value) is not None
 
@@ -117,7 +117,7 @@ def relation_name(table: object, schema: str = DEFAULT_SCHEMA) -> str | None:
 
     A table without a schema is in ``schema``, whatever the search path of the session or role says.
     """
-    if not isinstance(table, str) or TABLE_PATTERN.fullmatch(table) is None:
+    if not is_table(table):
         return None
     return table if "." in table else f"{schema}.{table}"
 
@@ -193,9 +193,10 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
     if not isinstance(metadata, dict):
         raise InvalidRequest("The resource must have metadata with a namespace and a name.")
     raw_spec, raw_status = resource.get("spec"), resource.get("status")
-    spec, problem = _load_spec(raw_spec, schema)
     wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
     table = wire_spec.get("table")
+    relation = relation_name(table, schema)
+    spec, problem = _load_spec(raw_spec, relation)
     deleting = metadata.get("deletionTimestamp") is not None
     annotations = metadata.get("annotations")
     uid = metadata.get("uid")
@@ -213,7 +214,7 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
         retain=wire_spec.get("deletionPolicy") == "Retain",
         # also where it is no table name: the rule on spec.table compares it with observedTable as it is
         table=table if isinstance(table, str) and is_text(table) else None,
-        relation=relation_name(table, schema),
+        relation=relation,
         spec=spec,
         problem=problem,
         status=_load_status(raw_status, schema),
@@ -254,7 +255,7 @@ def _is_last_finalizer(controller: Controller, finalizers: object, definition: o
     return all(finalizer == own for finalizer in finalizers)
 
 
-def _load_spec(spec: object, schema: str) -> tuple[Spec | None, str]:
+def _load_spec(spec: object, relation: str | None) -> tuple[Spec | None, str]:
     if not isinstance(spec, dict):
         return None, "spec is required: give table, name, age and country."
     values: dict[str, Any] = {}
@@ -264,10 +265,10 @@ def _load_spec(spec: object, schema: str) -> tuple[Spec | None, str]:
             values[name] = field.deserialize(spec.get(name, missing), name, spec)
         except ValidationError as exc:
             problems.append(str(exc.messages[0]))
-    if problems:
+    # without a relation spec.table is a problem, too
+    if problems or relation is None:
         return None, " ".join(problems)
-    relation = relation_name(values["table"], schema)
-    return Spec(relation or "", tuple((column, values[column]) for column in COLUMNS)), ""
+    return Spec(relation, tuple((column, values[column]) for column in COLUMNS)), ""
 
 
 def _whole(value: object) -> int | None:
