@@ -233,6 +233,8 @@ _CHECK_MILLISECONDS = 20
 """Longer than nearly every statement runs, and far shorter than Metacontroller needs to call again."""
 
 
+# every message sends it, and nearly all of them the same
+@lru_cache(maxsize=64)
 def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True) -> str:
     """Set what a message depends on (in seconds), whatever a trigger or another client has left in the session.
 
@@ -250,6 +252,7 @@ def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True)
     return "; ".join(f"SET {'LOCAL ' if local else ''}{name} = {value}" for name, value in values.items())
 
 
+@lru_cache
 def settings(*, local: bool) -> str:
     """Set all else that must not be left to the role; ``local``: for one transaction.
 
