@@ -213,6 +213,25 @@ def test_a_row_that_a_trigger_writes_again_is_not_called_deleted(setting: Settin
     assert setting.rows() == ["bystander", "orphan"]
 
 
+def test_nothing_acts_behind_the_look(setting: Setting) -> None:
+    """A trigger that is deferred again runs at the commit, after the look."""
+    setting.apply("bystander")
+    setting.row("bystander", "orphan")
+    setting.database.query(
+        "CREATE TABLE armed (x int);"
+        "CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        f" INSERT INTO students VALUES ('{setting.namespace}/orphan', 'back', 1, 'x'); RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON armed DEFERRABLE FOR EACH ROW EXECUTE FUNCTION late();"
+        "CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN SET CONSTRAINTS late DEFERRED; INSERT INTO armed VALUES (1); RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER act AFTER DELETE ON students DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION act()"
+    )
+    done = prune(setting)
+    assert (done.returncode, "PostgreSQL refuses it (SQLSTATE 25006)" in done.stdout) == (1, True), done.stdout
+    assert setting.rows() == ["bystander", "orphan"]
+
+
 def test_a_row_with_a_write_in_flight_is_kept(setting: Setting) -> None:
     setting.apply("bystander")
     setting.row("bystander", "orphan")

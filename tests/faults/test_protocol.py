@@ -186,8 +186,8 @@ def replace_statement(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
         pytest.param("_LOOK", "SELECT current_setting('pgw.was', true)", id="without the look at what is written"),
         pytest.param("_LOOK_DELETED", "SELECT true", id="without the look at what is deleted"),
         pytest.param("_VACATED", "", id="without the look at what is vacated"),
-        pytest.param("_FIRE_DEFERRED", Statement("SELECT"), id="with deferred triggers after the look"),
-        pytest.param("_SEE_ALL", Statement("SELECT"), id="with a look through policies"),
+        pytest.param("FIRE_DEFERRED", Statement("SELECT"), id="with deferred triggers after the look"),
+        pytest.param("SEE_ALL", Statement("SELECT"), id="with a look through policies"),
         pytest.param("quoted", lambda name: f'"{name.rpartition(".")[2]}"', id="without the names of schemas"),
     ],
 )
@@ -195,10 +195,10 @@ def test_a_message_that_lacks_one_part_is_caught(
     attributes: dict[str, Any], replace_statement: Callable[[str, object], None], name: str, value: object
 ) -> None:
     replace_statement(name, value)
-    if name == "_FIRE_DEFERRED":
-        replace_statement("_SEE_ALL", MAY_WRITE)
+    if name == "FIRE_DEFERRED":
+        replace_statement("SEE_ALL", MAY_WRITE)
     # the rarest of the faults alone, where it takes just that one
-    faults = tuple(fault for fault in FAULTS if name != "_FIRE_DEFERRED" or "at the commit" in fault)
+    faults = tuple(fault for fault in FAULTS if name != "FIRE_DEFERRED" or "at the commit" in fault)
     machine: type[Protocol] = type("Sabotaged", (ProtocolUnderFaults,), {**attributes, "faults": faults})
     with pytest.raises((OrphanedRow, FalseReady)) as found:
         walk_all(machine)
@@ -276,7 +276,7 @@ def test_a_lock_that_lacks_one_part_is_caught(
 ) -> None:
     replace_statement("LOCK", lock)
     # the lock is not taken where only reading is allowed
-    replace_statement("_SEE_ALL", MAY_WRITE)
+    replace_statement("SEE_ALL", MAY_WRITE)
     replace_statement("SURVEY", dataclasses.replace(statements.SURVEY, parts=(lock, *statements.SURVEY.parts[1:])))
     with pytest.raises((OrphanedRow, FalseReady)) as found:
         late(**sabotage)

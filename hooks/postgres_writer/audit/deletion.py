@@ -12,7 +12,7 @@ from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables
 from postgres_writer.audit.rows import WITH_IDS, lookup, rows_with, selection
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.database.qualified import qualified, quoted
-from postgres_writer.database.statements import lock_key
+from postgres_writer.database.statements import FIRE_DEFERRED, SEE_ALL, lock_key
 
 _LIMITS = (
     # whatever the role's defaults are: each statement has to see what was committed before it
@@ -23,9 +23,7 @@ _LIMITS = (
 )
 _LOCK_ID = qualified("SELECT pg_advisory_xact_lock(%(key)s)")
 _PLACE = qualified('WHERE tableoid = %(table)s::oid AND ctid = %(place)s::tid AND id::text COLLATE "C" = %(id)s')
-# Deferred triggers run before the look and not after it, and PostgreSQL refuses to look where it would hide rows. Only
-# now: before the delete it would break triggers that use side tables with policies.
-_BEFORE_LOOK = "SET CONSTRAINTS ALL IMMEDIATE; SET LOCAL row_security = off"
+_BEFORE_LOOK = f"{FIRE_DEFERRED.text}; {SEE_ALL.text}"
 
 
 class _Kept(Exception):

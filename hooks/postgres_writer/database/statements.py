@@ -143,11 +143,11 @@ It is a statement of its own before all others: a statement sees what was commit
 the lock itself could miss what the transaction that held the lock until then has written. It refuses a standby, which
 shows what the primary was some time ago, and gives its locks only to its own sessions.
 """
-_SEE_ALL = Statement("SET LOCAL row_security = off; SET LOCAL transaction_read_only = on")
+SEE_ALL = Statement("SET LOCAL row_security = off; SET LOCAL transaction_read_only = on")
 """PostgreSQL then refuses to look where policies apply, instead of hiding rows (before the act it would break triggers
 that use side tables with policies), and nothing can change what the look sees: not a function that it calls, such as
 the check of a domain, and not a trigger that was deferred again until the commit."""
-_FIRE_DEFERRED = Statement("SET CONSTRAINTS ALL IMMEDIATE")
+FIRE_DEFERRED = Statement("SET CONSTRAINTS ALL IMMEDIATE")
 """Deferred triggers run before the look and not after it."""
 
 _DELETE = _template("DELETE FROM {table} AS x WHERE {own} AND {in_time}")
@@ -292,8 +292,8 @@ def write(table: str, columns: tuple[str, ...], vacate: tuple[str, ...] = (), id
         LOCK,
         *(Statement(_filled(_DELETE, old, id_column)) for old in vacate),
         Statement(act, often=True),
-        _FIRE_DEFERRED,
-        _SEE_ALL,
+        FIRE_DEFERRED,
+        SEE_ALL,
         Statement(look.replace("{vacated}", vacated), often=not vacate),
     )
     return Message(parts, frozenset({table, *vacate}), writes=True)
@@ -303,7 +303,7 @@ def write(table: str, columns: tuple[str, ...], vacate: tuple[str, ...] = (), id
 def remove(table: str, id_column: str = "id") -> Message:
     """Delete the row from ``table``: gives whether there was one. Parameters: id, key, until, by, word."""
     act, look = (Statement(_filled(text, table, id_column), often=True) for text in (_DELETE, _LOOK_DELETED))
-    return Message((LOCK, act, _FIRE_DEFERRED, _SEE_ALL, look), frozenset({table}), writes=True)
+    return Message((LOCK, act, FIRE_DEFERRED, SEE_ALL, look), frozenset({table}), writes=True)
 
 
 @lru_cache(maxsize=1024)
@@ -315,7 +315,7 @@ def matches(table: str, columns: tuple[str, ...], id_column: str = "id") -> Mess
 
 def present(table: str, id_column: str = "id") -> Message:
     """Ask under the lock of the id whether the row is in ``table``. Parameters: id, key, word."""
-    return Message((LOCK, _SEE_ALL, Statement(_filled(_PRESENT, table, id_column))), frozenset({table}))
+    return Message((LOCK, SEE_ALL, Statement(_filled(_PRESENT, table, id_column))), frozenset({table}))
 
 
 SURVEY = Message((LOCK, Statement(_SURVEY)), frozenset())
