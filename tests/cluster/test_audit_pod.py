@@ -158,7 +158,7 @@ def test_the_account_may_read_resources_and_update_its_object_and_nothing_else(i
         ).stdout.strip()
         == "yes"
     }
-    assert granted == {("get", PGW), ("list", PGW), ("get", f"configmaps/{NAME}"), ("update", f"configmaps/{NAME}")}
+    assert granted == {("get", PGW), ("list", PGW), ("patch", f"configmaps/{NAME}")}
 
 
 def can_i(subject: str) -> list[str]:

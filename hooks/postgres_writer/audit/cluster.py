@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
 # seconds to connect, and to wait for more of an answer
 # https://requests.readthedocs.io/en/latest/user/advanced/#timeouts
 _TIMEOUT = (5, 60)
-_TRIES = 5
 
 
 class Cluster(Source):
@@ -41,13 +39,15 @@ class Cluster(Source):
         self._session.verify = str(folder / "ca.crt")
         # decompression would cost more than the bytes on the cluster's network
         self._session.headers.update({"Accept": "application/json", "Accept-Encoding": "identity"})
+        # of what is sent, which is a patch
+        self._session.headers["Content-Type"] = "application/merge-patch+json"
         self._session.auth = self._authorize
         # what the API server refuses for the moment (overload, a restart) is tried again, later each time
         retry = Retry(
-            total=_TRIES,
+            total=5,
             backoff_factor=0.5,
             status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=("GET", "PUT", "PATCH"),
+            allowed_methods=("GET", "PATCH"),
             raise_on_status=False,
         )
         self._session.mount("https://", HTTPAdapter(max_retries=retry))
@@ -71,11 +71,11 @@ class Cluster(Source):
 
     def request_sync(self, rows: Iterable[str]) -> int:
         """Ask Metacontroller for a sync of the resources, one by one."""
+        patch = {"metadata": {"annotations": {RESYNC_ANNOTATION: now()}}}
         number = 0
         for row in rows:
-            patch = json.dumps({"metadata": {"annotations": {RESYNC_ANNOTATION: now()}}})
             # one that was deleted meanwhile needs no sync
-            self._send_to(row, "PATCH", data=patch, headers={"Content-Type": "application/merge-patch+json"})
+            self._send_to(row, "PATCH", json=patch)
             number += 1
         return number
 
@@ -90,15 +90,8 @@ class Cluster(Source):
         """
         namespace = self._read("namespace")
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/{quote(name, safe='')}"
-        for _ in range(_TRIES):
-            found = self.read(path)
-            found["data"] = {**(found.get("data") or {}), RESULT_KEY: result.to_json()}
-            response = self._send("PUT", path, json=found)
-            # another client has just written it (another audit, an apply): on top of what they wrote
-            if response.status_code != requests.codes.conflict:
-                _object(response)
-                return
-        raise AuditError(f"The result could not be stored: ConfigMap {name} keeps being changed by another client.")
+        # of that key alone: what other clients keep beside it stays
+        _object(self._send("PATCH", path, json={"data": {RESULT_KEY: result.to_json()}}))
 
     def _send_to(self, row: str, method: str, **arguments: Any) -> Manifest | None:
         """Return what the API answers about the resource of a row, None when there is none.

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import IO, Any, Literal
 
 from psycopg2 import extensions
 
 from postgres_writer.audit.deletion import delete
-from postgres_writer.audit.model import Finding, Resource, Row, is_well, judge, parse_resource
+from postgres_writer.audit.model import Finding, Resource, Row, judge, parse_resource
 from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows, id_of
 from postgres_writer.audit.spool import Spool
@@ -55,7 +56,6 @@ class Audit:
     def __post_init__(self) -> None:
         self.resources = self.rows = self.matched = 0
         self._reader = Rows(self.connection, self.timeout)
-        self._certain: set[str] = set()
 
     def look(self, listed: IO[bytes] | None = None) -> None:
         """Note all findings; those that a second look does not confirm are dropped.
@@ -64,32 +64,29 @@ class Audit:
         Raises AuditError when resources or rows cannot be read, ConfigError for a table that is not there.
         """
         if listed is not None:
-            self.spool.add_resources(self._parsed(self._counted(from_file(listed))))
+            self.spool.note_resources(self._parsed(self._counted(from_file(listed))))
         else:
             pages = self.source.pages
             self._note(lambda page: self._parsed(self._counted(ahead(pages(self.namespace, page)))))
         self.resources = self.spool.count()
         named = {table: relation_name(table, self.schema) for table in self.tables}
-        # ours are those that a status lists, and those that the user names
-        self._certain = self.spool.recorded_tables().union(filter(None, named.values()))
-        self._reader.resolve(self.spool.tables() | self._certain, discover=self.all_tables)
         known = self._reader.tables
+        known.certain = self.spool.recorded_tables().union(filter(None, named.values()))
+        self._reader.resolve(self.spool.tables() | known.certain, discover=self.all_tables)
         for table, relation in named.items():
             if relation not in known.relations:
                 raise ConfigError(f"--table {table}: there is no such table.")
-        relations = self._reader.relations.values()
-        total = sum(relation.estimate for relation in relations)
+        total = sum(relation.estimate for relation in known.relations.values())
         with self._reader.snapshot(self.namespace, lambda number: self.progress("rows", number, total)) as rows:
             self.spool.add_findings(self._judged(rows))
         if listed is None and (unconfirmed := self.spool.mark_unconfirmed()):
             time.sleep(max(0.0, self.confirm_after))
             self._recheck(unconfirmed)
-        unreadable = ((relation.name, known.unreadable.get(relation.oid)) for relation in relations)
-        self.spool.add_findings(Finding(Kind.UNREADABLE, "", label, why) for label, why in unreadable if why)
+        self.spool.add_findings(Finding(Kind.UNREADABLE, "", name, why) for name, why in known.unreadable.items())
 
     def result(self) -> AuditResult:
         """Return the numbers of what was found, without the times."""
-        tables = len(self._reader.relations)
+        tables = len(self._reader.tables.relations)
         return AuditResult(resources=self.resources, rows=self.rows, tables=tables, findings=self.spool.summary())
 
     def prunable(self, ids: Iterable[str]) -> list[Finding]:
@@ -97,18 +94,16 @@ class Audit:
 
         Raises AuditError when an id has no row that belongs to no resource.
         """
-        prunable = [finding for finding in self.spool.findings() if finding.prunable and self._in_namespace(finding.id)]
+        prunable = [finding for finding in self.spool.findings() if finding.prunable]
         wanted = set(ids)
-        if not wanted:
-            return prunable
         unknown = sorted(wanted - {finding.id for finding in prunable})
         if unknown:
             raise AuditError(f"No row without a resource has the id {', '.join(unknown)}: run the audit to list them.")
-        return [finding for finding in prunable if finding.id in wanted]
+        return [finding for finding in prunable if not wanted or finding.id in wanted]
 
     def delete(self, finding: Finding) -> str:
         """Delete the row of a prunable finding; gives why it was kept, or an empty text."""
-        relation = next(known for known in self._reader.relations.values() if known.name == finding.table)
+        relation = self._reader.tables.relations[finding.table]
         return delete(self.connection, relation, finding, lambda: self.resource_now(finding.id))
 
     def resource_now(self, about: str) -> Resource | None:
@@ -118,15 +113,12 @@ class Audit:
 
     def _note(self, resources: Callable[[int], Iterator[Resource]]) -> None:
         """Note the resources that a list in pages of that size gives; an expired one begins again with larger pages."""
-        for page in _LARGER_PAGES:
-            self.spool.clear_resources()
-            try:
-                self.spool.add_resources(resources(page))
-            except ListExpired:
-                if page == _LARGER_PAGES[-1]:
-                    raise
-            else:
+        *smaller, largest = _LARGER_PAGES
+        for page in smaller:
+            with contextlib.suppress(ListExpired):
+                self.spool.note_resources(resources(page))
                 return
+        self.spool.note_resources(resources(largest))
 
     def _counted(self, pages: Iterable[tuple[list[Manifest], int]]) -> Iterator[Manifest]:
         """Report the progress; of a printed list it is not known how many are still to come."""
@@ -142,11 +134,8 @@ class Audit:
                 resource = parse_resource(manifest, self.schema)
             except InvalidRequest as error:
                 raise AuditError(f"The list holds something that is not a PostgresWriter: {error}") from error
-            if self._in_namespace(resource.id):
+            if self.namespace is None or resource.id.startswith(f"{self.namespace}/"):
                 yield resource
-
-    def _in_namespace(self, about: str) -> bool:
-        return self.namespace is None or about.startswith(f"{self.namespace}/")
 
     def _recheck(self, unconfirmed: int) -> None:
         """Read resources and rows of the unconfirmed ids again: what was in progress is done by now."""
@@ -173,9 +162,6 @@ class Audit:
 
     def _judged(self, rows: Iterator[Row]) -> Iterator[Finding]:
         """Compare the resources with the rows: both come in the order of the ids."""
-        known = self._reader.tables
-        certain = {relation.oid for name, relation in known.relations.items() if name in self._certain}
-        tables = replace(known, uncertain=self._reader.relations.keys() - certain)
         # ids are ASCII, so SQLite, COLLATE "C" and Python sort them alike; of equal ones the resource comes first
         merged = heapq.merge(self.spool.resources(), rows, key=id_of)
         for _, group in itertools.groupby(merged, key=id_of):
@@ -184,5 +170,4 @@ class Audit:
             its = mine.pop(0) if isinstance(mine[0], Resource) else None
             self.rows += len(mine)
             self.matched += its is not None and bool(mine)
-            if its is None or len(mine) != 1 or not is_well(its, mine[0], tables):
-                yield from judge(its, mine, tables)
+            yield from judge(its, mine, self._reader.tables)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import psycopg2
 from psycopg2 import errors, extensions
 
 from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, judge
-from postgres_writer.audit.rows import WITH_IDS, lookup, rows_with, selection
+from postgres_writer.audit.rows import WITH_IDS, lookup, rows_where, rows_with
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.database.qualified import qualified, quoted
 from postgres_writer.database.statements import FIRE_DEFERRED, SEE_ALL, lock_key
@@ -22,7 +21,7 @@ _LIMITS = (
     " SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
 _LOCK_ID = qualified("SELECT pg_advisory_xact_lock(%(key)s)")
-_PLACE = qualified('WHERE tableoid = %(table)s::oid AND ctid = %(place)s::tid AND id::text COLLATE "C" = %(id)s')
+_PLACE = qualified('WHERE tableoid = %s::oid AND ctid = %s::tid AND id::text COLLATE "C" = %s')
 _BEFORE_LOOK = f"{FIRE_DEFERRED.text}; {SEE_ALL.text}"
 
 
@@ -31,10 +30,7 @@ class _Kept(Exception):
 
 
 def delete(
-    connection: extensions.connection,
-    relation: Relation,
-    finding: Finding,
-    resource_now: Callable[[], Resource | None],
+    connection: extensions.connection, relation: Relation, finding: Finding, resource_now: Callable[[], Resource | None]
 ) -> str:
     """Delete the row of a finding if it is still the one that was shown; gives why not, or an empty text.
 
@@ -61,13 +57,11 @@ def delete(
 
 def _lock(cursor: extensions.cursor, relation: Relation, finding: Finding) -> None:
     """Lock the row where it was shown."""
-    cursor.execute(f"{selection(relation)} {_PLACE} FOR UPDATE", _place(finding))
-    found = cursor.fetchall()
+    found = rows_where(cursor, relation, f"{_PLACE} FOR UPDATE", (*finding.place, finding.id))
     if not found:
         raise _Kept("it is gone, or was changed since it was shown")
-    [(_, *values, table, place)] = found
-    # a concurrent update may have moved it while its lock was waited for
-    if (table, place) != finding.place or _texts(values) != _texts(finding.values):
+    # a concurrent update may have moved it while its lock was waited for; as text, because NaN is no equal of itself
+    if found[0].place != finding.place or repr(found[0].values) != repr(finding.values):
         raise _Kept("it has changed since it was shown")
 
 
@@ -77,7 +71,7 @@ def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own
     ``own`` are those in spec.table. A rule may delete another row instead, and a trigger may insert or delete more.
     """
     others = [row for row in rows_with(cursor, relation, [finding.id]) if row.place != finding.place]
-    cursor.execute(" ".join(("DELETE FROM", quoted(relation.name), _PLACE)), _place(finding))
+    cursor.execute(" ".join(("DELETE FROM", quoted(relation.name), _PLACE)), (*finding.place, finding.id))
     deleted = cursor.rowcount
     cursor.execute(_BEFORE_LOOK)
     left = rows_with(cursor, relation, [finding.id])
@@ -94,28 +88,16 @@ def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own
 
 def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Relation, finding: Finding) -> list[Row]:
     """Judge the resource again on its rows as they are now; gives those in spec.table, locked so that they stay."""
-    tables = Tables()
+    tables = Tables(certain={relation.name})
     lookup(cursor, (resource.table, *resource.tables), tables)
-    relations = {relation.oid: relation, **{known.oid: known for known in tables.relations.values()}}
     rows: list[Row] = []
-    for known in relations.values():
-        if known.oid in tables.unreadable:
-            raise _Kept(f"table {known.name} cannot be read: {tables.unreadable[known.oid]}")
+    for known in {*tables.relations.values(), relation}:
+        if known.name in tables.unreadable:
+            raise _Kept(f"table {known.name} cannot be read: {tables.unreadable[known.name]}")
         cursor.execute(f"SELECT FROM {quoted(known.name)} {WITH_IDS} FOR SHARE", {"ids": [finding.id]})
         rows += rows_with(cursor, known, [finding.id])
     judged = judge(resource, rows, tables)
     if not any(found.prunable and found.place == finding.place for found in judged):
         again = finding.kind is Kind.NO_RESOURCE
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
-    home = tables.home(resource)
-    return [row for row in rows if home is not None and row.relation.oid == home.oid]
-
-
-def _place(finding: Finding) -> dict[str, object]:
-    table, place = finding.place
-    return {"table": table, "place": place, "id": finding.id}
-
-
-def _texts(values: Any) -> list[str | None]:
-    # what was shown has been kept as JSON, which knows no numeric
-    return [None if value is None else str(value) for value in values]
+    return [row for row in rows if row.relation == tables.relations.get(resource.table)]

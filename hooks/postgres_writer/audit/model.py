@@ -7,22 +7,22 @@ nothing is uncertain.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from postgres_writer.core.audit_result import Kind
-from postgres_writer.core.request import load_request
+from postgres_writer.core.request import COLUMNS, load_request
 from postgres_writer.errors import InvalidRequest, Reason
 
-COLUMNS = ("name", "age", "country")
 GROUP = "demo.yash.com"
 KIND = "PostgresWriter"
 _UNCERTAIN = "no status lists this table with its schema; give --table to prune the row"
+Place = tuple[int, str]
+"""Where a row is stored: (tableoid, ctid)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Resource:
+class Resource(NamedTuple):
     """A PostgresWriter as the audit needs it. An invalid spec has None as ``values``, perhaps no ``table`` ("").
 
     ``qualified`` says whether the status itself gives the schemas of ``tables``: 0.1.0 wrote names as spec.table had
@@ -38,29 +38,17 @@ class Resource:
     deleting: bool
     qualified: bool = True
 
-    @property
-    def recorded(self) -> tuple[str, ...]:
-        """The tables that the hook server certainly wrote for this resource, or may have."""
-        return self.tables if self.qualified else ()
-
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A relation of the database: its name (schema.table), and about how many rows it has."""
+    """A relation of the database, known by its oid: its name (schema.table), and about how many rows it has."""
 
     oid: int
-    name: str
-    estimate: float = 0.0
+    name: str = field(compare=False)
+    estimate: float = field(default=0.0, compare=False)
 
 
-Place = tuple[int, str]
-"""(tableoid, ctid) of a row."""
-NOWHERE: Place = (0, "(0,0)")
-"""The place of a finding without a row: no table has the oid 0."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """A row as one relation shows it. ``place`` is where it is stored, whichever relation shows it."""
 
     id: str
@@ -69,8 +57,7 @@ class Row:
     values: tuple[Any, Any, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is not as it should be. ``differences`` holds (column, value of the resource, of the row)."""
 
     kind: Kind
@@ -79,39 +66,32 @@ class Finding:
     detail: str = ""
     differences: tuple[tuple[str, Any, Any], ...] = ()
     values: tuple[Any, ...] = ()
-    place: Place = NOWHERE
+    # without a row: no table has the oid 0
+    place: Place = (0, "(0,0)")
     repairable: bool = False
     prunable: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tables:
-    """The relations by name, and why those with the oids of ``unreadable`` cannot be compared."""
+    """The relations by name, and why those named in ``unreadable`` cannot be compared.
 
-    relations: dict[str, Relation] = field(default_factory=dict)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    uncertain: Collection[int] = ()
-    """The oids that no status lists with their schema, nor the user names.
-
-    A spec alone names any table, also one that the policy refuses, and another cluster may own what no resource names.
+    ``certain`` are the tables that a status lists with their schema, or that the user names: a spec alone names any
+    table, also one that the policy refuses, and another cluster may own what no resource names.
     """
 
-    def home(self, resource: Resource) -> Relation | None:
-        """Give the relation that the resource's row must be in."""
-        return self.relations.get(resource.table)
-
-    def listed(self, resource: Resource) -> set[int]:
-        """Give the oids of status.tables."""
-        return {self.relations[table].oid for table in resource.tables if table in self.relations}
+    relations: dict[str, Relation] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    certain: Set[str] = frozenset()
 
     def uncertainty(self, resource: Resource) -> str:
         """Say what keeps us from knowing which tables the resource names; an empty text when we know."""
         for name in dict.fromkeys((resource.table, *resource.tables)):
             if name not in self.relations:
                 return f"table {name} is not visible to the audit"
-            if self.relations[name].oid in self.unreadable:
+            if name in self.unreadable:
                 return f"table {name} could not be read"
-        if resource.table not in resource.recorded:
+        if not resource.qualified or resource.table not in resource.tables:
             return f"its status does not list {resource.table}; prune it after the next sync"
         return ""
 
@@ -142,7 +122,8 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
     """Compare a resource (or None) with all rows of its id."""
     if resource is None:
         for row in _distinct(rows):
-            yield _no_resource(row, tables)
+            detail = "" if row.relation.name in tables.certain else _UNCERTAIN
+            yield _about(row, Kind.NO_RESOURCE, detail, prunable=not detail)
     # released: no sync comes for it any more, so its row may hold anything
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
         detail = "the controller's selector does not match it; its row is not managed"
@@ -152,45 +133,25 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
         yield from _judge_managed(resource, rows, tables)
 
 
-def is_well(resource: Resource, row: Row, tables: Tables) -> bool:
-    """Say whether ``judge`` finds nothing about a resource with this one row: the usual case, decided quickly."""
-    home = tables.home(resource)
-    return (
-        home is not None
-        and home.oid == row.relation.oid
-        and row.values == resource.values
-        and resource.reason != Reason.UNMANAGED.value
-    )
-
-
-def differences_of(wanted: tuple[Any, ...], found: tuple[Any, ...]) -> tuple[tuple[str, Any, Any], ...]:
-    """Return (column, value of the resource, of the row) of each column that differs."""
-    return tuple(each for each in zip(COLUMNS, wanted, found, strict=True) if each[1] != each[2])
-
-
-def _no_resource(row: Row, tables: Tables) -> Finding:
-    detail = _UNCERTAIN if row.relation.oid in tables.uncertain else ""
-    return _about(row, Kind.NO_RESOURCE, detail, prunable=not detail)
-
-
 def _about(row: Row, kind: Kind, detail: str, *, repairable: bool = False, prunable: bool = False) -> Finding:
     return Finding(kind, row.id, row.relation.name, detail, (), row.values, row.place, repairable, prunable)
 
 
 def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Iterator[Finding]:
-    home = tables.home(resource)
-    at_home = [row for row in rows if home is not None and row.relation.oid == home.oid]
+    home = tables.relations.get(resource.table)
+    at_home = [row for row in rows if row.relation == home]
     # a parent also shows the rows of what inherits from it: its own comes first
     own = min(at_home, key=lambda row: row.place[0] != row.relation.oid, default=None)
     if own is None:
         # of a table that could not be read nothing is known, so nothing is called missing from it
-        if home is None or home.oid not in tables.unreadable:
+        if resource.table not in tables.unreadable:
             repairable = resource.values is not None and not resource.paused
             why = _why_missing(resource, home)
             yield Finding(Kind.MISSING, resource.id, resource.table, why, repairable=repairable)
     # an invalid spec asks for no values from which the row could differ
     elif resource.values is not None and resource.values != own.values:
-        differences = differences_of(resource.values, own.values)
+        compared = zip(COLUMNS, resource.values, own.values, strict=True)
+        differences = tuple(each for each in compared if each[1] != each[2])
         detail = "paused" if resource.paused else ""
         yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, differences, repairable=not resource.paused)
     if home is not None:
@@ -202,18 +163,17 @@ def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Itera
 def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row], tables: Tables) -> Finding:
     """Judge a row that is not the one in spec.table."""
     kind = Kind.ELSEWHERE if own is None else Kind.DUPLICATE
-    shown_by = {other.relation.oid for other in rows if other.place == row.place}
-    home, listed = tables.home(resource), tables.listed(resource)
+    shown_by = {other.relation for other in rows if other.place == row.place}
     detail, repairable, prunable = "", False, False
-    if home is not None and home.oid in shown_by:
+    if tables.relations.get(resource.table) in shown_by:
         detail = "spec.table shows it as well: a second row there, or in a table that inherits from it"
-    elif shown_by & listed:
+    elif not shown_by.isdisjoint(map(tables.relations.get, resource.tables)):
         detail, repairable = "in status.tables: the next sync removes it", not resource.paused
     elif own is None:
         # never prunable: it may be all there is of this resource in the database
         detail = "the only row found, in neither spec.table nor status.tables"
     else:
-        unsure = tables.uncertainty(resource) or (_UNCERTAIN if row.relation.oid in tables.uncertain else "")
+        unsure = tables.uncertainty(resource) or ("" if row.relation.name in tables.certain else _UNCERTAIN)
         detail = unsure or "in neither spec.table nor status.tables"
         prunable = not unsure
     return _about(row, kind, detail, repairable=repairable, prunable=prunable)

@@ -10,16 +10,16 @@ import itertools
 import json
 import re
 import subprocess
-import threading
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 import ijson  # type: ignore[import-untyped]
 
+from postgres_writer.database.dial import in_thread
 from postgres_writer.errors import AuditError, ListExpired
 
 RESOURCE = "postgreswriters.demo.yash.com"
@@ -34,19 +34,9 @@ PLURAL = "postgreswriters"
 _NAMES_PER_CALL = 200
 _DEPTH = 1000
 """About what json allows, which reads the lists that the API server sends."""
-_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
-
-
-def is_id(text: str) -> bool:
-    """Say whether the text can be the id of a resource's row: <namespace>/<name>."""
-    namespace, _, name = text.partition("/")
-    return is_namespace(namespace) and _SUBDOMAIN.fullmatch(name) is not None
-
-
-def is_namespace(text: str) -> bool:
-    """Say whether the text can name a namespace."""
-    return _LABEL.fullmatch(text) is not None
+NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+ID = re.compile(rf"{NAMESPACE.pattern}/[a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?")
+"""What the id of a resource's row looks like: <namespace>/<name>."""
 
 
 def now() -> str:
@@ -59,22 +49,13 @@ def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
 
     Raises AuditError when it is not a list: an empty or broken file must not make every row look orphaned.
     """
-    items: Any = ijson.sendable_list()
     kinds: list[object] = []
-    # integers as int, as json reads them
-    item_parser = ijson.items_coro(items, "items.item", use_float=True)
-    outline = _outline(kinds)
-    next(outline)
-    outline_parser = ijson.basic_parse_coro(outline, use_float=True)
     try:
-        while chunk := file.read(1 << 16):
-            # first, because it refuses what is too deep
-            outline_parser.send(chunk)
-            item_parser.send(chunk)
-            yield items[:], 0
-            del items[:]
-        outline_parser.close()
-        item_parser.close()
+        # use_float: integers as int, as json reads them
+        events = ijson.parse(_outlined(ijson.basic_parse(file, use_float=True), kinds))
+        items = ijson.items(events, "items.item")
+        while some := list(itertools.islice(items, 100)):
+            yield some, 0
     except OSError as error:
         raise AuditError(f"The list of resources cannot be read ({error.strerror}).") from error
     except (ijson.JSONError, ValueError) as error:
@@ -85,23 +66,20 @@ def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
         raise AuditError("The file is not a list of resources: use the output of `kubectl get pgw -A -o json`.")
 
 
-def _outline(kinds: list[object]) -> Generator[None, tuple[str, object], None]:
-    """Take the events of a document, and note the value of its own field kind.
+def _outlined(events: Iterable[tuple[str, Any]], kinds: list[object]) -> Iterator[tuple[str, Any]]:
+    """Pass on the events of a document, and note the value of its own field kind.
 
     Raises ValueError for nesting that no resource has: what an item costs grows with the square of its depth.
     """
     depth, is_kind = 0, False
-    while True:
-        event, value = yield
-        if event in {"start_map", "start_array"}:
-            depth += 1
-            if depth > _DEPTH:
-                raise ValueError("too deep")
-        elif event in {"end_map", "end_array"}:
-            depth -= 1
-        elif is_kind:
+    for event, value in events:
+        depth += event.startswith("start_") - event.startswith("end_")
+        if depth > _DEPTH:
+            raise ValueError("too deep")
+        if is_kind:
             kinds.append(value)
-        is_kind = depth == 1 and event == "map_key" and value == "kind"
+        is_kind = depth == 1 and (event, value) == ("map_key", "kind")
+        yield event, value
 
 
 def decoded(body: bytes) -> Any:
@@ -116,24 +94,11 @@ def decoded(body: bytes) -> Any:
 
 def ahead(pages: Iterator[T]) -> Iterator[T]:
     """Yield what ``pages`` yields, while a thread is already reading the next one."""
-
-    def start() -> Future[T | None]:
-        following: Future[T | None] = Future()
-
-        def read() -> None:
-            try:
-                following.set_result(next(pages, None))
-            except BaseException as exc:
-                following.set_exception(exc)
-
-        # a daemon: an interrupted audit need not wait for an API server that hangs
-        threading.Thread(target=read, name="page", daemon=True).start()
-        return following
-
+    read = partial(next, pages, None)
     # one page ahead: more would only take memory
-    following = start()
+    following = in_thread(read)
     while (page := following.result()) is not None:
-        following = start()
+        following = in_thread(read)
         yield page
 
 

@@ -18,40 +18,34 @@ import psycopg2
 from psycopg2 import extensions
 
 from postgres_writer.audit.model import Relation, Row, Tables
-from postgres_writer.audit.resources import is_id
+from postgres_writer.audit.resources import ID
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.request import is_table
 from postgres_writer.database.qualified import qualified, quoted
 from postgres_writer.errors import AuditError
 
-_FETCH = 2000
-_BATCH = 1000
+_BATCH = 2000
 
 # by the catalogue, which shows a relation to anyone: to look a name up fails on a schema that the role may not use
-_RELATION = """
+_LOOKUP = qualified("""
     SELECT c.oid::int8, n.nspname::text || '.' || c.relname::text, c.reltuples::float8,
     CASE WHEN NOT ((c.relkind = 'r') OR (c.relkind = 'p')) THEN 'it is not an ordinary or partitioned table'
     WHEN row_security_active(c.oid) THEN 'its row-level security applies to the role, which needs BYPASSRLS'
     ELSE (SELECT 'its column id is of type ' || format_type(a.atttypid, NULL) || ', not a text type'
         FROM pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid
         WHERE (a.attrelid = c.oid) AND (a.attname = 'id') AND NOT a.attisdropped AND (t.typcategory <> 'S')) END
-    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace WHERE {}
-"""
-_NAMED = qualified(_RELATION.format("(n.nspname = %(schema)s) AND (c.relname = %(table)s)"))
-_SHAPED = qualified(
-    _RELATION.format("""
-    ((c.relkind = 'r') OR (c.relkind = 'p')) AND NOT c.relispartition AND (n.nspname !~ '^pg_|^information_schema$')
+    FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE (((n.nspname::text || '.') || c.relname::text) = ANY (%(names)s::text[])) OR %(discover)s
+    AND ((c.relkind = 'r') OR (c.relkind = 'p')) AND NOT c.relispartition AND (n.nspname !~ '^pg_|^information_schema$')
     AND 4 = (SELECT count(*) FROM pg_catalog.pg_attribute AS a WHERE (a.attrelid = c.oid) AND NOT a.attisdropped
         AND (a.attname = ANY (ARRAY['id', 'name', 'age', 'country'])))
     AND EXISTS (SELECT FROM pg_catalog.pg_index AS i JOIN pg_catalog.pg_attribute AS a ON (a.attrelid = c.oid)
         AND (a.attnum = i.indkey[0]) JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid WHERE (i.indrelid = c.oid)
         AND i.indisunique AND (i.indnkeyatts = 1) AND (a.attname = 'id') AND (t.typcategory = 'S'))
-    """)
-)
-# the rows of other programs are left out by the server: a table may hold millions of them
-_SHAPE = qualified("WHERE id::text COLLATE \"C\" ~ '^[a-z0-9.-]+/[a-z0-9.-]+$'")
-_WITHIN = qualified('AND id::text COLLATE "C" >= %(begin)s AND id::text COLLATE "C" < %(end)s')
-_ORDER = qualified('ORDER BY id::text COLLATE "C"')
+""")
+# The rows of other programs are left out by the server: a table may hold millions of them. A namespace at the start of
+# the expression can be looked up in an index.
+_SHAPE = qualified('WHERE id::text COLLATE "C" ~ %(shape)s ORDER BY id::text COLLATE "C"')
 WITH_IDS = qualified("WHERE id = ANY (%(ids)s::text[])")
 # Not {}::text: the owner of a type decides what that cast runs. Only char(n) has blanks that are not part of the value.
 _TEXT = (
@@ -72,17 +66,15 @@ id_of = attrgetter("id")
 
 # A column age that is not ours may hold what Python or JSON has not (the year 99999, NaN): only a number is read as
 # one, a float as a Decimal, and all else as PostgreSQL writes it.
-_KEPT = (extensions.INTEGER, extensions.LONGINTEGER, extensions.DECIMAL, extensions.BOOLEAN, extensions.UNICODE)
-_OTHERS = extensions.string_types.keys() - {oid for kind in (*_KEPT, extensions.FLOAT) for oid in kind.values}
 _TYPES = (
+    extensions.new_type(tuple(extensions.string_types), "TEXT", lambda value, _cursor: value),
     extensions.new_type(extensions.FLOAT.values, "FLOAT", extensions.DECIMAL),
-    extensions.new_type(tuple(_OTHERS), "TEXT", lambda value, _cursor: value),
+    *(extensions.INTEGER, extensions.LONGINTEGER, extensions.DECIMAL, extensions.BOOLEAN),
 )
 
 
 def connect(config: DatabaseConfig) -> extensions.connection:
     """Connect to PostgreSQL. Raises AuditError when that fails."""
-    failure: psycopg2.Error | None = None
     names = ",".join(host.name for host in config.hosts)
     reached = {
         "host": names,
@@ -92,16 +84,13 @@ def connect(config: DatabaseConfig) -> extensions.connection:
         **config.connect_arguments(),
     }
     for password in config.passwords():
-        try:
+        with contextlib.suppress(psycopg2.Error):
             connection: extensions.connection = psycopg2.connect(**reached, password=password)  # type: ignore[call-overload]
-        except psycopg2.Error as error:
-            failure = error
-        else:
             for kind in _TYPES:
                 extensions.register_type(kind, connection)
             return connection
     # without the driver's text: libpq quotes connection strings in some of them
-    raise AuditError(f"PostgreSQL at {names} cannot be reached as {config.user}: check PSQL_*.") from failure
+    raise AuditError(f"PostgreSQL at {names} cannot be reached as {config.user}: check PSQL_*.")
 
 
 class Rows:
@@ -112,7 +101,6 @@ class Rows:
 
     def __init__(self, connection: extensions.connection, timeout: float) -> None:
         self.tables = Tables()
-        self.relations: dict[int, Relation] = {}
         self._connection = connection
         milliseconds = max(1, round(timeout * 1000))
         # a table that is locked must not hold up the others for long, and where rows would be hidden PostgreSQL refuses
@@ -121,14 +109,9 @@ class Rows:
         )
 
     def resolve(self, names: Iterable[str], *, discover: bool = False) -> None:
-        """Find the relations of these names, and (``discover``) every other table of the same shape."""
+        """Find the relations of these names, as ``lookup`` does."""
         with self._transaction("READ ONLY") as cursor:
-            lookup(cursor, names, self.tables)
-            relations = list(self.tables.relations.values())
-            if discover:
-                cursor.execute(_SHAPED)
-                relations += (_relation(found, self.tables) for found in cursor.fetchall() if is_table(found[1]))
-        self.relations.update((relation.oid, relation) for relation in relations)
+            lookup(cursor, names, self.tables, discover=discover)
 
     @contextlib.contextmanager
     def snapshot(self, namespace: str | None, count: Callable[[int], object]) -> Iterator[Iterator[Row]]:
@@ -137,15 +120,15 @@ class Rows:
         A relation that cannot be read (further) is added to ``tables.unreadable`` with the reason, before any later row
         is given.
         """
-        # "0" follows "/"
-        bounds = {"begin": f"{namespace}/", "end": f"{namespace}0"}
-        condition = f"{_SHAPE} {_WITHIN if namespace else ''} {_ORDER}"
+        shape = {"shape": f"^{namespace or '[a-z0-9.-]+'}/[a-z0-9.-]+$"}
         with self._transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY") as cursor:
             cursor.execute(self._limits)
             for relation in self._readable():
-                declaration = f"DECLARE audit_{relation.oid} NO SCROLL CURSOR FOR {selection(relation)} {condition}"
+                declaration = (
+                    f"DECLARE audit_{relation.oid} NO SCROLL CURSOR FOR {_SELECTION} {quoted(relation.name)} {_SHAPE}"
+                )
                 with self._attempt(cursor, relation):
-                    cursor.execute(declaration, bounds)
+                    cursor.execute(declaration, shape)
             yield heapq.merge(*(self._stream(relation, count) for relation in self._readable()), key=id_of)
 
     def again(self, ids: Iterable[str]) -> Iterator[Row]:
@@ -161,7 +144,7 @@ class Rows:
             yield from sorted(found, key=id_of)
 
     def _readable(self) -> list[Relation]:
-        return [relation for oid, relation in self.relations.items() if oid not in self.tables.unreadable]
+        return [relation for name, relation in self.tables.relations.items() if name not in self.tables.unreadable]
 
     def _stream(self, relation: Relation, count: Callable[[int], object]) -> Iterator[Row]:
         with self._connection.cursor() as cursor:
@@ -169,14 +152,12 @@ class Rows:
                 batch: list[tuple[Any, ...]] = []
                 # each fetch for itself, so that its failure leaves the other cursors
                 with self._attempt(cursor, relation):
-                    cursor.execute(f"FETCH FORWARD {_FETCH} FROM audit_{relation.oid}")
+                    cursor.execute(f"FETCH FORWARD {_BATCH} FROM audit_{relation.oid}")
                     batch = cursor.fetchall()
                 if not batch:
                     return
                 count(len(batch))
-                for values in batch:
-                    if is_id(values[0]):
-                        yield _row(relation, values)
+                yield from (row for row in _rows(relation, batch) if ID.fullmatch(row.id))
 
     @contextlib.contextmanager
     def _transaction(self, mode: str) -> Iterator[extensions.cursor]:
@@ -206,41 +187,37 @@ class Rows:
                 raise
             cursor.execute("ROLLBACK TO SAVEPOINT audit")
             # in our words: PostgreSQL's own text may hold values of rows
-            self.tables.unreadable[relation.oid] = f"{_REASONS.get(code, 'PostgreSQL refuses it')} (SQLSTATE {code})"
+            self.tables.unreadable[relation.name] = f"{_REASONS.get(code, 'PostgreSQL refuses it')} (SQLSTATE {code})"
         cursor.execute("RELEASE SAVEPOINT audit")
 
 
-def lookup(cursor: extensions.cursor, names: Iterable[str], tables: Tables) -> None:
-    """Find the relations of these names (schema.table), in the current transaction, and add them to ``tables``."""
-    for name in sorted(filter(None, names)):
-        schema, _, table = name.partition(".")
-        cursor.execute(_NAMED, {"schema": schema, "table": table})
-        found = cursor.fetchone()
-        if found:
-            tables.relations[name] = _relation(found, tables)
+def lookup(cursor: extensions.cursor, names: Iterable[str], tables: Tables, *, discover: bool = False) -> None:
+    """Add the relations of these names (schema.table), in the current transaction, to ``tables``.
+
+    ``discover``: and every other table of the same shape, with a name that a resource can give.
+    """
+    wanted = set(filter(None, names))
+    cursor.execute(_LOOKUP, {"names": sorted(wanted), "discover": discover})
+    for oid, name, estimate, trouble in cursor.fetchall():
+        if name in wanted or is_table(name):
+            # -1: it was never counted
+            tables.relations[name] = Relation(oid, name, max(0.0, float(estimate)))
+            if trouble:
+                tables.unreadable[name] = trouble
+
+
+def rows_where(cursor: extensions.cursor, relation: Relation, condition: str, parameters: Any) -> list[Row]:
+    """Return the rows that a relation shows now and that meet a condition, which may lock them."""
+    cursor.execute(f"{_SELECTION} {quoted(relation.name)} {condition}", parameters)
+    return _rows(relation, cursor.fetchall())
 
 
 def rows_with(cursor: extensions.cursor, relation: Relation, ids: list[str]) -> list[Row]:
     """Return the rows with exactly these ids as a relation shows them now."""
-    cursor.execute(f"{selection(relation)} {WITH_IDS}", {"ids": ids})
     # "=" of a collation that takes two spellings for one finds more
     wanted = set(ids)
-    return [_row(relation, values) for values in cursor.fetchall() if values[0] in wanted]
+    return [row for row in rows_where(cursor, relation, WITH_IDS, {"ids": ids}) if row.id in wanted]
 
 
-def selection(relation: Relation) -> str:
-    """Return the select list and FROM for the rows of a relation."""
-    return f"{_SELECTION} {quoted(relation.name)}"
-
-
-def _relation(found: tuple[Any, ...], tables: Tables) -> Relation:
-    oid, name, estimate, trouble = found
-    if trouble:
-        tables.unreadable[oid] = trouble
-    # -1: it was never counted
-    return Relation(oid, name, max(0.0, float(estimate)))
-
-
-def _row(relation: Relation, values: tuple[Any, ...]) -> Row:
-    row, name, age, country, table, place = values
-    return Row(row, relation, (table, place), (name, age, country))
+def _rows(relation: Relation, selected: list[tuple[Any, ...]]) -> list[Row]:
+    return [Row(about, relation, (table, place), tuple(values)) for about, *values, table, place in selected]

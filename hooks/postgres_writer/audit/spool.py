@@ -5,7 +5,7 @@ The file is in the folder for temporary files (TMPDIR) and has no name there: it
 
 from __future__ import annotations
 
-import json
+import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -21,57 +21,40 @@ _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
-CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, name TEXT, age INTEGER, country TEXT, tables TEXT,
-    reason TEXT, paused, deleting, qualified) WITHOUT ROWID;
-CREATE TABLE finding (kind INTEGER, id TEXT, tbl TEXT, oid INTEGER, ctid TEXT, differences TEXT, vals TEXT, detail TEXT,
-    repairable, prunable, PRIMARY KEY (kind, id, tbl, oid, ctid)) WITHOUT ROWID;
-CREATE TABLE unconfirmed (id TEXT, kind INTEGER, tbl TEXT, PRIMARY KEY (id, kind, tbl)) WITHOUT ROWID;
+CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, vals TUPLE, tables TUPLE, reason TEXT, paused BOOLEAN,
+    deleting BOOLEAN, qualified BOOLEAN) WITHOUT ROWID;
+CREATE TABLE finding (kind KIND, id TEXT, tbl TEXT, detail TEXT, differences TUPLE, vals TUPLE, place TUPLE,
+    repairable BOOLEAN, prunable BOOLEAN, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
+CREATE TABLE unconfirmed (id TEXT, kind TEXT, tbl TEXT, PRIMARY KEY (id, kind, tbl)) WITHOUT ROWID;
 """
-_KINDS = list(Kind)
-_NO_VALUES = (None, None, None)
+# nothing else uses sqlite3 here, and no other program can write what is read: the file has no name
+# https://docs.python.org/3/library/sqlite3.html#how-to-register-adapter-callables
+sqlite3.register_adapter(tuple, pickle.dumps)
+sqlite3.register_converter("TUPLE", pickle.loads)
+sqlite3.register_converter("BOOLEAN", b"1".__eq__)
+sqlite3.register_converter("KIND", lambda text: Kind(text.decode()))
 
 
 class Spool:
-    """The notes of one audit."""
+    """The notes of one audit. What writes raises AuditError when the disk is full."""
 
     def __init__(self) -> None:
         # an empty name: a file without one, which SQLite removes when it closes
-        self._db = sqlite3.connect("")
+        self._db = sqlite3.connect("", detect_types=sqlite3.PARSE_DECLTYPES)
         self._db.executescript(_SCHEMA)
 
     def close(self) -> None:
         """Close and remove the file."""
         self._db.close()
 
-    def clear_resources(self) -> None:
-        """Forget the resources. Raises AuditError when the disk is full."""
+    def note_resources(self, resources: Iterable[Resource]) -> None:
+        """Note these resources, and forget those of before."""
         self._write("DELETE FROM resource")
-
-    def add_resources(self, resources: Iterable[Resource]) -> None:
-        """Note resources. Raises AuditError when the disk is full."""
-        rows = (
-            (
-                r.id,
-                r.table,
-                *(r.values or _NO_VALUES),
-                # NULL where the status lists just spec.table, as nearly always
-                None if r.tables == (r.table,) else json.dumps(r.tables),
-                r.reason,
-                r.paused,
-                r.deleting,
-                r.qualified,
-            )
-            for r in resources
-        )
-        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?)", resources)
 
     def resources(self) -> Iterator[Resource]:
         """Yield the resources in the byte order of their ids."""
-        found = self._db.execute("SELECT * FROM resource ORDER BY id")
-        for row, table, name, age, country, tables, reason, *flags in found:
-            listed = (table,) if tables is None else tuple(json.loads(tables))
-            spec = (name, age, country) if name is not None else None
-            yield Resource(row, table, spec, listed, reason, *map(bool, flags))
+        return map(Resource._make, self._db.execute("SELECT * FROM resource ORDER BY id"))
 
     def count(self) -> int:
         """Return the number of resources."""
@@ -79,46 +62,25 @@ class Spool:
 
     def tables(self) -> set[str]:
         """Return every table that a resource names as its own, or as one that may hold its row."""
-        texts = self._column("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL")
-        return set(self._column("SELECT DISTINCT tbl FROM resource WHERE tbl <> ''")).union(*map(json.loads, texts))
+        own = self._column("SELECT DISTINCT tbl FROM resource WHERE tbl <> ''")
+        return set(own).union(*self._column("SELECT DISTINCT tables FROM resource"))
 
     def recorded_tables(self) -> set[str]:
         """Return every table that the status of a resource lists with its schema."""
-        # without a text the status lists just spec.table
-        alone = self._column("SELECT DISTINCT tbl FROM resource WHERE tables IS NULL AND tbl <> '' AND qualified")
-        texts = self._column("SELECT DISTINCT tables FROM resource WHERE tables IS NOT NULL AND qualified")
-        return set(alone).union(*map(json.loads, texts))
+        return set().union(*self._column("SELECT DISTINCT tables FROM resource WHERE qualified"))
 
     def add_findings(self, findings: Iterable[Finding]) -> None:
-        """Note findings. Raises AuditError when the disk is full."""
-        rows = (
-            (
-                _KINDS.index(f.kind),
-                f.id,
-                f.table,
-                *f.place,
-                # JSON knows no Decimal, which is what a numeric column gives
-                json.dumps(f.differences, default=str),
-                json.dumps(f.values, default=str),
-                f.detail,
-                f.repairable,
-                f.prunable,
-            )
-            for f in findings
-        )
-        self._write("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        """Note findings."""
+        self._write("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", findings)
 
     def mark_unconfirmed(self) -> int:
-        """Set the findings about single ids aside, to be looked at again; gives how many ids these are.
-
-        Raises AuditError when the disk is full.
-        """
+        """Set the findings about single ids aside, to be looked at again; gives how many ids these are."""
         self._write("INSERT INTO unconfirmed SELECT DISTINCT id, kind, tbl FROM finding WHERE id <> ''")
         self._write("DELETE FROM finding WHERE id <> ''")
         return int(next(self._column("SELECT count(DISTINCT id) FROM unconfirmed")))
 
     def keep_confirmed(self) -> None:
-        """Drop the findings that the first look did not have. Raises AuditError when the disk is full."""
+        """Drop the findings that the first look did not have."""
         self._write("DELETE FROM finding WHERE id <> '' AND (id, kind, tbl) NOT IN unconfirmed")
 
     def is_unconfirmed(self, row: str) -> bool:
@@ -139,29 +101,19 @@ class Spool:
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, kind by kind, in the byte order of their ids."""
-        found = self._db.execute("SELECT * FROM finding ORDER BY kind, id, tbl, oid, ctid")
-        for kind, about, table, oid, ctid, differences, values, detail, repairable, prunable in found:
-            yield Finding(
-                _KINDS[kind],
-                about,
-                table,
-                detail,
-                tuple(tuple(difference) for difference in json.loads(differences)),
-                tuple(json.loads(values)),
-                (oid, ctid),
-                bool(repairable),
-                bool(prunable),
-            )
+        for kind in Kind:
+            found = self._db.execute("SELECT * FROM finding WHERE kind = ? ORDER BY id, tbl, place", (kind,))
+            yield from map(Finding._make, found)
 
     def summary(self) -> dict[str, int]:
         """Return how many findings there are of each kind that there are."""
-        counted = self._db.execute("SELECT kind, count(*) FROM finding GROUP BY kind ORDER BY kind")
-        return {_KINDS[kind].value: number for kind, number in counted}
+        counted = dict(self._db.execute("SELECT kind, count(*) FROM finding GROUP BY kind"))
+        return {kind.value: counted[kind] for kind in Kind if kind in counted}
 
     def widths(self) -> tuple[int, int]:
         """Return the lengths of the longest id and the longest table among the findings."""
-        widths = self._db.execute("SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding")
-        longest_id, longest_table = widths.fetchone()
+        query = "SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding"
+        longest_id, longest_table = self._db.execute(query).fetchone()
         return longest_id, longest_table
 
     def _column(self, query: str, *parameters: str) -> Iterator[Any]:

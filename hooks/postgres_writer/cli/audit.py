@@ -19,7 +19,7 @@ import click
 from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
 from postgres_writer.audit.compare import Audit, Progress, Side
 from postgres_writer.audit.model import Finding
-from postgres_writer.audit.resources import Kubectl, Source, is_id, is_namespace
+from postgres_writer.audit.resources import ID, NAMESPACE, Kubectl, Source
 from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.cli import audit_report
@@ -150,8 +150,8 @@ def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
 
 
 def _check(given: SimpleNamespace, files: Sequence[str]) -> None:
-    unshaped = [row for row in given.ids if not is_id(row)]
-    unnamed = given.namespace is not None and not is_namespace(given.namespace)
+    unshaped = [row for row in given.ids if not ID.fullmatch(row)]
+    unnamed = given.namespace is not None and not NAMESPACE.fullmatch(given.namespace)
     for is_wrong, sentence in (
         (given.repair and given.prune, "--repair and --prune cannot be used together: give one of them."),
         (len(files) > 1, f"There can be only one FILE, and ids need --prune: {' '.join(files)}."),

@@ -8,9 +8,10 @@ import logging
 import sys
 from collections.abc import Iterable
 
-from postgres_writer.audit.model import COLUMNS, Finding
+from postgres_writer.audit.model import Finding
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
+from postgres_writer.core.request import COLUMNS
 from postgres_writer.telemetry.logs import fields, printable
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def write_json(spool: Spool, result: AuditResult, *, show_values: bool) -> None:
     sys.stdout.write('{"findings": [')
     separator = "\n"
     for finding in spool.findings():
-        sys.stdout.write(separator + json.dumps(as_json(finding, show_values=show_values)))
+        sys.stdout.write(separator + json.dumps(as_json(finding, show_values=show_values), default=str))
         separator = ",\n"
     counts = {"resources": result.resources, "rows": result.rows, "tables": result.tables}
     sys.stdout.write(f'],\n"summary": {json.dumps({**counts, "findings": result.findings})}}}\n')

@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
-from typing import Any
+from typing import Any, TypeVar
 
 from psycopg2 import extensions
 
 from postgres_writer.config.settings import Host
 
+T = TypeVar("T")
 _LOOK_SECONDS = 0.1
 """How often a wait for PostgreSQL looks whether the caller has hung up."""
 
@@ -74,20 +75,25 @@ def _addresses(host: str, seconds: float) -> list[dict[str, str]]:
 
 
 def _look_up(host: str, seconds: float) -> list[str]:
-    answer: futures.Future[list[str]] = futures.Future()
-
-    def ask() -> None:
-        try:
-            answer.set_result([info[4][0] for info in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)])  # type: ignore[misc]
-        except OSError as exc:
-            answer.set_exception(exc)
-
-    # a daemon: a resolver that hangs must hold up neither the request nor the end of the process
-    threading.Thread(target=ask, name="resolver", daemon=True).start()
+    answer = in_thread(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     try:
-        return list(dict.fromkeys(answer.result(seconds)))
+        return list(dict.fromkeys(str(info[4][0]) for info in answer.result(seconds)))
     except futures.TimeoutError:
         raise OSError(f"The name {host} could not be looked up in time.") from None
+
+
+def in_thread(work: Callable[[], T]) -> futures.Future[T]:
+    """Do the work in a thread of its own: one that hangs must hold up neither its caller nor the end of the process."""
+    answer: futures.Future[T] = futures.Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as exc:  # it is raised where the result is taken
+            answer.set_exception(exc)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
 
 
 def wait(connection: Any, until: float, hung_up: Callable[[], bool] = lambda: False) -> None:

@@ -25,7 +25,7 @@ def spool() -> Iterator[Spool]:
 
 def fill_with_resources(spool: Spool) -> None:
     names = (f"default/{number:0100}" for number in range(COUNT))
-    spool.add_resources(Resource(name, "students", None, (), "", False, False) for name in names)
+    spool.note_resources(Resource(name, "students", None, (), "", False, False) for name in names)
 
 
 def fill_with_findings(spool: Spool) -> None:
@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_in_a_sentence(spool: Spool, before: Step | None, st
         step(spool)
 
 
-@pytest.mark.parametrize("step", [Spool.keep_confirmed, Spool.clear_resources])
+@pytest.mark.parametrize("step", [Spool.keep_confirmed, lambda spool: spool.note_resources(())])
 def test_a_disk_that_fills_while_something_is_dropped_is_told_too(spool: Spool, step: Step) -> None:
     """SQLite keeps what it sorts and compares, and the pages that it changes, in files too."""
     spool._db.execute("PRAGMA cache_size = 10")
