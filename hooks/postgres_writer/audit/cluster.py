@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,13 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from postgres_writer.audit.resources import API_PATH, PLURAL, RESYNC_ANNOTATION, Manifest, Source, decoded, now
+from postgres_writer.audit.resources import API_PATH, PLURAL, RESYNC_ANNOTATION, Manifest, Source, decoded
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
+from postgres_writer.core.response import timestamp
 from postgres_writer.errors import AuditError, ListExpired
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where Kubernetes puts token, CA and namespace.
-
-https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/
-"""
+"""Where Kubernetes puts them: https://kubernetes.io/docs/tasks/run-application/access-api-from-pod/"""
 # seconds to connect, and to wait for more of an answer
 # https://requests.readthedocs.io/en/latest/user/advanced/#timeouts
 _TIMEOUT = (5, 60)
@@ -71,7 +71,7 @@ class Cluster(Source):
 
     def request_sync(self, rows: Iterable[str]) -> int:
         """Ask Metacontroller for a sync of the resources, one by one."""
-        patch = {"metadata": {"annotations": {RESYNC_ANNOTATION: now()}}}
+        patch = {"metadata": {"annotations": {RESYNC_ANNOTATION: timestamp(time.time())}}}
         number = 0
         for row in rows:
             # one that was deleted meanwhile needs no sync
@@ -84,23 +84,18 @@ class Cluster(Source):
         return f"{self._url}, as the service account of this pod"
 
     def store(self, name: str, result: AuditResult) -> None:
-        """Put the result into the ConfigMap of that name in the pod's namespace.
-
-        Raises AuditError when it is not there or may not be updated.
-        """
+        """Put the result into a ConfigMap in the pod's namespace. Raises AuditError when it is not there or refused."""
         namespace = self._read("namespace")
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/configmaps/{quote(name, safe='')}"
         # of that key alone: what other clients keep beside it stays
         _object(self._send("PATCH", path, json={"data": {RESULT_KEY: result.to_json()}}))
 
     def _send_to(self, row: str, method: str, **arguments: Any) -> Manifest | None:
-        """Return what the API answers about the resource of a row, None when there is none.
-
-        The same code for a missing kind (another cluster, a deleted CustomResourceDefinition) must not look like it.
-        """
+        """Return what the API answers about the resource of a row, None when there is none."""
         namespace, _, name = row.partition("/")
         path = f"{API_PATH}/namespaces/{quote(namespace, safe='')}/{PLURAL}/{quote(name, safe='')}"
         response = self._send(method, path, **arguments)
+        # a missing kind has the same code: another cluster, or a deleted CustomResourceDefinition
         if response.status_code == requests.codes.not_found:
             details = _body(response).get("details")
             if isinstance(details, dict) and (details.get("kind"), details.get("name")) == (PLURAL, name):
@@ -142,8 +137,7 @@ def _object(response: requests.Response) -> Manifest:
 
 def _body(response: requests.Response) -> Manifest:
     """Return the object of an answer, an empty one where there is none."""
-    try:
+    body = None
+    with contextlib.suppress(ValueError):
         body = decoded(response.content)
-    except ValueError:
-        return {}
     return body if isinstance(body, dict) else {}

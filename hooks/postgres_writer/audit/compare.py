@@ -24,8 +24,7 @@ from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, List
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
 # https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
 _LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)
-# beyond these numbers one list takes fewer requests than many single reads
-_FEW_NAMESPACES = 20
+# so many single reads are quick, however short the list is
 _FEW_IDS = 50
 
 Side = Literal["resources", "rows"]
@@ -90,10 +89,7 @@ class Audit:
         return AuditResult(resources=self.resources, rows=self.rows, tables=tables, findings=self.spool.summary())
 
     def prunable(self, ids: Iterable[str]) -> list[Finding]:
-        """Return the findings to prune: those of the ids given, or all (of the namespace).
-
-        Raises AuditError when an id has no row that belongs to no resource.
-        """
+        """Return the findings to prune: those of the ids given, or all. Raises AuditError for an id that has none."""
         prunable = [finding for finding in self.spool.findings() if finding.prunable]
         wanted = set(ids)
         unknown = sorted(wanted - {finding.id for finding in prunable})
@@ -149,16 +145,12 @@ class Audit:
         self.spool.keep_confirmed()
 
     def _unconfirmed_resources(self, unconfirmed: int, page: int) -> Iterator[Resource]:
-        if unconfirmed <= _FEW_IDS:
-            found = (self.resource_now(about) for about in list(self.spool.unconfirmed()))
-            yield from (resource for resource in found if resource is not None)
-            return
-        namespaces: list[str | None] = [*self.spool.unconfirmed_namespaces()]
-        if len(namespaces) > _FEW_NAMESPACES:
-            namespaces = [self.namespace]
-        for namespace in namespaces:
-            for items, _ in ahead(self.source.pages(namespace, page)):
-                yield from (found for found in self._parsed(items) if self.spool.is_unconfirmed(found.id))
+        # whichever takes fewer requests: one for each id, or the list
+        if unconfirmed <= max(_FEW_IDS, self.resources // PAGE):
+            yield from filter(None, map(self.resource_now, list(self.spool.unconfirmed())))
+        else:
+            for items, _ in ahead(self.source.pages(self.namespace, page)):
+                yield from (resource for resource in self._parsed(items) if self.spool.is_unconfirmed(resource.id))
 
     def _judged(self, rows: Iterator[Row]) -> Iterator[Finding]:
         """Compare the resources with the rows: both come in the order of the ids."""

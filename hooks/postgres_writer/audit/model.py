@@ -123,7 +123,8 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
     if resource is None:
         for row in _distinct(rows):
             detail = "" if row.relation.name in tables.certain else _UNCERTAIN
-            yield _about(row, Kind.NO_RESOURCE, detail, prunable=not detail)
+            about = (row.id, row.relation.name, detail, (), row.values, row.place)
+            yield Finding(Kind.NO_RESOURCE, *about, prunable=not detail)
     # released: no sync comes for it any more, so its row may hold anything
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
         detail = "the controller's selector does not match it; its row is not managed"
@@ -131,10 +132,6 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
     # while a resource is being deleted its row may be there or gone: both are right
     elif not resource.deleting:
         yield from _judge_managed(resource, rows, tables)
-
-
-def _about(row: Row, kind: Kind, detail: str, *, repairable: bool = False, prunable: bool = False) -> Finding:
-    return Finding(kind, row.id, row.relation.name, detail, (), row.values, row.place, repairable, prunable)
 
 
 def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Iterator[Finding]:
@@ -176,7 +173,7 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
         unsure = tables.uncertainty(resource) or ("" if row.relation.name in tables.certain else _UNCERTAIN)
         detail = unsure or "in neither spec.table nor status.tables"
         prunable = not unsure
-    return _about(row, kind, detail, repairable=repairable, prunable=prunable)
+    return Finding(kind, row.id, row.relation.name, detail, (), row.values, row.place, repairable, prunable)
 
 
 def _why_missing(resource: Resource, home: Relation | None) -> str:
@@ -191,8 +188,6 @@ def _why_missing(resource: Resource, home: Relation | None) -> str:
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:
     """Leave out what is shown twice, by a partition and its parent; the one that stores the row is kept."""
-    stored: dict[Place, Row] = {}
-    for row in rows:
-        if row.place not in stored or row.relation.oid == row.place[0]:
-            stored[row.place] = row
-    return list(stored.values())
+    # of several with a place the last one stays
+    stored_last = sorted(rows, key=lambda row: row.relation.oid == row.place[0])
+    return list({row.place: row for row in stored_last}.values())

@@ -10,38 +10,33 @@ import itertools
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from functools import partial
 from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 import ijson  # type: ignore[import-untyped]
 
+from postgres_writer.core.response import timestamp
 from postgres_writer.database.dial import in_thread
 from postgres_writer.errors import AuditError, ListExpired
 
 RESOURCE = "postgreswriters.demo.yash.com"
 RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
 PAGE = 1000
-Manifest = dict[str, Any]
-T = TypeVar("T")
-
 API_PATH = "/apis/demo.yash.com/v1"
 PLURAL = "postgreswriters"
+Manifest = dict[str, Any]
+T = TypeVar("T")
 # names have up to 253 characters: so many fit on a command line of Linux and macOS
 _NAMES_PER_CALL = 200
-_DEPTH = 1000
-"""About what json allows, which reads the lists that the API server sends."""
+_DEPTH = 1000  # about what json allows, which reads the lists that the API server sends
+_HOW = "use the output of `kubectl get pgw -A -o json`."
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 ID = re.compile(rf"{NAMESPACE.pattern}/[a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?")
 """What the id of a resource's row looks like: <namespace>/<name>."""
-
-
-def now() -> str:
-    """Return the time as Kubernetes writes it."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
@@ -59,21 +54,17 @@ def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
     except OSError as error:
         raise AuditError(f"The list of resources cannot be read ({error.strerror}).") from error
     except (ijson.JSONError, ValueError) as error:
-        raise AuditError(
-            "The list of resources is not complete JSON: use the output of `kubectl get pgw -A -o json`."
-        ) from error
+        raise AuditError(f"The list of resources is not complete JSON: {_HOW}") from error
     if not kinds or kinds[0] not in ("List", "PostgresWriterList"):
-        raise AuditError("The file is not a list of resources: use the output of `kubectl get pgw -A -o json`.")
+        raise AuditError(f"The file is not a list of resources: {_HOW}")
 
 
 def _outlined(events: Iterable[tuple[str, Any]], kinds: list[object]) -> Iterator[tuple[str, Any]]:
-    """Pass on the events of a document, and note the value of its own field kind.
-
-    Raises ValueError for nesting that no resource has: what an item costs grows with the square of its depth.
-    """
+    """Pass on the events of a document, and note the value of its own field kind."""
     depth, is_kind = 0, False
     for event, value in events:
         depth += event.startswith("start_") - event.startswith("end_")
+        # no resource has it, and what an item costs grows with the square of its depth
         if depth > _DEPTH:
             raise ValueError("too deep")
         if is_kind:
@@ -127,10 +118,7 @@ class Source(Protocol):
         """Return the resource whose row has that id as it is now, None when there is none."""
 
     def request_sync(self, rows: Iterable[str]) -> int:
-        """Ask Metacontroller for a sync of the resources: the change of an annotation makes it call the hook.
-
-        ``rows`` are in the order of the ids; gives how many they are.
-        """
+        """Have the hook called, by an annotation, for the resources of these rows, in their order; gives how many."""
 
     def describe(self) -> str:
         """Return which cluster it is, for people."""
@@ -160,7 +148,7 @@ class Kubectl(Source):
         number = 0
         for namespace, group in itertools.groupby(rows, key=lambda row: row.partition("/")[0]):
             while some := [row.partition("/")[2] for row in itertools.islice(group, _NAMES_PER_CALL)]:
-                annotation = f"{RESYNC_ANNOTATION}={now()}"
+                annotation = f"{RESYNC_ANNOTATION}={timestamp(time.time())}"
                 self._run("annotate", RESOURCE, *some, "--namespace", namespace, "--overwrite", annotation)
                 number += len(some)
         return number

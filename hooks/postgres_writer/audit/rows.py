@@ -94,10 +94,7 @@ def connect(config: DatabaseConfig) -> extensions.connection:
 
 
 class Rows:
-    """Reads the rows over a connection, and keeps what is known of the tables that it was asked for.
-
-    ``timeout`` is the most seconds that one relation may take for one batch.
-    """
+    """Reads rows, and keeps what it learns of ``tables``; ``timeout``: the most seconds for a batch of one relation."""
 
     def __init__(self, connection: extensions.connection, timeout: float) -> None:
         self.tables = Tables()
@@ -124,11 +121,9 @@ class Rows:
         with self._transaction("ISOLATION LEVEL REPEATABLE READ READ ONLY") as cursor:
             cursor.execute(self._limits)
             for relation in self._readable():
-                declaration = (
-                    f"DECLARE audit_{relation.oid} NO SCROLL CURSOR FOR {_SELECTION} {quoted(relation.name)} {_SHAPE}"
-                )
+                declare = f"DECLARE audit_{relation.oid} NO SCROLL CURSOR FOR"
                 with self._attempt(cursor, relation):
-                    cursor.execute(declaration, shape)
+                    cursor.execute(f"{declare} {_SELECTION} {quoted(relation.name)} {_SHAPE}", shape)
             yield heapq.merge(*(self._stream(relation, count) for relation in self._readable()), key=id_of)
 
     def again(self, ids: Iterable[str]) -> Iterator[Row]:

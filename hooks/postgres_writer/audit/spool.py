@@ -91,10 +91,6 @@ class Spool:
         """Yield the ids to be looked at again, in their byte order."""
         return self._column("SELECT DISTINCT id FROM unconfirmed ORDER BY id")
 
-    def unconfirmed_namespaces(self) -> list[str]:
-        """Return the namespaces of these ids."""
-        return list(self._column("SELECT DISTINCT substr(id, 1, instr(id, '/') - 1) FROM unconfirmed"))
-
     def repairable(self) -> Iterator[str]:
         """Yield the ids of what a sync fixes, in their byte order: one sync fixes all findings of a resource."""
         return self._column("SELECT DISTINCT id FROM finding WHERE repairable ORDER BY id")

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from postgres_writer.audit.model import Finding
 from postgres_writer.audit.spool import Spool
+from postgres_writer.cli.commands import in_columns
 from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.core.request import COLUMNS
 from postgres_writer.telemetry.logs import fields, printable
@@ -44,13 +45,8 @@ def detail_of(finding: Finding, *, show_values: bool) -> str:
 
 def as_json(finding: Finding, *, show_values: bool) -> dict[str, object]:
     """Return the finding as a JSON object."""
-    shown: dict[str, object] = {
-        "finding": finding.kind.value,
-        "id": finding.id,
-        "table": finding.table,
-        "detail": finding.detail,
-        "fields": [column for column, _, _ in finding.differences],
-    }
+    about = {"finding": finding.kind.value, "id": finding.id, "table": finding.table, "detail": finding.detail}
+    shown: dict[str, object] = {**about, "fields": [column for column, _, _ in finding.differences]}
     if show_values:
         shown["differences"] = [
             {"field": column, "resource": wanted, "row": found} for column, wanted, found in finding.differences
@@ -67,8 +63,8 @@ def write_json(spool: Spool, result: AuditResult, *, show_values: bool) -> None:
     for finding in spool.findings():
         sys.stdout.write(separator + json.dumps(as_json(finding, show_values=show_values), default=str))
         separator = ",\n"
-    counts = {"resources": result.resources, "rows": result.rows, "tables": result.tables}
-    sys.stdout.write(f'],\n"summary": {json.dumps({**counts, "findings": result.findings})}}}\n')
+    summary = {name: getattr(result, name) for name in ("resources", "rows", "tables", "findings")}
+    sys.stdout.write(f'],\n"summary": {json.dumps(summary)}}}\n')
 
 
 def write_table(spool: Spool, result: AuditResult, *, show_values: bool) -> None:
@@ -107,17 +103,12 @@ def _summary_line(result: AuditResult) -> str:
 
 
 def write_rows(findings: Iterable[Finding], widths: tuple[int, int], *, show_values: bool) -> None:
-    """Write findings in columns three blanks apart, like kubectl's."""
-    kind_width = max(len(kind.value) for kind in Kind)
-    id_width, table_width = max(2, widths[0]), max(5, widths[1])
-
-    def line(kind: str, about: str, table: str, detail: str) -> None:
-        columns = f"{kind:<{kind_width}}   {_text(about):<{id_width}}   {_text(table):<{table_width}}   {detail}"
-        sys.stdout.write(columns.rstrip() + "\n")
-
-    line("FINDING", "ID", "TABLE", "DETAIL")
+    """Write findings in columns; ``widths`` are those of the longest id and table."""
+    all_widths = (max(len(kind.value) for kind in Kind), max(2, widths[0]), max(5, widths[1]), 0)
+    sys.stdout.write(in_columns(("FINDING", "ID", "TABLE", "DETAIL"), all_widths))
     for finding in findings:
-        line(finding.kind.value, finding.id, finding.table, detail_of(finding, show_values=show_values))
+        cells = (finding.kind.value, _text(finding.id), _text(finding.table))
+        sys.stdout.write(in_columns((*cells, detail_of(finding, show_values=show_values)), all_widths))
 
 
 def _text(value: object) -> str:

@@ -4,10 +4,12 @@ For development: in a cluster only Metacontroller may call the hooks, because it
 object and writes back the status on which the next one relies.
 """
 
+import contextlib
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ import click
 import requests
 import yaml
 
-from postgres_writer.cli.commands import Command, NotDone
+from postgres_writer.cli.commands import Command, NotDone, in_columns
 from postgres_writer.config.variables import certificates
+from postgres_writer.core.response import timestamp
 from postgres_writer.deadlines import CONNECTION_SECONDS
 from postgres_writer.errors import ConfigError, PostgresWriterError
 from postgres_writer.server.files import load_tokens
+from postgres_writer.telemetry.logs import printable
 
 KIND = "PostgresWriter"
 CONTROLLER = "postgres-writer"
@@ -93,7 +97,9 @@ class HookClient:
             raise ConfigError(f"--url must be the http:// or https:// URL of the server, not {self._url!r}.") from error
         except requests.RequestException as error:
             raise NotDone(f"No answer from {self._url} ({type(error).__name__}): is it serving?") from error
-        body = _json_object(response)
+        body = {}
+        with contextlib.suppress(ValueError):
+            body = _mapping(response.json())
         if response.status_code != requests.codes.ok:
             detail = str(body.get("detail") or body.get("title") or response.reason)
             return Answer(request, ("False", f"HTTP{response.status_code}", detail), body, done=False)
@@ -103,13 +109,6 @@ class HookClient:
             condition = ("", "Finalized", "The resource is released.")
         done = body.get("finalized") is True if hook == "finalize" else condition[0] == "True"
         return Answer(request, condition, body, done)
-
-
-def _json_object(response: requests.Response) -> dict[str, Any]:
-    try:
-        return _mapping(response.json())
-    except ValueError:
-        return {}
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -145,7 +144,7 @@ def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
         raise PostgresWriterError(f"The input is neither YAML nor JSON: {' '.join(str(error).split())}.") from error
     if not documents:
         raise PostgresWriterError("The input contains no manifest.")
-    for document in _flattened(documents):
+    for document in itertools.chain.from_iterable(map(_listed, documents)):
         request = as_request(document)
         metadata = _mapping(the_object(request).get("metadata"))
         if metadata.get("uid") and not force:
@@ -156,14 +155,12 @@ def requests_of(text: str, *, force: bool) -> Iterator[dict[str, Any]]:
         yield request
 
 
-def _flattened(documents: list[Any]) -> Iterator[Any]:
-    for document in documents:
-        # `kubectl get -o yaml` prints several objects as one List
-        if isinstance(document, dict) and document.get("kind") == "List":
-            items = document.get("items") or []
-            yield from items if isinstance(items, list) else [items]
-        else:
-            yield document
+def _listed(document: Any) -> list[Any]:
+    # `kubectl get -o yaml` prints several objects as one List
+    if not isinstance(document, dict) or document.get("kind") != "List":
+        return [document]
+    items = document.get("items") or []
+    return items if isinstance(items, list) else [items]
 
 
 def as_request(document: Any) -> dict[str, Any]:
@@ -188,9 +185,13 @@ def finalizing(request: dict[str, Any]) -> dict[str, Any]:
     finalizer = f"metacontroller.io/{kind}controller-{name if isinstance(name, str) else CONTROLLER}"
     resource = the_object(request)
     metadata = _mapping(resource.get("metadata"))
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     # an object that is being deleted already keeps its own time and finalizers
-    deleted = {"deletionTimestamp": now, "deletionGracePeriodSeconds": 0, "finalizers": [finalizer], **metadata}
+    deleted = {
+        "deletionTimestamp": timestamp(time.time()),
+        "deletionGracePeriodSeconds": 0,
+        "finalizers": [finalizer],
+        **metadata,
+    }
     return {**request, key: {**resource, "metadata": deleted}, "finalizing": True}
 
 
@@ -201,23 +202,14 @@ def render(answers: list[Answer], output: str) -> str:
         return json.dumps(bodies[0] if len(bodies) == 1 else bodies, indent=2) + "\n"
     if output == "yaml":
         return yaml.safe_dump_all(bodies, sort_keys=False)
-    header = ("NAMESPACE", "NAME", "TABLE", "READY", "REASON", "MESSAGE")
-    return _table([header, *map(_columns, answers)])
-
-
-def _columns(answer: Answer) -> tuple[str, ...]:
-    resource = the_object(answer.request)
-    metadata, spec = _mapping(resource.get("metadata")), _mapping(resource.get("spec"))
-    about = (metadata.get("namespace", ""), metadata.get("name", ""), spec.get("table", ""))
-    return (*map(str, about), *answer.condition)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Return rows in columns three blanks apart, like kubectl's; the last column is not padded."""
-    printable = [tuple("".join(c if c.isprintable() else "?" for c in cell) for cell in row) for row in rows]
-    widths = [max(map(len, column)) for column in zip(*printable, strict=True)]
-    padded = ("   ".join(map(str.ljust, row, widths)).rstrip() for row in printable)
-    return "\n".join(padded) + "\n"
+    rows: list[tuple[str, ...]] = [("NAMESPACE", "NAME", "TABLE", "READY", "REASON", "MESSAGE")]
+    for answer in answers:
+        resource = the_object(answer.request)
+        metadata, spec = _mapping(resource.get("metadata")), _mapping(resource.get("spec"))
+        about = (metadata.get("namespace", ""), metadata.get("name", ""), spec.get("table", ""))
+        rows.append((*map(printable, map(str, about)), *map(printable, answer.condition)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join(in_columns(row, widths) for row in rows)
 
 
 def _read(name: str) -> str:
@@ -242,10 +234,7 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
     @click.argument("file", type=click.Path(allow_dash=True))
     @click.option("--url", default="http://127.0.0.1:8080", help="URL of the server. Proxies are not used.")
     @click.option(
-        "--token-file",
-        type=click.Path(path_type=Path),
-        metavar="FILE",
-        help="File with the bearer token; the first one in it is sent.",
+        "--token-file", type=Path, metavar="FILE", help="File with the bearer token; the first one in it is sent."
     )
     @click.option("--ca-file", type=click.Path(), metavar="FILE", help="CA bundle that verifies the server.")
     @click.option(

@@ -7,6 +7,7 @@ imported, so that `--help` and a completion do not wait for Flask, requests and 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 
 import click
 from click.shell_completion import CompletionItem
@@ -41,6 +42,11 @@ COMMANDS = {
 
 class NotDone(PostgresWriterError):
     """What was asked for was not done, though nothing is wrong with how it was asked for: exit code 1."""
+
+
+def in_columns(cells: Iterable[str], widths: Iterable[int]) -> str:
+    """Return a line with the cells in columns three blanks apart, like kubectl's."""
+    return "   ".join(map(str.ljust, cells, widths)).rstrip() + "\n"
 
 
 class Command(click.Command):

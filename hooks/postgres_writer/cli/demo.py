@@ -28,18 +28,10 @@ from postgres_writer.cli.commands import Command, NotDone
 from postgres_writer.cli.embedded import connection_variables
 from postgres_writer.config.settings import DatabaseConfig, ignore_libpq_variables
 
-START_SECONDS = 30.0
-STOP_SECONDS = 20.0
-
 SAMPLE: dict[str, Any] = {
     "apiVersion": "demo.yash.com/v1",
     "kind": "PostgresWriter",
-    "metadata": {
-        "name": "sample-student",
-        "namespace": "default",
-        "uid": "5a1f7d0e-3c0f-4a5e-9a51-0d1e5b5a7c11",
-        "generation": 1,
-    },
+    "metadata": {"name": "sample-student", "uid": "5a1f7d0e-3c0f-4a5e-9a51-0d1e5b5a7c11", "generation": 1},
     "spec": {"table": "students", "name": "alex", "age": 23, "country": "canada"},
 }
 ROW_ID = "default/sample-student"
@@ -84,10 +76,11 @@ class World:
     resource: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(SAMPLE))
     finalized: bool | None = None
 
-    def edit(self, **spec: Any) -> None:
-        """Change the spec, as `kubectl apply` would."""
-        self.resource["spec"] = {**self.resource["spec"], **spec}
+    def apply(self, **spec: Any) -> None:
+        """Change the spec, as `kubectl apply` would, which leads to a sync."""
+        self.resource["spec"] |= spec
         self.resource["metadata"]["generation"] += 1
+        self.call("sync")
 
     def call(self, hook: str) -> None:
         """Call a hook as Metacontroller would, and write back the status it answers."""
@@ -134,7 +127,7 @@ def expect(held: bool, otherwise: str) -> None:
         raise NotDone(f"The step failed: {otherwise}.")
 
 
-def expect_state(world: World, rows: str, reason: str) -> None:
+def expect_state(world: World, rows: str, reason: str = "RowSynced") -> None:
     """Raise NotDone unless the tables hold exactly these rows and the condition has this reason."""
     expect(world.rows() == rows, f"the tables hold {world.rows()!r}, not {rows!r}")
     expect(world.condition()[1] == reason, f"the condition is {world.condition_text()!r}, not {reason}")
@@ -143,7 +136,7 @@ def expect_state(world: World, rows: str, reason: str) -> None:
 def create(world: World) -> str:
     """Apply sample-student (alex, 23, canada)."""
     world.call("sync")
-    expect_state(world, "students: (alex, 23, canada)", "RowSynced")
+    expect_state(world, "students: (alex, 23, canada)")
     return "The row was inserted."
 
 
@@ -159,9 +152,8 @@ def repeat(world: World) -> str:
 
 def update(world: World) -> str:
     """Change the age to 24."""
-    world.edit(age=24)
-    world.call("sync")
-    expect_state(world, "students: (alex, 24, canada)", "RowSynced")
+    world.apply(age=24)
+    expect_state(world, "students: (alex, 24, canada)")
     return "The row follows the spec."
 
 
@@ -169,22 +161,20 @@ def repair(world: World) -> str:
     """DELETE the row directly in PostgreSQL."""
     expect(world.rows() == "no row", "the row is still there after a DELETE")
     world.call("sync")
-    expect_state(world, "students: (alex, 24, canada)", "RowSynced")
+    expect_state(world, "students: (alex, 24, canada)")
     return "The next sync restored the missing row."
 
 
 def move(world: World) -> str:
     """Move it to the table alumni."""
-    world.edit(table="alumni")
-    world.call("sync")
-    expect_state(world, "alumni: (alex, 24, canada)", "RowSynced")
+    world.apply(table="alumni")
+    expect_state(world, "alumni: (alex, 24, canada)")
     return "One transaction deleted the row from the old table and inserted it into the new one."
 
 
 def miss(world: World) -> str:
     """Set spec.table to a table that does not exist."""
-    world.edit(table="graduates")
-    world.call("sync")
+    world.apply(table="graduates")
     expect_state(world, "alumni: (alex, 24, canada)", "TableNotFound")
     expect("graduates" in world.condition()[2], "the message does not name the table")
     return "The old row is untouched, and the condition says what to do."
@@ -192,8 +182,7 @@ def miss(world: World) -> str:
 
 def inject(world: World) -> str:
     """Set spec.table to students"; DROP TABLE students; --."""
-    world.edit(table='students"; DROP TABLE students; --')
-    world.call("sync")
+    world.apply(table='students"; DROP TABLE students; --')
     # first, because the rows of a table that is gone cannot be read
     expect(world.query("SELECT to_regclass('students')") != [(None,)], "the table students is gone")
     expect_state(world, "alumni: (alex, 24, canada)", "InvalidSpec")
@@ -224,12 +213,7 @@ def _print_state(when: str, world: World) -> None:
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[World]:
-    """Run `postgres-writer serve --embedded` as a process of its own, and stop it at the end.
-
-    Says that it starts, because a first start takes some seconds.
-
-    Raises NotDone when it does not come up.
-    """
+    """Run `postgres-writer serve --embedded` as a process, until the end. Raises NotDone when it does not come up."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         # another process may take the port meanwhile: the server then says so, and the demo shows it
         port: int = probe.getsockname()[1]
@@ -249,6 +233,7 @@ def served(folder: Path) -> Iterator[World]:
         )
     url = f"http://127.0.0.1:{port}"
     try:
+        # a first start takes some seconds
         click.echo("Starting a temporary hook server and PostgreSQL ...")
         with contextlib.closing(HookClient(url)) as client:
             _wait_until_ready(client, process, log)
@@ -264,7 +249,7 @@ def served(folder: Path) -> Iterator[World]:
 
 
 def _wait_until_ready(client: HookClient, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + 30
     while process.poll() is None and time.monotonic() < deadline:
         if client.is_ready():
             return
@@ -279,7 +264,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         signal.signal(number, signal.SIG_IGN)
     process.terminate()
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(20)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

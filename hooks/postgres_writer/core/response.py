@@ -170,6 +170,11 @@ def _kept(kind: str, prior: Condition) -> dict[str, Any]:
     return _condition(kind, prior.status, prior.reason, prior.message, prior.observed_generation, prior, 0)
 
 
+def timestamp(seconds: float) -> str:
+    """Return a Unix time as Kubernetes writes it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _condition(  # noqa: PLR0913, PLR0917 - a condition has these fields
     kind: str, status: str, reason: str, message: str, generation: int | None, prior: Condition | None, now: float
 ) -> dict[str, Any]:
@@ -177,11 +182,7 @@ def _condition(  # noqa: PLR0913, PLR0917 - a condition has these fields
 
     https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md
     """
-    since = (
-        prior.last_transition_time
-        if prior is not None and prior.status == status
-        else datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-    )
+    since = prior.last_transition_time if prior is not None and prior.status == status else timestamp(now)
     condition: dict[str, Any] = {"type": kind, "status": status, "reason": reason, "message": message}
     if generation is not None:
         condition["observedGeneration"] = generation
