@@ -173,9 +173,8 @@ def as_request(document: Any) -> dict[str, Any]:
         raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {KIND}.")
     # the API server would fill these in
     filled = {"namespace": "default", "generation": 1, **_mapping(document.get("metadata"))}
-    parent = {**document, "metadata": filled}
-    controller = {"metadata": {"name": CONTROLLER}}
-    return {"controller": controller, "parent": parent, "children": {}, "related": {}, "finalizing": False}
+    about = {"controller": {"metadata": {"name": CONTROLLER}}, "parent": {**document, "metadata": filled}}
+    return {**about, "children": {}, "related": {}, "finalizing": False}
 
 
 def finalizing(request: dict[str, Any]) -> dict[str, Any]:

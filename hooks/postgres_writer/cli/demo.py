@@ -23,7 +23,7 @@ from typing import Any
 import click
 
 from postgres_writer.audit.rows import connect
-from postgres_writer.cli.client import HookClient, as_request, finalizing, ready_condition
+from postgres_writer.cli.client import HookClient, as_request, finalizing
 from postgres_writer.cli.commands import Command, NotDone
 from postgres_writer.cli.embedded import connection_variables
 from postgres_writer.config.settings import DatabaseConfig, ignore_libpq_variables
@@ -74,13 +74,8 @@ class World:
     client: HookClient
     connection: Any
     resource: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(SAMPLE))
+    condition: tuple[str, str, str] = ("", "", "")
     finalized: bool | None = None
-
-    def apply(self, **spec: Any) -> None:
-        """Change the spec, as `kubectl apply` would, which leads to a sync."""
-        self.resource["spec"] |= spec
-        self.resource["metadata"]["generation"] += 1
-        self.call("sync")
 
     def call(self, hook: str) -> None:
         """Call a hook as Metacontroller would, and write back the status it answers."""
@@ -88,7 +83,7 @@ class World:
         answer = self.client.call(hook, finalizing(request) if hook == "finalize" else request)
         expect("status" in answer.body, f"the hook answered {': '.join(answer.condition[1:])}")
         self.resource["status"] = answer.body["status"]
-        self.finalized = answer.body["finalized"]
+        self.condition, self.finalized = answer.condition, answer.body["finalized"]
 
     def rows(self) -> str:
         """Return the resource's row in each table, in words."""
@@ -109,15 +104,11 @@ class World:
             cursor.execute(statement, {"id": ROW_ID})
             return cursor.fetchall() if cursor.description else []
 
-    def condition(self) -> tuple[str, str, str]:
-        """Return (status, reason, message) of the condition Ready."""
-        return ready_condition(self.resource.get("status") or {})
-
     def condition_text(self) -> str:
         """Return the condition in words."""
         if self.finalized:
             return "finalized: true, so the resource is gone"
-        status, reason, message = self.condition()
+        status, reason, message = self.condition
         return f"Ready={status} {reason}: {message}" if status else "no condition yet"
 
 
@@ -127,23 +118,30 @@ def expect(held: bool, otherwise: str) -> None:
         raise NotDone(f"The step failed: {otherwise}.")
 
 
-def expect_state(world: World, rows: str, reason: str = "RowSynced") -> None:
-    """Raise NotDone unless the tables hold exactly these rows and the condition has this reason."""
+def sync(world: World, rows: str, reason: str = "RowSynced", **spec: Any) -> None:
+    """Sync, with a changed spec if any is given, as `kubectl apply` would have it.
+
+    Raises NotDone unless the tables hold exactly these rows then and the condition has this reason.
+    """
+    world.resource["spec"] |= spec
+    world.resource["metadata"]["generation"] += bool(spec)
+    world.call("sync")
+    # first, because the rows of a table that is gone cannot be read
+    expect(world.query("SELECT to_regclass('students')") != [(None,)], "the table students is gone")
     expect(world.rows() == rows, f"the tables hold {world.rows()!r}, not {rows!r}")
-    expect(world.condition()[1] == reason, f"the condition is {world.condition_text()!r}, not {reason}")
+    expect(world.condition[1] == reason, f"the condition is {world.condition_text()!r}, not {reason}")
 
 
 def create(world: World) -> str:
     """Apply sample-student (alex, 23, canada)."""
-    world.call("sync")
-    expect_state(world, "students: (alex, 23, canada)")
+    sync(world, "students: (alex, 23, canada)")
     return "The row was inserted."
 
 
 def repeat(world: World) -> str:
     """Apply it again, unchanged."""
     before, status = world.version(), copy.deepcopy(world.resource["status"])
-    world.call("sync")
+    sync(world, "students: (alex, 23, canada)")
     after = world.version()
     expect(before == after, f"the row was written: its version went from {before} to {after}")
     expect(world.resource["status"] == status, "the status changed")
@@ -152,40 +150,33 @@ def repeat(world: World) -> str:
 
 def update(world: World) -> str:
     """Change the age to 24."""
-    world.apply(age=24)
-    expect_state(world, "students: (alex, 24, canada)")
+    sync(world, "students: (alex, 24, canada)", age=24)
     return "The row follows the spec."
 
 
 def repair(world: World) -> str:
     """DELETE the row directly in PostgreSQL."""
     expect(world.rows() == "no row", "the row is still there after a DELETE")
-    world.call("sync")
-    expect_state(world, "students: (alex, 24, canada)")
+    sync(world, "students: (alex, 24, canada)")
     return "The next sync restored the missing row."
 
 
 def move(world: World) -> str:
     """Move it to the table alumni."""
-    world.apply(table="alumni")
-    expect_state(world, "alumni: (alex, 24, canada)")
+    sync(world, "alumni: (alex, 24, canada)", table="alumni")
     return "One transaction deleted the row from the old table and inserted it into the new one."
 
 
 def miss(world: World) -> str:
     """Set spec.table to a table that does not exist."""
-    world.apply(table="graduates")
-    expect_state(world, "alumni: (alex, 24, canada)", "TableNotFound")
-    expect("graduates" in world.condition()[2], "the message does not name the table")
+    sync(world, "alumni: (alex, 24, canada)", "TableNotFound", table="graduates")
+    expect("graduates" in world.condition[2], "the message does not name the table")
     return "The old row is untouched, and the condition says what to do."
 
 
 def inject(world: World) -> str:
     """Set spec.table to students"; DROP TABLE students; --."""
-    world.apply(table='students"; DROP TABLE students; --')
-    # first, because the rows of a table that is gone cannot be read
-    expect(world.query("SELECT to_regclass('students')") != [(None,)], "the table students is gone")
-    expect_state(world, "alumni: (alex, 24, canada)", "InvalidSpec")
+    sync(world, "alumni: (alex, 24, canada)", "InvalidSpec", table='students"; DROP TABLE students; --')
     return "No SQL was injected. The CRD already refuses such a name, but the server does not rely on that."
 
 
