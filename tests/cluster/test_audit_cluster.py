@@ -171,6 +171,8 @@ def test_ids_that_are_not_surplus_are_refused_as_a_whole(setting: Setting) -> No
 
 
 def test_a_context_that_is_wrong_and_a_missing_kubectl_are_one_sentence(setting: Setting, tmp_path: Path) -> None:
+    setting.apply("ok")
+    setting.row("ok")
     wrong = setting.audit("--context", "elsewhere")
     assert wrong.returncode == 2
     assert "elsewhere" in wrong.stderr

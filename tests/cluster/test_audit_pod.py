@@ -119,7 +119,9 @@ def test_the_container_s_own_command_reports_and_stores_what_it_found(
 
 
 def test_applying_the_manifests_again_keeps_the_result(pod: Pod, setting: Setting, tmp_path: Path) -> None:
-    pod.audit(setting.database, "-n", setting.namespace, f"--result-config-map={NAME}")
+    setting.apply("ok")
+    done = pod.audit(setting.database, "-n", setting.namespace, f"--result-config-map={NAME}")
+    assert done.returncode == 1, done.stderr
     before = stored(pod.server)
     folder = overlay(tmp_path / "overlay", ["audit"])
     pod.server.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(folder))

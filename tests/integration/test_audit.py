@@ -324,3 +324,14 @@ def test_memory_does_not_grow_with_the_rows(database: Database) -> None:
     # each row alone would need some 500 bytes as a Python object: 30 MB more
     assert peaks[1] - peaks[0] < 20_000, peaks
     assert peaks[1] < 200_000, peaks
+
+
+def test_a_namespace_whose_rows_no_resource_leads_to_is_no_all_clear(database: Database) -> None:
+    row(database, "team-a/left")
+    others = [made("a", namespace="team-b")]
+    done = audit(database, "-n", "team-a", resources=others)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "No PostgresWriter of namespace team-a names a table, so no row was read" in done.stderr
+    for option in ("--table=students", "--all-tables"):
+        found = findings(audit(database, "-n", "team-a", "-o", "json", option, resources=others))
+        assert found == [("no-resource", "team-a/left", "public.students")]

@@ -26,7 +26,7 @@ from postgres_writer.cli import audit_report
 from postgres_writer.cli.commands import Command
 from postgres_writer.config import variables
 from postgres_writer.config.settings import SETTINGS, DatabaseConfig, ignore_libpq_variables
-from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.errors import AuditError, ConfigError
 from postgres_writer.telemetry import logs
 
@@ -129,9 +129,10 @@ def audit(**given: Any) -> int:
             chosen = {name: given[name] for name in options}
             comparison = Audit(source, connection, spool, advance, **chosen, schema=config.schema)
             comparison.look(listed)
+        result = comparison.result()
+        _require_read(result, arguments)
         if arguments.prune:
             return _prune(comparison, arguments)
-        result = comparison.result()
         audit_report.WRITERS[arguments.output](spool, result, show_values=arguments.show_values)
         if arguments.repair:
             number = source.request_sync(spool.repairable())
@@ -163,6 +164,13 @@ def _check(given: SimpleNamespace, files: Sequence[str]) -> None:
     ):
         if is_wrong:
             raise ConfigError(sentence)
+
+
+def _require_read(result: AuditResult, arguments: SimpleNamespace) -> None:
+    """Raise AuditError when no table of the namespace is known: nothing read is not nothing found."""
+    if arguments.namespace and not (arguments.all_tables or result.tables or result.findings):
+        about = f"No PostgresWriter of namespace {arguments.namespace} names a table, so no row was read"
+        raise AuditError(f"{about}: name the tables with --table, or use --all-tables.")
 
 
 def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
