@@ -8,6 +8,7 @@ from postgres_writer.core.plan import Operation
 from postgres_writer.errors import Retry
 from support.postgres import Database
 from support.subject import ROW, Limited, Subject, next_session
+from support.waiting import wait_until
 
 CODES = (
     *("08000", "08001", "08006", "08P01"),  # as a foreign server that is down raises them
@@ -122,7 +123,7 @@ def test_a_session_that_is_stuck_in_a_failed_transaction_is_replaced(database: D
         next_session(subject.store)._run("SELECT * FROM nothing", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
     assert database.rows() == [("default/sample", "alex", 24, "canada")]
-    assert not sessions(database) & before
+    wait_until(lambda: not sessions(database) & before, "the end of the old connection")
 
 
 def test_a_read_only_session_is_looked_for_another_server(database: Database, subject: Subject) -> None:
@@ -130,7 +131,7 @@ def test_a_read_only_session_is_looked_for_another_server(database: Database, su
     before = sessions(database)
     next_session(subject.store)._run("SET default_transaction_read_only = on", None)
     assert subject.edit(age=24).sync() is Operation.UPDATED
-    assert not sessions(database) & before
+    wait_until(lambda: not sessions(database) & before, "the end of the old connection")
 
 
 def test_a_transaction_timeout_that_a_trigger_left_behind_is_neither_an_outage_nor_the_tables_trouble(
