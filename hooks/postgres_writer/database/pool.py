@@ -29,11 +29,9 @@ _SOUND = (ResourceError, Refused)
 class Pool:
     """Lends sessions, each to one message at a time.
 
-    ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions,
-    ``idle_seconds`` after its last use a connection is closed. Replaced rather than tried: a connection that a balancer
-    has dropped answers nothing, so a try would have to wait for a timeout, and a new one takes milliseconds.
-    ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL, at most LOADED_LOCK_SECONDS where less
-    than half of the pool is free: rows that a batch has locked then keep no connections from the others.
+    ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions.
+    ``idle_seconds`` after its last use a connection is closed: one that a balancer has dropped would answer nothing.
+    ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL where the queue does not shorten it.
     """
 
     def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float, lock_seconds: float) -> None:
@@ -90,7 +88,7 @@ class Pool:
             session = self._idle.pop() if self._idle else self._make()
             session.lock_timeout = min(self._lock_seconds, self._queue.lock_seconds(tables))
         if time.monotonic() - session.idle_since > self._idle_seconds:
-            # it is the youngest of them, and the reaper is late
+            # the reaper is late
             session.close()
         return session
 
@@ -110,13 +108,12 @@ class Pool:
             raise DatabaseBusy(BUSY) if in_time else RequestExpired(EXPIRED)
 
     def _give_back(self, session: Session, tables: Tables) -> None:
-        now = time.monotonic()
-        if not session.is_worth_keeping(now):
+        session.idle_since = time.monotonic()
+        if not (keep := session.is_worth_keeping(session.idle_since)):
             # outside of the lock, because closing a connection talks to the network
             session.close()
         with self._lock:
-            if session.is_connected:
-                session.idle_since = now
+            if keep:
                 self._idle.append(session)
             self._queue.give_back(tables)
             if self._idle and not self._reaping:

@@ -54,8 +54,7 @@ _BUSY_CODES = {"40001", "40P01", _LOCKED_CODE, _CANCELED_CODE, _TRANSACTION_TIME
 _READ_ONLY_CODE, _FAILED_TRANSACTION_CODE, _DENIED_CODE, _EXHAUSTED_CLASS = "25006", "25P02", "42501", "53"
 _INVALID_TEXT_CODE, _UNTRANSLATABLE_CODE = "22P02", "22P05"
 _LOST_PREPARED_CODE, _DUPLICATE_PREPARED_CODE = "26000", "42P05"
-_CLOSING = {"FATAL", "PANIC"}
-"""The severities after which PostgreSQL closes the connection."""
+_CLOSING_SEVERITIES = {"FATAL", "PANIC"}
 
 Parameters = Mapping[str, Any]
 Result = tuple[Any, ...]
@@ -89,14 +88,9 @@ class Session:
         self._prepares = config.prepared_statements
         self._escapes = True
 
-    @property
-    def is_connected(self) -> bool:
-        """Say whether there is a connection that the next statement would use."""
-        return self._connection is not None
-
     def is_worth_keeping(self, now: float) -> bool:
-        """Say whether the connection is whole, and young enough at a time of the monotonic clock, to be used again."""
-        return now - self._opened < CONNECTION_LIFE_SECONDS
+        """Say whether there is a connection that is young enough to be used again at ``now`` (monotonic seconds)."""
+        return self._connection is not None and now - self._opened < CONNECTION_LIFE_SECONDS
 
     def execute(self, call: Call, message: statements.Message, parameters: Parameters) -> Result:
         """Run one message (statements with their commit) and give the only row of its last statement.
@@ -106,27 +100,29 @@ class Session:
 
         Raises DatabaseUnavailable, DatabaseBusy, RequestExpired, or Refused with the SQLSTATE.
         """
-        # the look takes two system calls, which are spared under load, where no connection is idle for long
-        if self._connection is not None and time.monotonic() - self.idle_since > IDLE_SECONDS and self._has_ended():
+        if self._has_ended():
             self._replace()
-        reused = self._connection is not None
-        try:
+        least_away = 0.0
+        while True:
+            reused = self._connection is not None
             try:
                 return self._attempt(call, message, parameters)
             except _Lost as exc:
                 if not reused:
-                    raise
-                return self._repeat(str(exc), call, message, parameters)
-        except _Lost as exc:
-            self.close()
-            raise DatabaseUnavailable(str(exc)) from exc
-        except HungUp as exc:
-            # The statement may wait for a lock, and would write when its successor has; without its connection the
-            # server ends it.
-            self.close()
-            raise RequestExpired(EXPIRED) from exc
-        except TimeoutError:
-            raise DatabaseUnavailable(UNAVAILABLE) from self._probe()
+                    self.close()
+                    raise DatabaseUnavailable(str(exc)) from exc
+                self._replace()
+                # it was sent and lost: a row that ends whatever reads it is not an outage
+                least_away = 0.0 if str(exc) == READ_ONLY else math.inf
+            except DatabaseUnavailable as exc:
+                exc.away = max(exc.away, least_away)
+                raise
+            except HungUp as exc:
+                # its statement may wait for a lock, and would write when its successor has: so the server ends it
+                self.close()
+                raise RequestExpired(EXPIRED) from exc
+            except TimeoutError:
+                raise DatabaseUnavailable(UNAVAILABLE) from self._probe()
 
     def close(self) -> None:
         """Close the connection; the next statement opens a new one."""
@@ -152,28 +148,16 @@ class Session:
             # ASCII: a raw character would be read in the encoding that a trigger may have set in the session
             given["doc"] = json.dumps(parameters["doc"], ensure_ascii=self._escapes)
         _expect_waiting(call, start_by)
-        began = time.perf_counter()
         try:
-            result = self._run(text, given, call.hung_up)
+            with metrics.STATEMENT_SECONDS.time():
+                result = self._run(text, given, call.hung_up)
         except Refused as exc:
             if exc.guard is not Guard.LATE:
                 raise
             # else the server's clock was changed, or it is another server: a new connection measures it
             raise (RequestExpired(EXPIRED) if time.monotonic() >= start_by else _Lost(UNAVAILABLE)) from exc
-        finally:
-            # the slow ones are those that fail
-            metrics.STATEMENT_SECONDS.observe(time.perf_counter() - began)
         self._succeed()
         return result
-
-    def _repeat(self, why: str, call: Call, message: statements.Message, parameters: Parameters) -> Result:
-        self._replace()
-        try:
-            return self._attempt(call, message, parameters)
-        except DatabaseUnavailable as exc:
-            # it was sent and lost: a row that ends whatever reads it is not an outage
-            exc.away = exc.away if why == READ_ONLY else math.inf
-            raise
 
     def _composed(self, call: Call, message: statements.Message) -> str:
         """Compose what is sent: the settings that travel with the message, and its statements."""
@@ -188,20 +172,19 @@ class Session:
         return "; ".join([*sets, *(self._text(call, part, limits) for part in message.parts)])
 
     def _text(self, call: Call, statement: statements.Statement, limits: str) -> str:
-        text = self._texts.get(statement)
-        if text is None:
-            text = statement.direct()
-            if statement.often and self._prepares:
-                prepare, text = statement.prepared()
-                try:
-                    # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
-                    self._run(f"{limits}; {prepare}", None, call.hung_up)
-                except Refused as exc:
-                    # named by the hash of its text, so what a session pool kept is the same statement
-                    if exc.code != _DUPLICATE_PREPARED_CODE:
-                        raise
-            if statement.often:
-                self._texts[statement] = text
+        text = self._texts.get(statement) or statement.direct()
+        if not statement.often or statement in self._texts:
+            return text
+        if self._prepares:
+            prepare, text = statement.prepared()
+            try:
+                # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
+                self._run(f"{limits}; {prepare}", None, call.hung_up)
+            except Refused as exc:
+                # named by the hash of its text, so what a session pool kept is the same statement
+                if exc.code != _DUPLICATE_PREPARED_CODE:
+                    raise
+        self._texts[statement] = text
         return text
 
     def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:
@@ -287,7 +270,10 @@ class Session:
         return DatabaseUnavailable(READ_ONLY if why == READ_ONLY else UNAVAILABLE, away)
 
     def _has_ended(self) -> bool:
-        """Say whether the connection has ended since it was last used, without waiting."""
+        """Say whether there is a connection that has ended while it was idle, without waiting."""
+        # the look takes two system calls, which are spared under load, where no connection is idle for long
+        if self._connection is None or time.monotonic() - self.idle_since <= IDLE_SECONDS:
+            return False
         try:
             # twice: what the server said before it closed the connection comes first
             return any(self._connection.poll() != psycopg2.extensions.POLL_OK for _ in range(2))
@@ -334,14 +320,13 @@ def is_table_timeout(exc: Exception) -> bool:
 def _translated(exc: psycopg2.Error) -> Exception:
     """Give our error for the driver's; its text is left behind, because it may hold values.
 
-    Only a broken connection says something about the server, or the few errors that PostgreSQL itself raises about a
-    session. Any other is about the table or the row, whatever its SQLSTATE: a trigger or a foreign server raises what
-    it likes, and its errors have a context.
+    Only a broken connection and the few errors that PostgreSQL itself raises about a session speak of the server. Any
+    other is of the table or the row: a trigger or a foreign server raises any SQLSTATE, and its errors have a context.
     """
     code, diag = exc.pgcode, exc.diag
     if code in _BUSY_CODES:
         return DatabaseBusy(BUSY)
-    if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING:
+    if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING_SEVERITIES:
         if code is not None:
             logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
         return _Lost(UNAVAILABLE)
@@ -354,8 +339,7 @@ def _translated(exc: psycopg2.Error) -> Exception:
     # the cast that a guard lets fail quotes its text
     said = primary if code == _INVALID_TEXT_CODE else ""
     guard = next((guard for guard in Guard if f"{statements.WORD} {guard.value} " in said), None)
-    found = _session_error(code, guard, primary)
-    return Refused(code, diag.constraint_name or "", guard) if found is None else found
+    return _session_error(code, guard, primary) or Refused(code, diag.constraint_name or "", guard)
 
 
 def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | None:

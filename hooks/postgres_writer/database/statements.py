@@ -21,18 +21,8 @@ from postgres_writer.database.qualified import qualified, quoted
 WORD = token_hex(8)
 """A guard fails with this word in its message. Random in every process, so that no value can imitate a guard."""
 
-_TYPES = {
-    "by": "float8",
-    "columns": "text[]",
-    "doc": "jsonb",
-    "id": "text",
-    "id_column": "text",
-    "key": "int8",
-    "name": "text",
-    "schema": "text",
-    "until": "float8",
-    "word": "text",
-}
+_TYPES = {"by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "until": "float8"}
+_TYPES |= dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")
 """The parameters: ``doc`` holds the values by column, ``until`` and ``by`` are Unix times (start-by and write-by)."""
 
 
@@ -48,13 +38,10 @@ class Statement:
         return self.text % {name: f"(%({name})s)::pg_catalog.{kind}" for name, kind in _TYPES.items()}
 
     def prepared(self) -> tuple[str, str]:
-        """Return its PREPARE and its EXECUTE, with the same named parameters.
-
-        The name is a hash of the text: behind a pooler that hands out one server connection after the other, a number
-        would run what another client prepared under it, which may be for another table.
-        """
+        """Return its PREPARE and its EXECUTE, with the same named parameters."""
         names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", self.text)))
         body = self.text % {name: f"${number}" for number, name in enumerate(names, 1)}
+        # a hash: behind a pooler a number would run what another client prepared under it, maybe for another table
         called = f"pgw_{blake2b(body.encode(), digest_size=12).hexdigest()}"
         types = ", ".join(f"pg_catalog.{_TYPES[name]}" for name in names)
         values = ", ".join(f"%({name})s" for name in names)
@@ -76,10 +63,8 @@ class Message:
 
 
 def _guard(name: str, detail: str = "clock_timestamp()") -> str:
-    """Give an expression that fails, with the word and a name (an expression, too) in the error's message.
-
-    It hangs on a row or the clock: a constant would fail when it is planned.
-    """
+    """Give an expression that fails with the word and a name (an expression, too) in the error's message."""
+    # it hangs on a row or the clock: a constant would fail when it is planned
     return f"(%(word)s || {name} || {detail}::text)::int4"
 
 
@@ -123,7 +108,8 @@ _FRAGMENTS = {
 
 
 def _template(text: str) -> str:
-    """Put the fragments into a statement, some of which hold others, and qualify it; what speaks of a table stays."""
+    """Put the fragments into a statement and qualify it; what speaks of a table stays."""
+    # twice: fragments hold fragments
     for _ in range(2):
         for name, fragment in _FRAGMENTS.items():
             text = text.replace(f"{{{name}}}", fragment)
@@ -139,9 +125,8 @@ LOCK = Statement(
 )
 """Take the advisory lock of an id until the transaction ends, or fail, so that nothing of the message is run.
 
-It is a statement of its own before all others: a statement sees what was committed when it began, so one that took
-the lock itself could miss what the transaction that held the lock until then has written. It refuses a standby, which
-shows what the primary was some time ago, and gives its locks only to its own sessions.
+It is a statement of its own: one sees what was committed when it began, so one that took the lock itself could miss
+what its last holder has written. A standby is refused: it shows the past, and gives its locks only to its own sessions.
 """
 SEE_ALL = Statement("SET LOCAL row_security = off; SET LOCAL transaction_read_only = on")
 """PostgreSQL then refuses to look where policies apply, instead of hiding rows (before the act it would break triggers
@@ -229,20 +214,19 @@ _SURVEY = qualified("""
 HELLO = qualified("SELECT date_part('epoch', clock_timestamp()), current_setting('transaction_read_only')::bool")
 """What a new connection asks: the server's clock, as Unix time, and whether it is read-only."""
 
+# longer than nearly every statement runs, and far shorter than Metacontroller needs to call again
 _CHECK_MILLISECONDS = 20
-"""Longer than nearly every statement runs, and far shorter than Metacontroller needs to call again."""
 
 
 # every message sends it, and nearly all of them the same
 @lru_cache(maxsize=64)
 def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True) -> str:
-    """Set what a message depends on (in seconds), whatever a trigger or another client has left in the session.
+    """Set what a message depends on, whatever was left in the session; ``local``: for one transaction.
 
-    A transaction that takes the lock of an id must see everything committed until then, hence read committed; it comes
-    first, because a transaction's isolation cannot be changed after its first query. ``local``: for one transaction;
-    else for the session.
+    The timeouts are in seconds. Read committed: after the lock of an id all that was committed until then is seen.
     """
     values = {
+        # first, because it cannot be changed after a transaction's first query
         "transaction_isolation" if local else "default_transaction_isolation": "'read committed'",
         "statement_timeout": int(statement_timeout * 1000),
         "lock_timeout": int(lock_timeout * 1000),
@@ -256,8 +240,8 @@ def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True)
 def settings(*, local: bool) -> str:
     """Set all else that must not be left to the role; ``local``: for one transaction.
 
-    The server looks, while a statement runs, whether its client is still there, and ends the statement if not. The
-    setting came with PostgreSQL 14; on Windows the server refuses it. transaction_timeout came with PostgreSQL 17.
+    While a statement runs the server looks whether its client is there, and else ends it: a setting of PostgreSQL 14,
+    which a server on Windows refuses. transaction_timeout came with PostgreSQL 17.
     https://www.postgresql.org/docs/current/runtime-config-connection.html
     """
     scope = str(local).lower()

@@ -34,7 +34,7 @@ class FakeSession:
         self.lock_timeout = 0.0
 
     def is_worth_keeping(self, _now: float) -> bool:
-        return self.young
+        return self.is_connected and self.young
 
     def close(self) -> None:
         self.is_connected = False
