@@ -24,7 +24,6 @@ T = TypeVar("T")
 _LOOK_SECONDS = 0.1
 """How often a wait for PostgreSQL looks whether the caller has hung up."""
 
-
 _REFUSES = re.compile(
     "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"
     "|no password supplied|not currently accepting"
@@ -97,18 +96,16 @@ def in_thread(work: Callable[[], T]) -> futures.Future[T]:
 
 
 def wait(connection: Any, until: float, hung_up: Callable[[], bool] = lambda: False) -> None:
-    """Let libpq go on until the answer is whole.
+    """Let libpq go on until the answer is whole; where gevent has patched poll(), other greenlets run meanwhile.
 
-    Raises TimeoutError when it is not in time, and HungUp when the caller has hung up meanwhile.
-
-    Where gevent has patched poll(), other greenlets run meanwhile. The caller is looked at in between instead of being
-    polled too: the patched poll() knows no POLLRDHUP.
+    Raises TimeoutError when it is not in time, and HungUp when the caller has hung up.
     https://www.psycopg.org/docs/advanced.html#asynchronous-support
     """
     while (state := connection.poll()) != extensions.POLL_OK:
         remaining = until - time.monotonic()
         if remaining <= 0:
             raise TimeoutError
+        # the caller is looked at in between instead of being polled too: gevent's poll() knows no POLLRDHUP
         poller = select.poll()
         poller.register(connection.fileno(), select.POLLIN if state == extensions.POLL_READ else select.POLLOUT)
         if not poller.poll(min(remaining, _LOOK_SECONDS) * 1000) and hung_up():

@@ -93,16 +93,15 @@ class Pool:
         return session
 
     def _wait(self, tables: Tables, waiter: Waiter, until: float) -> None:
+        in_time = None
         try:
             in_time = waiter.answered.wait(max(0.0, until - time.monotonic()))
-        except BaseException:
-            # it may have been granted a connection at this very moment, which would be lost with it
+        finally:
             with self._lock:
-                if self._queue.leave(tables, waiter):
+                granted = self._queue.leave(tables, waiter)
+                if granted and in_time is None:
+                    # interrupted in the very moment in which it was granted a connection, which would be lost with it
                     self._queue.give_back(tables)
-            raise
-        with self._lock:
-            granted = self._queue.leave(tables, waiter)
         metrics.CONNECTION_WAITS.labels("lent" if granted else "refused" if in_time else "expired").inc()
         if not granted:
             raise DatabaseBusy(BUSY) if in_time else RequestExpired(EXPIRED)

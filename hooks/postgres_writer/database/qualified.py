@@ -37,11 +37,9 @@ def qualified(template: str) -> str:
 
     def name(token: re.Match[str]) -> str:
         kind = token.lastgroup
-        if kind is None:
-            return token[0]
         if kind == "function":
             _functions.add(token[kind])
-        return _FORMS[kind].format(token[kind])
+        return _FORMS[kind].format(token[kind]) if kind else token[0]
 
     return " ".join(_TOKENS.sub(name, template).split())
 

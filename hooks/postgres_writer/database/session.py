@@ -85,7 +85,6 @@ class Session:
         """When the pool got the session back; monotonic seconds."""
         self._offset = 0.0
         self._texts: dict[statements.Statement, str] = {}
-        self._prepares = config.prepared_statements
         self._escapes = True
 
     def is_worth_keeping(self, now: float) -> bool:
@@ -163,19 +162,20 @@ class Session:
         """Compose what is sent: the settings that travel with the message, and its statements."""
         if len(self._texts) + len(message.parts) > _MAX_TEXTS:
             # only before composing: DEALLOCATE ALL would drop what this message executes
-            if self._prepares:
+            if self._config.prepared_statements:
                 self._run("DEALLOCATE ALL", None)
             self._texts.clear()
         limits = statements.limits(self._config.statement_timeout, self.lock_timeout)
         # a pooler may give every transaction another server connection
-        sets = [limits] * message.locks if self._prepares else [limits, statements.settings(local=True)]
+        pooled = [limits, statements.settings(local=True)]
+        sets = [limits] * message.locks if self._config.prepared_statements else pooled
         return "; ".join([*sets, *(self._text(call, part, limits) for part in message.parts)])
 
     def _text(self, call: Call, statement: statements.Statement, limits: str) -> str:
         text = self._texts.get(statement) or statement.direct()
         if not statement.often or statement in self._texts:
             return text
-        if self._prepares:
+        if self._config.prepared_statements:
             prepare, text = statement.prepared()
             try:
                 # PREPARE plans, and planning waits while another session holds an exclusive lock on the table
@@ -212,8 +212,6 @@ class Session:
             share = (until - time.monotonic()) / (len(tries) - number)
             try:
                 self._open({**arguments, **host}, time.monotonic() + share)
-            except _Lost as exc:
-                raise self._fail(READ_ONLY) from exc
             except (psycopg2.Error, TimeoutError) as exc:
                 cause, why = exc, str(exc).strip() or f"no answer from {host.get('host', 'the server')} in time"
             else:
@@ -237,7 +235,7 @@ class Session:
             raise
         if read_only:
             connection.close()
-            raise _Lost(READ_ONLY)
+            raise self._fail(READ_ONLY)
         self._connection, self._cursor, self._opened = connection, cursor, time.monotonic()
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
@@ -248,7 +246,7 @@ class Session:
     def _greeting(self) -> str:
         timeout = self._config.statement_timeout
         sets = [statements.limits(timeout, timeout * LOCK_SHARE, local=False), statements.settings(local=False)]
-        return "; ".join([*sets, statements.HELLO] if self._prepares else [statements.HELLO])
+        return "; ".join([*sets, statements.HELLO] if self._config.prepared_statements else [statements.HELLO])
 
     def _succeed(self) -> None:
         if self._circuit.succeeded():

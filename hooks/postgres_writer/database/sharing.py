@@ -29,10 +29,9 @@ class Waiter:
 class Queue:
     """A bounded number of connections, and the messages that wait for one, each with the tables that it names.
 
-    The last free connection is only lent to a message none of whose tables holds one, so that no table keeps all of
-    them from the others (of one or two connections none can be spared). Those that may have a connection are served in
-    the order in which they came, and none overtakes an older one that shares a table with it: otherwise a move, which
-    needs two tables, would wait for as long as either of them is busy.
+    The last free connection is only lent to a message none of whose tables holds one (of one or two connections none
+    can be spared). Those that may have one are served in the order in which they came, and none overtakes an older one
+    that shares a table with it: else a move, which needs two, would wait for as long as either is busy.
     """
 
     def __init__(self, size: int) -> None:
@@ -42,10 +41,10 @@ class Queue:
         self._numbers = count()
 
     def lock_seconds(self, tables: Tables) -> float:
-        """Give how long a message that was lent a connection may wait for a lock.
+        """Give how many seconds a message that was lent a connection may wait for a lock.
 
-        That is infinite while half of them are free, but never of a move, which would keep its other tables from their
-        callers. The more wait for a connection, the shorter it is, so that all locked rows of a batch take their turns.
+        Any while half of them are free, but never for a move, which keeps its other tables from their callers. The more
+        wait for a connection, the fewer, so that all locked rows of a batch take their turns.
         """
         if 2 * self._free >= self._size and len(tables) <= 1:
             return math.inf
@@ -54,9 +53,6 @@ class Queue:
 
     def ask(self, tables: Tables) -> Waiter | None:
         """Take a connection (None), or where there is none for these tables a place in the queue."""
-        if not self._waiting and self._may_have(tables):
-            self._lend(tables)
-            return None
         waiter = Waiter(next(self._numbers))
         self._waiting.setdefault(tables, deque()).append(waiter)
         self._serve()
@@ -88,15 +84,12 @@ class Queue:
         spared = self._free == 1 and self._size > 2  # noqa: PLR2004 - see the class
         return self._free > 0 and not (spared and any(table in self._held for table in tables))
 
-    def _lend(self, tables: Tables) -> None:
-        self._free -= 1
-        self._held.update(tables)
-
     def _serve(self) -> None:
         while (tables := self._next()) is not None:
             waiter = self._waiting[tables][0]
             self._remove(tables, waiter)
-            self._lend(tables)
+            self._free -= 1
+            self._held.update(tables)
             waiter.granted = True
             waiter.answered.set()
 
@@ -146,8 +139,8 @@ class Circuit:
 
     def failed(self, now: float, caller: str = "") -> bool:
         """Note a failure; True when it opens the circuit. A failed trial lets it stay open for another while."""
+        # every failure is tried again within seconds: after a pause this one is of another outage
         if now - self._last > OUTAGE_PAUSE_SECONDS:
-            # every failure is tried again within seconds, so this one is of another outage
             self.since = now
         self._last = now
         if not self._until:
@@ -169,10 +162,7 @@ class Circuit:
 
 
 class TableCircuits:
-    """The circuits of the tables: two different ids have to time out, since one locked row is not the table's trouble.
-
-    Nothing is kept of a table that works, and never more than ``most`` tables: one that is forgotten trips again.
-    """
+    """The circuits of ``most`` tables that fail: two different ids must time out, as one locked row says too little."""
 
     def __init__(self, most: int = 256) -> None:
         self._most = most
@@ -192,9 +182,7 @@ class TableCircuits:
         return self._known.setdefault(table, Circuit(TABLE_SECONDS, needed=2)).failed(now, row)
 
     def succeeded(self, tables: Tables, now: float, *, wrote: bool) -> list[str]:
-        """Note that a message went through; gives those of its tables that had tripped.
-
-        A lock may keep out writes and let reads through, so a read only proves something if no write fails meanwhile.
-        """
+        """Note that a message went through; gives those of its tables that had tripped."""
+        # a lock may keep out writes and let reads through: a read only proves something if no write fails meanwhile
         well = [table for table in tables if table in self._known and (wrote or self._known[table].is_quiet(now))]
         return [table for table in well if self._known.pop(table).succeeded()]

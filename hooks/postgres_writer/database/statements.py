@@ -52,8 +52,7 @@ class Statement:
 class Message:
     """Statements that are sent together with their commit; the last one gives the result.
 
-    ``tables`` are the relations that it names, ``writes`` says whether it may change rows, ``locks`` whether it takes
-    the lock of the id.
+    It names ``tables``; ``writes``: it may change rows; ``locks``: it takes the lock of the id.
     """
 
     parts: tuple[Statement, ...]
@@ -181,8 +180,7 @@ _MATCHES = _template("""
     ELSE count(*) = 1 AND bool_and({same}) AND {is_table} END FROM {table} AS x, {doc} WHERE {own}
 """)
 
-# By the catalogue, which everyone may read: to look a name up fails on a schema without USAGE. A grant may be given by
-# column; where columns are missing the grant on the table counts.
+# by the catalogue, which everyone may read: to look a name up fails on a schema without USAGE
 _SURVEY = qualified("""
     SELECT c.oid IS NOT NULL,
     COALESCE((c.relkind = 'r') OR (c.relkind = 'p'), false),

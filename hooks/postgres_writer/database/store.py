@@ -37,12 +37,9 @@ class Store:
 
     def __init__(self, config: DatabaseConfig, connections: int = Config.connections) -> None:
         circuit = Circuit(CIRCUIT_SECONDS)
-        self._statement_timeout = config.statement_timeout
+        self._statement_timeout = timeout = config.statement_timeout
         self._pool = Pool(
-            lambda: Session(config, circuit, self._pool.close),
-            connections,
-            config.idle_timeout,
-            LOCK_SHARE * config.statement_timeout,
+            lambda: Session(config, circuit, self._pool.close), connections, config.idle_timeout, LOCK_SHARE * timeout
         )
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
@@ -138,12 +135,10 @@ class Store:
             return bool(self._ask(call, statements.remove(table), plan.id)[0])
         except Refused as exc:
             access, listed = self._survey(plan.id, table, COLUMNS, call), table in plan.listed
-            if not access.found:
-                if listed:
-                    gone = "A table that may have held the row does not exist"
-                    logger.warning(gone, extra=fields(id=plan.id, table=table))
-                return False
-            may_hold = listed or self._may_hold_unlisted(plan.id, table, access, call)
+            if listed and not access.found:
+                gone = "A table that may have held the row does not exist"
+                logger.warning(gone, extra=fields(id=plan.id, table=table))
+            may_hold = access.found and (listed or self._may_hold_unlisted(plan.id, table, access, call))
             if may_hold and self._may_hold(plan.id, table, call):
                 raise refusals.explain_delete(table, exc, access) from exc
             return False
