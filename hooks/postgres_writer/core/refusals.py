@@ -139,18 +139,13 @@ _SEE_ALL = (
 _RETAIN = "set spec.deletionPolicy to Retain to delete the resource and keep the row."
 
 
-def not_found(table: str) -> TableNotFound:
-    """Give the error for a table that does not exist."""
-    return TableNotFound(
-        f"Table {table} does not exist; create it or correct spec.table (case-sensitive). "
-        "The row will be written once the table exists."
-    )
-
-
 def explain_write(table: str, access: Access, refused: Refused, vacate: Mapping[str, Access]) -> ResourceError:
     """Explain a refused write, or move out of the tables ``vacate``."""
     if not access.found:
-        return not_found(table)
+        return TableNotFound(
+            f"Table {table} does not exist; create it or correct spec.table (case-sensitive). "
+            "The row will be written once the table exists."
+        )
     if not access.is_table:
         return RowRejected(f"{table} is not a table; choose an ordinary or partitioned table in spec.table.")
     if not access.writable:

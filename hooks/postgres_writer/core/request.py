@@ -25,6 +25,7 @@ MAX_TABLES = 16
 _MAX_CHARACTERS = 1024
 TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){IDENTIFIER}(?:\.{IDENTIFIER})?")
 """``table`` or ``schema.table``."""
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # the patterns of metav1.Condition: the API server accepted nothing else, and would refuse it if it were echoed
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition
@@ -124,12 +125,7 @@ def relation_name(table: object, schema: str = DEFAULT_SCHEMA) -> str | None:
 
 def is_text(value: str) -> bool:
     """Say whether PostgreSQL can store the text: no NUL, no lone surrogate (it is not Unicode text)."""
-    if value.isascii():
-        return "\0" not in value
-    try:
-        return b"\0" not in value.encode()
-    except UnicodeEncodeError:
-        return False
+    return "\0" not in value and (value.isascii() or _SURROGATE.search(value) is None)
 
 
 def _field(kind: type[Field], name: str, holds: Callable[[Any], bool], rule: str, **options: Any) -> Field:

@@ -36,8 +36,7 @@ class Pool:
 
     def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float, lock_seconds: float) -> None:
         self._make = make
-        self._idle_seconds = idle_seconds
-        self._lock_seconds = lock_seconds
+        self._idle_seconds, self._lock_seconds = idle_seconds, lock_seconds
         self._queue = Queue(size)
         self._circuits = TableCircuits()
         self._idle: deque[Session] = deque()

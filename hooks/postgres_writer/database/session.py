@@ -73,17 +73,14 @@ class Session:
 
     def __init__(self, config: DatabaseConfig, circuit: Circuit, on_lost: Callable[[], None]) -> None:
         """``on_lost`` is called when a connection that has worked before turns out to be dead."""
-        self._config = config
-        self._on_lost = on_lost
-        self._circuit = circuit
+        self._config, self._circuit, self._on_lost = config, circuit, on_lost
         self._connection: Any = None
         self._cursor: Any = None
-        self._opened = 0.0
+        self._opened = self._offset = 0.0
         self.lock_timeout = LOCK_SHARE * config.statement_timeout
         """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL."""
         self.idle_since = 0.0
         """When the pool got the session back; monotonic seconds."""
-        self._offset = 0.0
         self._texts: dict[statements.Statement, str] = {}
         self._escapes = True
 
@@ -305,13 +302,11 @@ def _expect_waiting(call: Call, start_by: float) -> None:
 
 
 def is_table_timeout(exc: Exception) -> bool:
-    """Say whether a statement waited in vain for its table, or for what it does there; not for a row.
-
-    The error of a lock that a row, or a statement in a trigger, waited for has a context.
-    """
+    """Say whether a statement waited in vain for its table, or for what it does there; not for a row."""
     cause = exc.__cause__
     if not isinstance(exc, DatabaseBusy) or not isinstance(cause, psycopg2.Error):
         return isinstance(cause, Stuck)
+    # the error of a lock that a row, or a statement in a trigger, waited for has a context
     return cause.pgcode == _CANCELED_CODE or (cause.pgcode == _LOCKED_CODE and cause.diag.context is None)
 
 
@@ -350,8 +345,7 @@ def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | 
         return _Lost(LOST_PREPARED)
     if code == _READ_ONLY_CODE or guard is Guard.READ_ONLY:
         return _Lost(READ_ONLY)
-    # Where the role may not execute what the messages call, nothing can be said of any table. The server's text is
-    # translated, but names the function. By default every role may execute all of them.
+    # then nothing can be said of any table; the server's text is translated, but names the function
     if code == _DENIED_CODE and (function := forbidden_function(primary)):
         return DatabaseUnavailable(FORBIDDEN.format(function))
     return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None

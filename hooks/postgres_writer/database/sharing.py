@@ -116,10 +116,8 @@ class Circuit:
     """
 
     def __init__(self, seconds: float, needed: int = 1) -> None:
-        self.cause = ""
-        """Why the last one failed, for those that are held back."""
-        self.since = -math.inf
-        """When the first of the failures was."""
+        self.cause, self.since = "", -math.inf
+        """Why the last one failed, for those that are held back; when the first of the failures was."""
         self._seconds, self._needed = seconds, needed
         self._failed: set[str] = set()
         self._until, self._last = 0.0, -math.inf
@@ -162,7 +160,7 @@ class Circuit:
 
 
 class TableCircuits:
-    """The circuits of ``most`` tables that fail: two different ids must time out, as one locked row says too little."""
+    """The circuits of at most ``most`` tables that fail: two ids must time out, as one locked row says too little."""
 
     def __init__(self, most: int = 256) -> None:
         self._most = most

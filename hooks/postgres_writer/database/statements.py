@@ -61,16 +61,12 @@ class Message:
     locks: bool = True
 
 
-def _guard(name: str, detail: str = "clock_timestamp()") -> str:
-    """Give an expression that fails with the word and a name (an expression, too) in the error's message."""
+def _guard(otherwise: Guard, *cases: tuple[str, Guard], detail: str = "clock_timestamp()") -> str:
+    """Give an expression that fails with the word and the guard of the first case that holds in its message."""
+    whens = " ".join(f"WHEN {when} THEN ' {guard.value} '" for when, guard in cases)
+    name = f"CASE {whens} ELSE ' {otherwise.value} ' END" if cases else f"' {otherwise.value} '"
     # it hangs on a row or the clock: a constant would fail when it is planned
     return f"(%(word)s || {name} || {detail}::text)::int4"
-
-
-def _cases(*cases: tuple[str, Guard], otherwise: Guard) -> str:
-    """Give the name of the guard of the first case that holds."""
-    whens = " ".join(f"WHEN {when} THEN ' {guard.value} '" for when, guard in cases)
-    return f"CASE {whens} ELSE ' {otherwise.value} ' END"
 
 
 # a wrong look after the start-by is late: the act may have done nothing
@@ -82,11 +78,11 @@ _IS_TABLE = (
     "(pg_relation_filenode({regclass}::regclass) IS NOT NULL OR pg_get_partkeydef({regclass}::regclass) IS NOT NULL)"
 )
 _FRAGMENTS = {
-    "read_only": _guard(f"' {Guard.READ_ONLY.value} '"),
-    "busy": _guard(f"' {Guard.BUSY.value} '"),
-    "no_table": _guard(f"' {Guard.KIND.value} '"),
-    "kept": _guard(_cases(*_UNSOUND, otherwise=Guard.KEPT)),
-    "wrong": _guard(_cases(*_UNSOUND, *_WRONG, otherwise=Guard.KEPT), "l.n"),
+    "read_only": _guard(Guard.READ_ONLY),
+    "busy": _guard(Guard.BUSY),
+    "no_table": _guard(Guard.KIND),
+    "kept": _guard(Guard.KEPT, *_UNSOUND),
+    "wrong": _guard(Guard.KEPT, *_UNSOUND, *_WRONG, detail="l.n"),
     # the first half lets the index find the row, the second excludes another row whose id merely compares equal
     "own": '(x.{id} = %(id)s AND x.{id}::text COLLATE "C" = %(id)s)',
     "own_old": '(v.{id} = %(id)s AND v.{id}::text COLLATE "C" = %(id)s)',
@@ -107,11 +103,9 @@ _FRAGMENTS = {
 
 
 def _template(text: str) -> str:
-    """Put the fragments into a statement and qualify it; what speaks of a table stays."""
-    # twice: fragments hold fragments
-    for _ in range(2):
-        for name, fragment in _FRAGMENTS.items():
-            text = text.replace(f"{{{name}}}", fragment)
+    """Put the fragments into a statement, each of which may hold later ones; what speaks of a table stays."""
+    for name, fragment in _FRAGMENTS.items():
+        text = text.replace(f"{{{name}}}", fragment)
     return qualified(text)
 
 
@@ -212,9 +206,6 @@ _SURVEY = qualified("""
 HELLO = qualified("SELECT date_part('epoch', clock_timestamp()), current_setting('transaction_read_only')::bool")
 """What a new connection asks: the server's clock, as Unix time, and whether it is read-only."""
 
-# longer than nearly every statement runs, and far shorter than Metacontroller needs to call again
-_CHECK_MILLISECONDS = 20
-
 
 # every message sends it, and nearly all of them the same
 @lru_cache(maxsize=64)
@@ -246,7 +237,8 @@ def settings(*, local: bool) -> str:
     return qualified(
         "SELECT CASE WHEN current_setting('client_connection_check_interval', true) IS NOT NULL"
         " AND NOT (version() ~* 'visual c|mingw|windows')"
-        f" THEN set_config('client_connection_check_interval', '{_CHECK_MILLISECONDS}', {scope}) END,"
+        # in milliseconds: longer than nearly every statement runs, far shorter than Metacontroller needs to call again
+        f" THEN set_config('client_connection_check_interval', '20', {scope}) END,"
         " CASE WHEN current_setting('transaction_timeout', true) IS NOT NULL"
         f" THEN set_config('transaction_timeout', '0', {scope}) END"
     )

@@ -151,12 +151,10 @@ class Store:
             may_hold = self._may_hold_unlisted(plan.id, table, access, call)
         except TRANSIENT as exc:
             return Outcome(plan.others, error=exc)
-        if not may_hold:
-            return Outcome(others, error=refusals.explain_write(table, access, Refused(), {}))
-        if not access.found:
-            return Outcome((*others, table), error=refusals.not_found(table))
         text = f"Table {table} is now allowed; it was recorded in status and the row will be written at the next sync."
-        return Outcome((*others, table), error=TableRecorded(text))
+        sound = may_hold and access.found
+        error = TableRecorded(text) if sound else refusals.explain_write(table, access, Refused(), {})
+        return Outcome((*others, table) if may_hold else others, error=error)
 
     def _inspect(self, plan: Inspect, call: Call) -> Outcome:
         table = () if plan.table is None else (plan.table,)

@@ -57,10 +57,7 @@ CUT_OFF = Counter(
     "postgres_writer_connections_cut_off_total",
     "Client connections that were closed because a handshake, a request with its answer, or silence took too long.",
 )
-CONNECTIONS_OPEN = Gauge(
-    "postgres_writer_database_connections",
-    "Connections to PostgreSQL that are open now.",
-)
+CONNECTIONS_OPEN = Gauge("postgres_writer_database_connections", "Connections to PostgreSQL that are open now.")
 CONNECTIONS_OPENED = Counter(
     "postgres_writer_database_connections_opened_total", "Connections to PostgreSQL that were opened."
 )
@@ -84,13 +81,10 @@ TABLE_CIRCUIT = Counter(
     ["event"],
 )
 BUILD_INFO = Gauge(
-    "postgres_writer_build_info",
-    "The version that is running; always 1.",
-    ["version", "python_version"],
+    "postgres_writer_build_info", "The version that is running; always 1.", ["version", "python_version"]
 )
 CIRCUIT_OPEN = Gauge(
-    "postgres_writer_database_circuit_open",
-    "1 while calls fail fast because PostgreSQL could not be reached.",
+    "postgres_writer_database_circuit_open", "1 while calls fail fast because PostgreSQL could not be reached."
 )
 
 
