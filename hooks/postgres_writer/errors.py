@@ -1,15 +1,4 @@
-"""The errors of the project: each with its CamelCase reason and whether a retry can help.
-
-PostgresWriterError
-├── ConfigError                 a setting or a file is unusable; the server does not start
-├── InvalidRequest              the body is not a hook request; answered as HTTP 400
-├── AuditError                  the audit cannot be done; ListExpired: the list has to begin again
-└── ResourceError               concerns one resource; answered as HTTP 200 with a condition
-    ├── InvalidSpec, TableNotAllowed                        refused before a statement is sent
-    ├── TableNotFound, AccessDenied, RowRejected, DeleteFailed   the database refused
-    ├── DatabaseUnavailable, DatabaseBusy, RequestExpired   transient; retried automatically
-    └── TableRecorded                                       an intermediate step, not a failure
-"""
+"""The errors of the project: each with its CamelCase reason and whether a retry can help."""
 
 from __future__ import annotations
 

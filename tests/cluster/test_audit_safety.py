@@ -330,7 +330,7 @@ class Expiring(Cluster):
     lists = 0
     expires = 1
 
-    def pages(self, namespace: str | None = None, page: int = 1000) -> Iterator[tuple[list[dict[str, Any]], int]]:
+    def pages(self, namespace: str | None = None, page: int = 1000) -> Iterator[list[dict[str, Any]]]:
         self.lists += 1
         for number, found in enumerate(super().pages(namespace, page)):
             yield found

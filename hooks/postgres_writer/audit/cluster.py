@@ -43,13 +43,8 @@ class Cluster(Source):
         self._session.headers["Content-Type"] = "application/merge-patch+json"
         self._session.auth = self._authorize
         # what the API server refuses for the moment (overload, a restart) is tried again, later each time
-        retry = Retry(
-            total=5,
-            backoff_factor=0.5,
-            status_forcelist=(429, 500, 502, 503, 504),
-            allowed_methods=("GET", "PATCH"),
-            raise_on_status=False,
-        )
+        refused, methods = (429, 500, 502, 503, 504), ("GET", "PATCH")
+        retry = Retry(5, backoff_factor=0.5, status_forcelist=refused, allowed_methods=methods, raise_on_status=False)
         self._session.mount("https://", HTTPAdapter(max_retries=retry))
 
     @staticmethod

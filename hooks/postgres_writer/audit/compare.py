@@ -28,8 +28,8 @@ _LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)
 _FEW_IDS = 50
 
 Side = Literal["resources", "rows"]
-Progress = Callable[[Side, int, float], object]
-"""(side, how many more were read, how many there are in all as far as is known)."""
+Progress = Callable[[Side, int], object]
+"""(side, how many more were read)."""
 
 
 @dataclass
@@ -75,8 +75,7 @@ class Audit:
         for table, relation in named.items():
             if relation not in known.relations:
                 raise ConfigError(f"--table {table}: there is no such table.")
-        total = sum(relation.estimate for relation in known.relations.values())
-        with self._reader.snapshot(self.namespace, lambda number: self.progress("rows", number, total)) as rows:
+        with self._reader.snapshot(self.namespace, lambda number: self.progress("rows", number)) as rows:
             self.spool.add_findings(self._judged(rows))
         if listed is None and (unconfirmed := self.spool.mark_unconfirmed()):
             time.sleep(max(0.0, self.confirm_after))
@@ -116,12 +115,9 @@ class Audit:
                 return
         self.spool.note_resources(resources(largest))
 
-    def _counted(self, pages: Iterable[tuple[list[Manifest], int]]) -> Iterator[Manifest]:
-        """Report the progress; of a printed list it is not known how many are still to come."""
-        seen = 0
-        for items, remaining in pages:
-            seen += len(items)
-            self.progress("resources", len(items), seen + remaining)
+    def _counted(self, pages: Iterable[list[Manifest]]) -> Iterator[Manifest]:
+        for items in pages:
+            self.progress("resources", len(items))
             yield from items
 
     def _parsed(self, manifests: Iterable[Manifest]) -> Iterator[Resource]:
@@ -149,7 +145,7 @@ class Audit:
         if unconfirmed <= max(_FEW_IDS, self.resources // PAGE):
             yield from filter(None, map(self.resource_now, list(self.spool.unconfirmed())))
         else:
-            for items, _ in ahead(self.source.pages(self.namespace, page)):
+            for items in ahead(self.source.pages(self.namespace, page)):
                 yield from (resource for resource in self._parsed(items) if self.spool.is_unconfirmed(resource.id))
 
     def _judged(self, rows: Iterator[Row]) -> Iterator[Finding]:

@@ -41,11 +41,10 @@ class Resource(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A relation of the database, known by its oid: its name (schema.table), and about how many rows it has."""
+    """A relation of the database, known by its oid, and its name (schema.table)."""
 
     oid: int
     name: str = field(compare=False)
-    estimate: float = field(default=0.0, compare=False)
 
 
 class Row(NamedTuple):

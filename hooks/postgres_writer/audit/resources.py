@@ -17,8 +17,6 @@ from functools import partial
 from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
-import ijson  # type: ignore[import-untyped]
-
 from postgres_writer.core.response import timestamp
 from postgres_writer.database.dial import in_thread
 from postgres_writer.errors import AuditError, ListExpired
@@ -32,45 +30,27 @@ Manifest = dict[str, Any]
 T = TypeVar("T")
 # names have up to 253 characters: so many fit on a command line of Linux and macOS
 _NAMES_PER_CALL = 200
-_DEPTH = 1000  # about what json allows, which reads the lists that the API server sends
 _HOW = "use the output of `kubectl get pgw -A -o json`."
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 ID = re.compile(rf"{NAMESPACE.pattern}/[a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?")
 """What the id of a resource's row looks like: <namespace>/<name>."""
 
 
-def from_file(file: IO[bytes]) -> Iterator[tuple[list[Manifest], int]]:
-    """Yield the resources of a printed list as ``Source.pages`` does, in bounded memory.
+def from_file(file: IO[bytes]) -> Iterator[list[Manifest]]:
+    """Yield the resources of a printed list as ``Source.pages`` does.
 
     Raises AuditError when it is not a list: an empty or broken file must not make every row look orphaned.
     """
-    kinds: list[object] = []
     try:
-        # use_float: integers as int, as json reads them
-        events = ijson.parse(_outlined(ijson.basic_parse(file, use_float=True), kinds))
-        items = ijson.items(events, "items.item")
-        while some := list(itertools.islice(items, 100)):
-            yield some, 0
+        listed = decoded(file.read())
     except OSError as error:
         raise AuditError(f"The list of resources cannot be read ({error.strerror}).") from error
-    except (ijson.JSONError, ValueError) as error:
+    except (ValueError, RecursionError) as error:
         raise AuditError(f"The list of resources is not complete JSON: {_HOW}") from error
-    if not kinds or kinds[0] not in ("List", "PostgresWriterList"):
+    items = listed.get("items") if isinstance(listed, dict) else None
+    if not isinstance(items, list) or listed.get("kind") not in {"List", "PostgresWriterList"}:
         raise AuditError(f"The file is not a list of resources: {_HOW}")
-
-
-def _outlined(events: Iterable[tuple[str, Any]], kinds: list[object]) -> Iterator[tuple[str, Any]]:
-    """Pass on the events of a document, and note the value of its own field kind."""
-    depth, is_kind = 0, False
-    for event, value in events:
-        depth += event.startswith("start_") - event.startswith("end_")
-        # no resource has it, and what an item costs grows with the square of its depth
-        if depth > _DEPTH:
-            raise ValueError("too deep")
-        if is_kind:
-            kinds.append(value)
-        is_kind = depth == 1 and (event, value) == ("map_key", "kind")
-        yield event, value
+    yield items
 
 
 def decoded(body: bytes) -> Any:
@@ -96,8 +76,8 @@ def ahead(pages: Iterator[T]) -> Iterator[T]:
 class Source(Protocol):
     """Where the resources of a cluster are read, and asked to be synced."""
 
-    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[tuple[list[Manifest], int]]:
-        """Yield (resources, how many are still to come) of all namespaces or of one, in the byte order of their ids.
+    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[list[Manifest]]:
+        """Yield the resources of all namespaces or of one, page by page, in the byte order of their ids.
 
         Raises ListExpired when it took too long, AuditError when the API cannot be read.
         """
@@ -105,9 +85,8 @@ class Source(Protocol):
         parameters: dict[str, Any] = {"limit": page}
         while True:
             answer = self.read(f"{API_PATH}{scope}/{PLURAL}", parameters)
-            metadata = answer.get("metadata") or {}
-            yield answer.get("items") or [], metadata.get("remainingItemCount") or 0
-            parameters["continue"] = metadata.get("continue")
+            yield answer.get("items") or []
+            parameters["continue"] = (answer.get("metadata") or {}).get("continue")
             if not parameters["continue"]:
                 return
 

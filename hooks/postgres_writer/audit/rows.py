@@ -28,7 +28,7 @@ _BATCH = 2000
 
 # by the catalogue, which shows a relation to anyone: to look a name up fails on a schema that the role may not use
 _LOOKUP = qualified("""
-    SELECT c.oid::int8, n.nspname::text || '.' || c.relname::text, c.reltuples::float8,
+    SELECT c.oid::int8, n.nspname::text || '.' || c.relname::text,
     CASE WHEN NOT ((c.relkind = 'r') OR (c.relkind = 'p')) THEN 'it is not an ordinary or partitioned table'
     WHEN row_security_active(c.oid) THEN 'its row-level security applies to the role, which needs BYPASSRLS'
     ELSE (SELECT 'its column id is of type ' || format_type(a.atttypid, NULL) || ', not a text type'
@@ -193,10 +193,9 @@ def lookup(cursor: extensions.cursor, names: Iterable[str], tables: Tables, *, d
     """
     wanted = set(filter(None, names))
     cursor.execute(_LOOKUP, {"names": sorted(wanted), "discover": discover})
-    for oid, name, estimate, trouble in cursor.fetchall():
+    for oid, name, trouble in cursor.fetchall():
         if name in wanted or is_table(name):
-            # -1: it was never counted
-            tables.relations[name] = Relation(oid, name, max(0.0, float(estimate)))
+            tables.relations[name] = Relation(oid, name)
             if trouble:
                 tables.unreadable[name] = trouble
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -225,23 +226,18 @@ def _delete(audit: Audit, finding: Finding) -> bool:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Progress]:
-    """Show a progress bar over resources and rows. It shows only on a terminal and is gone at the end."""
-    shown = sys.stderr.isatty()
-    read = {"resources": 0, "rows": 0}
-    expected = {"resources": 0.0, "rows": 0.0}
+    """Show how much was read, in a line that shows only on a terminal and is gone at the end."""
+    read: Counter[Side] = Counter()
 
-    def advance(side: Side, number: int, total: float) -> None:
+    def advance(side: Side, number: int) -> None:
         read[side] += number
-        expected[side] = max(total, read[side])
-        # until the rows are counted there are taken to be as many as resources
-        bar.length = int(expected["resources"] + (expected["rows"] or expected["resources"])) or 1
-        bar.label = ", ".join(f"{side} {number:,}/{expected[side]:,.0f}" for side, number in read.items())
-        bar.update(number)
+        sys.stderr.write("\rRead " + ", ".join(f"{total:,} {each}" for each, total in read.items()))
+        sys.stderr.flush()
 
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
     try:
-        with click.progressbar(length=1, file=sys.stderr, hidden=not shown, width=20) as bar:
-            yield advance
+        yield advance
     finally:
-        if shown:
-            # click leaves the finished bar and goes to the next line
-            sys.stderr.write("\x1b[A\r\x1b[K\r")
+        sys.stderr.write("\r\x1b[K")

@@ -1,7 +1,7 @@
 """The commands: the group that finds them, and what their helps have in common.
 
 A command is a line in COMMANDS and a `Command` of the same name in its module. Only the module of the command in use is
-imported, so that `--help` and a completion do not wait for Flask, requests and psycopg2.
+imported, so that `--help` does not wait for Flask, requests and psycopg2.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import importlib
 from collections.abc import Iterable
 
 import click
-from click.shell_completion import CompletionItem
 
 from postgres_writer import __version__
 from postgres_writer.errors import PostgresWriterError
@@ -78,14 +77,6 @@ class Commands(Command, click.Group):
         """Print the summaries, for which click would import every command."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (summary, _) in COMMANDS.items()])
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
-        """Offer the names, or the program's own options."""
-        if incomplete.startswith("-"):
-            return click.Command.shell_complete(self, ctx, incomplete)
-        return [
-            CompletionItem(name, help=summary) for name, (summary, _) in COMMANDS.items() if name.startswith(incomplete)
-        ]
 
 
 program = Commands(

@@ -218,7 +218,6 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
         level,
         "drift repaired" if drift else "row adopted" if done == ADOPTED else message,
         extra=fields(
-            hook=hook,
             namespace=hook_request.namespace,
             name=hook_request.name,
             uid=hook_request.uid,
@@ -226,9 +225,10 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
             operation=done,
             table=hook_request.table,
             reason=reason,
-            status=status,
             duration_ms=round(seconds * 1000, 3),
             request_id=request_id,
+            hook=hook,
+            status=status,
         ),
     )
 

@@ -1,8 +1,8 @@
 """Log lines as JSON or text, one line per record whatever a value contains.
 
 A call names what it speaks of with `extra=fields(namespace=..., name=...)`; the dictionary travels in one
-attribute because LogRecord already has a `name`. Only the keys of FIELDS are written, and of an unexpected
-exception only its type and frames: the texts of PostgreSQL's errors quote values of the row.
+attribute because LogRecord already has a `name`. Of an unexpected exception only its type and frames are written: the
+texts of PostgreSQL's errors quote values of the row.
 """
 
 from __future__ import annotations
@@ -17,32 +17,13 @@ import traceback
 from datetime import datetime, timezone
 from typing import Any, TextIO
 
-FIELDS = (
-    "namespace",
-    "name",
-    "uid",
-    "generation",
-    "operation",
-    "table",
-    "reason",
-    "duration_ms",
-    "request_id",
-    "hook",
-    "status",
-    "id",
-    "cause",
-    "sqlstate",
-    "finding",
-    "detail",
-)
-
 _SEPARATORS = frozenset(' "=')
 _ENCODER = json.JSONEncoder(default=str)
 _MOST, _PERIOD = 20, 10.0
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
-    """Return the `extra` of a logging call: what the line speaks of, under the keys of FIELDS."""
+    """Return the `extra` of a logging call: what the line speaks of. Keys without a value are left out."""
     return {"fields": values}
 
 
@@ -170,8 +151,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _details(record: logging.LogRecord) -> dict[str, object]:
-    given = getattr(record, "fields", {})
-    details = {key: given[key] for key in FIELDS if given.get(key) not in (None, "")}
+    details = {key: value for key, value in getattr(record, "fields", {}).items() if value not in (None, "")}
     if record.exc_info and record.exc_info[1] is not None:
         details["exception"] = describe_exception(record.exc_info[1])
     return details
