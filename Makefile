@@ -84,9 +84,9 @@ format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/.installed ## Write the tables of docs/configuration.md from settings.py
+docs: .venv/.dev ## Write the tables of docs/configuration.md from settings.py
 	@sed -i.before '/^## /,$$d' docs/configuration.md && rm docs/configuration.md.before
-	$(BIN)/postgres-writer config-reference >>docs/configuration.md
+	PYTHONPATH=tests $(BIN)/python -m support.reference >>docs/configuration.md
 
 picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
 	PYTHONPATH=tests $(BIN)/python -m support.picture

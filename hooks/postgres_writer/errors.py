@@ -101,6 +101,26 @@ class DeleteFailed(ResourceError, retry=Retry.USER_ACTION):
     """The row could not be deleted for a reason that only a user can remove; the finalizer stays."""
 
 
+# what the transient ones say
+UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
+LOST_PREPARED = (
+    "PostgreSQL lost prepared statements (a pooler, or a trigger that deallocates them); set "
+    "PSQL_PREPARED_STATEMENTS=false. Retrying automatically."
+)
+READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
+BUSY = "The row or table is locked or busy (lock wait, deadlock or timeout); retrying automatically."
+IN_FLIGHT = (
+    "An earlier transaction for this row has not ended (a commit that waits for a standby or the disk?); "
+    "retrying automatically."
+)
+EXPIRED = "The request timed out before anything was written; retrying automatically."
+FORBIDDEN = (
+    "The database role is not allowed to execute PostgreSQL's function {}, without which no row can be written or "
+    "deleted; grant it EXECUTE on that function. Retrying automatically."
+)
+EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
+
+
 class DatabaseUnavailable(ResourceError, retry=Retry.TRANSIENT):
     """No connection could be opened, or it broke, or the server is read-only or lacks disk space, memory or a grant.
 

@@ -10,7 +10,8 @@ import pytest
 from faults.proxy import running_proxy
 from faults.site import Site, running_site
 from postgres_writer.core.response import OUTAGE_SECONDS, RETRY_SECONDS
-from postgres_writer.database.session import IDLE_SECONDS, UNAVAILABLE
+from postgres_writer.database.session import IDLE_SECONDS
+from postgres_writer.errors import UNAVAILABLE
 from support.callers import ask, body
 from support.payloads import DELETED, payload, resource
 from support.postgres import PostgresInstance

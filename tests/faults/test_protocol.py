@@ -54,7 +54,7 @@ def without_record(request: HookRequest, permits: Permits) -> Plan:
     """Plan, but write a table that was refused before without recording it first."""
     plan = make_plan(request, permits)
     if isinstance(plan, Record) and request.spec is not None:
-        return Write(plan.id, request.spec, plan.others, listed=False)
+        return Write(plan.id, request.spec, plan.may_hold, listed=False)
     return plan
 
 

@@ -126,7 +126,6 @@ LINES = [
     "--version",
     "--help",
     "nonsénse",
-    "config-reference",
     "serve",
     "serve --help",
     SYNC,

@@ -34,7 +34,6 @@ COMMANDS = {
     "sync": ("call the sync hook with manifests, as Metacontroller would (for development)", "client"),
     "finalize": ("call the finalize hook with manifests (for development)", "client"),
     "audit": ("compare the resources with the rows, and repair or prune on demand", "audit"),
-    "config-reference": ("print the table of environment variables as Markdown", "serve"),
 }
 """What the program's help says of each command, and the module that does it."""
 
@@ -70,7 +69,7 @@ class Commands(Command, click.Group):
             return None
         _, module = COMMANDS[cmd_name]
         found = importlib.import_module(f"postgres_writer.cli.{module}")
-        command: click.Command = getattr(found, cmd_name.replace("-", "_"))
+        command: click.Command = getattr(found, cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,4 +1,4 @@
-"""`postgres-writer serve`: the hook server; `config-reference`: the variables it reads."""
+"""`postgres-writer serve`: the hook server."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ import click
 
 from postgres_writer.cli.commands import Command
 from postgres_writer.cli.embedded import embedded_database
-from postgres_writer.config.settings import Config, help_text, ignore_libpq_variables, markdown
+from postgres_writer.config.settings import Config, help_text, ignore_libpq_variables
 from postgres_writer.errors import ConfigError
 from postgres_writer.server.files import check_files
 from postgres_writer.telemetry import logs
@@ -91,12 +91,3 @@ def _serve(config: Config) -> int:
         sys.stderr.flush()
         os._exit(code)
     return 0
-
-
-@click.command(
-    cls=Command,
-    epilog="example:\n  postgres-writer config-reference >configuration.md\n\nexit codes: 0 printed, 1 not printed",
-)
-def config_reference() -> None:
-    """Print every environment variable of the server, with default and meaning, as Markdown."""
-    click.echo(markdown(), nl=False)

@@ -279,24 +279,14 @@ def _both_or_neither(**pair: object) -> None:
         raise ConfigError(f"{present} is set without {missing[0]}: set both, or neither.")
 
 
-_GROUPS = {"database": settings_of(DatabaseConfig).values(), "server": settings_of(Config).values()}
-SETTINGS = tuple(each for group in _GROUPS.values() for each in group)
-
-
-def markdown() -> str:
-    """Return the tables of docs/configuration.md."""
-    lines: list[str] = []
-    for title, group in _GROUPS.items():
-        lines += [f"## {title.capitalize()}", "", "| variable | default | meaning |", "| --- | --- | --- |"]
-        lines += [f"| `{each.name}` | {each.default_text} | {each.meaning} |" for each in group]
-        lines.append("")
-    return "\n".join(lines)
+GROUPS = {"database": settings_of(DatabaseConfig).values(), "server": settings_of(Config).values()}
+SETTINGS = tuple(each for group in GROUPS.values() for each in group)
 
 
 def help_text() -> str:
     """Return the variables as a help shows them."""
     lines: list[str] = []
-    for title, group in _GROUPS.items():
+    for title, group in GROUPS.items():
         lines.append(f"environment ({title}):")
         for each in group:
             lines.append(f"  {each.name} (default: {each.default_text})")

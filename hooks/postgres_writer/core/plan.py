@@ -35,6 +35,11 @@ class Write:
     matches the spec can be trusted without the lock of its id.
     """
 
+    @property
+    def may_hold(self) -> tuple[str, ...]:
+        """Those that may hold the row if the write fails in a way that proves nothing: it may have been committed."""
+        return (*self.vacate, self.spec.table)
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -42,7 +47,8 @@ class Record:
 
     id: str
     spec: Spec
-    others: tuple[str, ...]
+    may_hold: tuple[str, ...]
+    """The other tables, which may hold the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +111,6 @@ class Outcome:
     tables: tuple[str, ...]
     operation: Operation = Operation.NONE
     error: ResourceError | None = None
-    differs: bool = False
-    """Whether PostgreSQL showed, before the error, that a row which the status calls Ready is another or refused."""
 
 
 def make_plan(request: HookRequest, permits: Permits) -> Plan:

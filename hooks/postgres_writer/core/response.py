@@ -57,7 +57,7 @@ def keeps_status(plan: Plan, outcome: Outcome) -> bool:
     each resource that was due meanwhile, and show thousands as failed. It is not where a statement was sent and lost or
     refused: its row may be what is wrong, and that can last while others succeed.
     """
-    steady = isinstance(plan, Write) and plan.steady and not outcome.differs
+    steady = isinstance(plan, Write) and plan.steady
     return steady and isinstance(outcome.error, DatabaseUnavailable) and outcome.error.away < OUTAGE_SECONDS
 
 

@@ -6,6 +6,7 @@ a dead resolver or a dead first host no deadline could be kept.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import select
@@ -53,9 +54,13 @@ def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:
         # host beside hostaddr: sslmode=verify-full checks the certificate against the name, not the address
         # https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNECT-HOSTADDR
         reached = {"host": host.name, "port": str(host.port)}
+        if host.name.startswith(("/", "@")):
+            # a Unix socket, in a folder or abstract: libpq finds it by the host alone
+            found.append(reached)
+            continue
         try:
             # an equal share of the time, so that a name which hangs leaves some for the others
-            found += [{**reached, **address} for address in _addresses(host.name, seconds / len(hosts))]
+            found += [{**reached, "hostaddr": address} for address in _addresses(host.name, seconds / len(hosts))]
         except OSError as exc:
             failure = exc
     if not found:
@@ -63,17 +68,9 @@ def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:
     return found
 
 
-def _addresses(host: str, seconds: float) -> list[dict[str, str]]:
-    if host.startswith(("/", "@")):
-        # a Unix socket, in a folder or abstract: libpq finds it by the host alone
-        return [{}]
-    try:
-        return [{"hostaddr": str(ipaddress.ip_address(host))}]
-    except ValueError:
-        return [{"hostaddr": address} for address in _look_up(host, seconds)]
-
-
-def _look_up(host: str, seconds: float) -> list[str]:
+def _addresses(host: str, seconds: float) -> list[str]:
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
     answer = in_thread(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
     try:
         return list(dict.fromkeys(str(info[4][0]) for info in answer.result(seconds)))

@@ -13,17 +13,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from postgres_writer.core.refusals import Refused
-from postgres_writer.database.session import BUSY, EXPIRED, Session, is_table_timeout
+from postgres_writer.database.session import Session, is_table_timeout
 from postgres_writer.database.sharing import Queue, TableCircuits, Tables, Waiter
 from postgres_writer.database.statements import Message
-from postgres_writer.errors import DatabaseBusy, RequestExpired, ResourceError
+from postgres_writer.errors import BUSY, EXPIRED, DatabaseBusy, RequestExpired, ResourceError
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
-
-_SOUND = (ResourceError, Refused)
-"""After these a session has ended its statement; any other exception may have come in the middle of one."""
 
 
 class Pool:
@@ -42,7 +39,6 @@ class Pool:
         self._idle: deque[Session] = deque()
         self._reaping = False
         self._lock = threading.Lock()
-        self._emptied = threading.Condition(self._lock)
 
     @contextmanager
     def lend(self, statement: Message, row: str, until: float) -> Iterator[Session]:
@@ -55,10 +51,11 @@ class Pool:
         session = self._take(tables, until)
         try:
             yield session
-        except _SOUND as exc:
+        except (ResourceError, Refused) as exc:
             self._note_failure(statement, row, exc)
             raise
         except BaseException:
+            # it may have come in the middle of a statement
             session.close()
             raise
         else:
@@ -70,7 +67,6 @@ class Pool:
         """Close all connections that are not lent."""
         with self._lock:
             idle, self._idle = self._idle, deque()
-            self._emptied.notify_all()
         for session in idle:
             session.close()
 
@@ -127,13 +123,11 @@ class Pool:
                     self._reaping = False
                     return
                 wait = self._idle[0].idle_since + self._idle_seconds - time.monotonic()
-                if wait > 0:
-                    self._emptied.wait(wait)
-                    continue
-                session = self._idle.popleft()
-            session.close()
-
-    # What the end of a message says about its tables
+                session = self._idle.popleft() if wait <= 0 else None
+            if session is None:
+                time.sleep(wait)
+            else:
+                session.close()
 
     def _note_success(self, statement: Message) -> None:
         with self._lock:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg2
 
+from postgres_writer import errors
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Guard, Refused
 from postgres_writer.database import statements
@@ -29,24 +30,6 @@ from postgres_writer.telemetry.logs import fields
 logger = logging.getLogger(__name__)
 
 _MAX_TEXTS, IDLE_SECONDS = 256, 0.05
-
-UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
-LOST_PREPARED = (
-    "PostgreSQL lost prepared statements (a pooler, or a trigger that deallocates them); set "
-    "PSQL_PREPARED_STATEMENTS=false. Retrying automatically."
-)
-READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
-BUSY = "The row or table is locked or busy (lock wait, deadlock or timeout); retrying automatically."
-IN_FLIGHT = (
-    "An earlier transaction for this row has not ended (a commit that waits for a standby or the disk?); "
-    "retrying automatically."
-)
-EXPIRED = "The request timed out before anything was written; retrying automatically."
-FORBIDDEN = (
-    "The database role is not allowed to execute PostgreSQL's function {}, without which no row can be written or "
-    "deleted; grant it EXECUTE on that function. Retrying automatically."
-)
-_EXHAUSTED = "PostgreSQL is out of disk space, memory or connections (SQLSTATE {}); retrying automatically."
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _LOCKED_CODE, _CANCELED_CODE, _TRANSACTION_TIMEOUT_CODE = "55P03", "57014", "25P04"
@@ -77,7 +60,7 @@ class Session:
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = self._offset = 0.0
-        self.lock_timeout = LOCK_SHARE * config.statement_timeout
+        self.lock_timeout = self._lock_seconds = LOCK_SHARE * config.statement_timeout
         """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL."""
         self.idle_since = 0.0
         """When the pool got the session back; monotonic seconds."""
@@ -109,16 +92,16 @@ class Session:
                     raise DatabaseUnavailable(str(exc)) from exc
                 self._replace()
                 # it was sent and lost: a row that ends whatever reads it is not an outage
-                least_away = 0.0 if str(exc) == READ_ONLY else math.inf
+                least_away = 0.0 if str(exc) == errors.READ_ONLY else math.inf
             except DatabaseUnavailable as exc:
                 exc.away = max(exc.away, least_away)
                 raise
             except HungUp as exc:
                 # its statement may wait for a lock, and would write when its successor has: so the server ends it
                 self.close()
-                raise RequestExpired(EXPIRED) from exc
+                raise RequestExpired(errors.EXPIRED) from exc
             except TimeoutError:
-                raise DatabaseUnavailable(UNAVAILABLE) from self._probe()
+                raise DatabaseUnavailable(errors.UNAVAILABLE) from self._probe()
 
     def close(self) -> None:
         """Close the connection; the next statement opens a new one."""
@@ -151,7 +134,8 @@ class Session:
             if exc.guard is not Guard.LATE:
                 raise
             # else the server's clock was changed, or it is another server: a new connection measures it
-            raise (RequestExpired(EXPIRED) if time.monotonic() >= start_by else _Lost(UNAVAILABLE)) from exc
+            late = time.monotonic() >= start_by
+            raise (RequestExpired(errors.EXPIRED) if late else _Lost(errors.UNAVAILABLE)) from exc
         self._succeed()
         return result
 
@@ -232,7 +216,7 @@ class Session:
             raise
         if read_only:
             connection.close()
-            raise self._fail(READ_ONLY)
+            raise self._fail(errors.READ_ONLY)
         self._connection, self._cursor, self._opened = connection, cursor, time.monotonic()
         metrics.CONNECTIONS_OPENED.inc()
         metrics.CONNECTIONS_OPEN.inc()
@@ -241,9 +225,9 @@ class Session:
         self._succeed()
 
     def _greeting(self) -> str:
-        timeout = self._config.statement_timeout
-        sets = [statements.limits(timeout, timeout * LOCK_SHARE, local=False), statements.settings(local=False)]
-        return "; ".join([*sets, statements.HELLO] if self._config.prepared_statements else [statements.HELLO])
+        limits = statements.limits(self._config.statement_timeout, self._lock_seconds, local=False)
+        sets = [limits, statements.settings(local=False)] if self._config.prepared_statements else []
+        return "; ".join([*sets, statements.HELLO])
 
     def _succeed(self) -> None:
         if self._circuit.succeeded():
@@ -262,7 +246,7 @@ class Session:
     def _unavailable(self, now: float) -> DatabaseUnavailable:
         why = self._circuit.cause
         away = math.inf if refuses_login(why) else now - self._circuit.since
-        return DatabaseUnavailable(READ_ONLY if why == READ_ONLY else UNAVAILABLE, away)
+        return DatabaseUnavailable(errors.READ_ONLY if why == errors.READ_ONLY else errors.UNAVAILABLE, away)
 
     def _has_ended(self) -> bool:
         """Say whether there is a connection that has ended while it was idle, without waiting."""
@@ -298,7 +282,7 @@ class Session:
 
 def _expect_waiting(call: Call, start_by: float) -> None:
     if time.monotonic() >= start_by or call.hung_up():
-        raise RequestExpired(EXPIRED)
+        raise RequestExpired(errors.EXPIRED)
 
 
 def is_table_timeout(exc: Exception) -> bool:
@@ -318,13 +302,13 @@ def _translated(exc: psycopg2.Error) -> Exception:
     """
     code, diag = exc.pgcode, exc.diag
     if code in _BUSY_CODES:
-        return DatabaseBusy(BUSY)
+        return DatabaseBusy(errors.BUSY)
     if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING_SEVERITIES:
         if code is not None:
             logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
-        return _Lost(UNAVAILABLE)
+        return _Lost(errors.UNAVAILABLE)
     if code[:2] == _EXHAUSTED_CLASS:
-        return DatabaseUnavailable(_EXHAUSTED.format(code))
+        return DatabaseUnavailable(errors.EXHAUSTED.format(code))
     # a character that the database's encoding lacks has the context of our own document
     if diag.context is not None and code != _UNTRANSLATABLE_CODE:
         return Refused(code, diag.constraint_name or "", inside=True)
@@ -338,14 +322,14 @@ def _translated(exc: psycopg2.Error) -> Exception:
 def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | None:
     """Give the error of the lock, of the role, or of a session that is of no use though its connection lives."""
     if guard is Guard.BUSY:
-        return DatabaseBusy(IN_FLIGHT)
+        return DatabaseBusy(errors.IN_FLIGHT)
     if code == _LOST_PREPARED_CODE:
         # a pooler handed out another server connection
         logger.warning("The server lost prepared statements; behind a pooler set PSQL_PREPARED_STATEMENTS=false")
-        return _Lost(LOST_PREPARED)
+        return _Lost(errors.LOST_PREPARED)
     if code == _READ_ONLY_CODE or guard is Guard.READ_ONLY:
-        return _Lost(READ_ONLY)
+        return _Lost(errors.READ_ONLY)
     # then nothing can be said of any table; the server's text is translated, but names the function
     if code == _DENIED_CODE and (function := forbidden_function(primary)):
-        return DatabaseUnavailable(FORBIDDEN.format(function))
-    return _Lost(UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None
+        return DatabaseUnavailable(errors.FORBIDDEN.format(function))
+    return _Lost(errors.UNAVAILABLE) if code == _FAILED_TRANSACTION_CODE else None

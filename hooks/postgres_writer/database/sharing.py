@@ -66,7 +66,7 @@ class Queue:
         self._serve()
 
     def leave(self, tables: Tables, waiter: Waiter) -> bool:
-        """Note that a message waits no more; True when it was granted a connection, which is still its own."""
+        """Note that a message waits no more; True when it was granted a connection, which it still has."""
         if not waiter.answered.is_set():
             self._remove(tables, waiter)
             # it may have been in the way of a younger one

@@ -109,13 +109,11 @@ def _template(text: str) -> str:
     return qualified(text)
 
 
-LOCK = Statement(
-    _template("""
+_LOCK = _template("""
     SELECT CASE WHEN current_setting('transaction_read_only')::bool THEN {read_only}
     WHEN NOT pg_try_advisory_xact_lock(%(key)s) THEN {busy} END
-    """),
-    often=True,
-)
+""")
+LOCK = Statement(_LOCK, often=True)
 """Take the advisory lock of an id until the transaction ends, or fail, so that nothing of the message is run.
 
 It is a statement of its own: one sees what was committed when it began, so one that took the lock itself could miss
@@ -229,9 +227,8 @@ def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True)
 def settings(*, local: bool) -> str:
     """Set all else that must not be left to the role; ``local``: for one transaction.
 
-    While a statement runs the server looks whether its client is there, and else ends it: a setting of PostgreSQL 14,
-    which a server on Windows refuses. transaction_timeout came with PostgreSQL 17.
-    https://www.postgresql.org/docs/current/runtime-config-connection.html
+    The server then ends a statement whose client has gone (since PostgreSQL 14, and not on Windows).
+    transaction_timeout came with PostgreSQL 17. https://www.postgresql.org/docs/current/runtime-config-connection.html
     """
     scope = str(local).lower()
     return qualified(
@@ -295,9 +292,8 @@ def present(table: str, id_column: str = "id") -> Message:
 SURVEY = Message((LOCK, Statement(_SURVEY)), frozenset())
 """Ask the catalogue, under the guard of the lock, whether a table exists and what the role can do with it.
 
-Gives found, is a table, USAGE on its schema, SELECT, INSERT and UPDATE on it, DELETE on it, policies apply, columns
-that it lacks, columns without a grant, SELECT on the id, state of the key. Parameters: schema, name, columns,
-id_column, key, word. It waits for no table, and so counts as one of no table.
+Gives found, is a table, USAGE on its schema, SELECT, INSERT and UPDATE, DELETE, policies apply, columns that it lacks,
+columns without a grant, SELECT on the id, state of the key. Parameters: schema, name, columns, id_column, key, word.
 """
 
 

@@ -7,6 +7,7 @@ under the guard of that lock, saying that there is no such relation. An error pr
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 from postgres_writer.config.settings import Config, DatabaseConfig
@@ -47,14 +48,14 @@ class Store:
         match plan:
             case Skip():
                 return Outcome(plan.tables, error=plan.verdict)
-            case Write():
-                return self._write(plan, call)
-            case Remove():
-                return self._remove(plan, call)
-            case Record():
-                return self._record(plan, call)
             case Inspect():
                 return self._inspect(plan, call)
+        try:
+            if isinstance(plan, Write):
+                return self._write(plan, call)
+            return self._remove(plan, call) if isinstance(plan, Remove) else self._record(plan, call)
+        except TRANSIENT as exc:
+            return Outcome(plan.may_hold, error=exc)
 
     def close(self) -> None:
         """Close the connections that are not in use."""
@@ -73,21 +74,23 @@ class Store:
         raise AssertionError("the second one returns or raises")
 
     def _write(self, plan: Write, call: Call) -> Outcome:
-        table, columns, differs = plan.spec.table, plan.spec.columns, False
+        if plan.steady and self._matches(plan, call):
+            return Outcome((plan.spec.table,), Operation.UNCHANGED)
         try:
-            if plan.steady:
-                if self._matches(plan, call):
-                    return Outcome((table,), Operation.UNCHANGED)
-                differs = True
-            message = statements.write(table, columns, plan.vacate)
+            return self._overwrite(plan, call)
+        except DatabaseUnavailable as exc:
+            # also where status says Ready: PostgreSQL may just have shown that the row is another
+            exc.away = math.inf
+            raise
+
+    def _overwrite(self, plan: Write, call: Call) -> Outcome:
+        message = statements.write(plan.spec.table, plan.spec.columns, plan.vacate)
+        try:
             was = self._ask(call, message, plan.id, doc=dict(plan.spec.values))[0]
-        except TRANSIENT as exc:
-            # it may have been committed all the same, so every table stays listed
-            return Outcome((*plan.vacate, table), error=exc, differs=differs)
         except Refused as exc:
             return self._explain(plan, call, exc)
         # the word travels through a setting of the transaction, which a trigger can change
-        return Outcome((table,), Operation.MOVED if plan.vacate else _WAS.get(was, Operation.UPDATED))
+        return Outcome((plan.spec.table,), Operation.MOVED if plan.vacate else _WAS.get(was, Operation.UPDATED))
 
     def _matches(self, plan: Write, call: Call) -> bool:
         message = statements.matches(plan.spec.table, plan.spec.columns)
@@ -100,33 +103,28 @@ class Store:
     def _explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:
         """Find out which table a refused write was about, and which tables hold the row; nothing was changed."""
         table = plan.spec.table
-        try:
-            access = self._survey(plan.id, table, plan.spec.columns, call)
-            vacate = {old: self._survey(plan.id, old, plan.spec.columns, call) for old in self._holders(plan, call)}
-            if access.found and tuple(vacate) != plan.vacate:
-                # A table that is gone, or does not hold the row, must not hold up the move.
-                return self._write(replace(plan, vacate=tuple(vacate)), call)
-            listed = plan.listed or self._may_hold_unlisted(plan.id, table, access, call)
-        except TRANSIENT as exc:
-            return Outcome((*plan.vacate, table), error=exc, differs=True)
+        access = self._survey(plan.id, table, plan.spec.columns, call)
+        holders = self._holders(plan.id, plan.vacate, call)
+        vacate = {old: self._survey(plan.id, old, plan.spec.columns, call) for old in holders}
+        if access.found and holders != plan.vacate:
+            # A table that is gone, or does not hold the row, must not hold up the move.
+            return self._overwrite(replace(plan, vacate=holders), call)
+        listed = plan.listed or self._may_hold_unlisted(plan.id, table, access, call)
         error = refusals.explain_write(table, access, refused, vacate)
-        return Outcome((*vacate, table) if listed else tuple(vacate), error=error)
+        return Outcome((*holders, table) if listed else holders, error=error)
 
     def _remove(self, plan: Remove, call: Call) -> Outcome:
         """Delete table by table: each delete is idempotent."""
-        left = list(plan.tables)
+        left: list[str] = []
         operation, error = Operation.ABSENT, None
         for table in plan.tables:
             try:
                 if self._delete(plan, table, call):
                     operation = Operation.DELETED
-                left.remove(table)
-            except TRANSIENT as exc:
-                # another transaction may have begun meanwhile, which may write any of them
-                return Outcome(plan.may_hold, operation, exc)
             except DeleteFailed as exc:
                 # the other tables are tried all the same; the first reason is reported
                 error = error or exc
+                left.append(table)
         return Outcome(tuple(left), operation, error)
 
     def _delete(self, plan: Remove, table: str, call: Call) -> bool:
@@ -145,12 +143,9 @@ class Store:
 
     def _record(self, plan: Record, call: Call) -> Outcome:
         table = plan.spec.table
-        try:
-            access = self._survey(plan.id, table, plan.spec.columns, call)
-            others = self._holders(plan, call)
-            may_hold = self._may_hold_unlisted(plan.id, table, access, call)
-        except TRANSIENT as exc:
-            return Outcome(plan.others, error=exc)
+        access = self._survey(plan.id, table, plan.spec.columns, call)
+        others = self._holders(plan.id, plan.may_hold, call)
+        may_hold = self._may_hold_unlisted(plan.id, table, access, call)
         text = f"Table {table} is now allowed; it was recorded in status and the row will be written at the next sync."
         sound = may_hold and access.found
         error = TableRecorded(text) if sound else refusals.explain_write(table, access, Refused(), {})
@@ -159,7 +154,7 @@ class Store:
     def _inspect(self, plan: Inspect, call: Call) -> Outcome:
         table = () if plan.table is None else (plan.table,)
         try:
-            others = self._holders(plan, call)
+            others = self._holders(plan.id, plan.others, call)
             if plan.new and plan.table is not None:
                 access = self._survey(plan.id, plan.table, COLUMNS, call)
                 if not self._may_hold_unlisted(plan.id, plan.table, access, call):
@@ -171,10 +166,9 @@ class Store:
 
     # What proves that a table does not hold the row
 
-    def _holders(self, plan: Write | Record | Inspect, call: Call) -> tuple[str, ...]:
-        """Give those of the plan's other tables that hold the row or may hold it."""
-        others = plan.vacate if isinstance(plan, Write) else plan.others
-        return tuple(table for table in others if self._may_hold(plan.id, table, call))
+    def _holders(self, row: str, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
+        """Give those of the tables that hold the row or may hold it."""
+        return tuple(table for table in tables if self._may_hold(row, table, call))
 
     def _may_hold(self, row: str, table: str, call: Call) -> bool:
         """Say whether a table holds the row, or is not proven not to."""
@@ -188,16 +182,13 @@ class Store:
 
         Where the row cannot have been written, listing the table would only hold up the deletion.
         """
-        if access.barred:
-            return False
-        return not access.lacks_key or self._may_hold(row, table, call)
+        return not access.barred and (not access.lacks_key or self._may_hold(row, table, call))
 
     def _survey(self, row: str, table: str, columns: tuple[str, ...], call: Call) -> Access:
         schema, _, name = table.partition(".")
         names = [_ID_COLUMN, *columns]
-        given: dict[str, object] = {"schema": schema, "name": name, "id_column": _ID_COLUMN, "columns": names}
         found, is_table, used, writes, deletes, policies, missing, denied, finds, key = self._ask(
-            call, statements.SURVEY, row, **given
+            call, statements.SURVEY, row, schema=schema, name=name, id_column=_ID_COLUMN, columns=names
         )
         # of a table that lacks columns the grants on it as a whole count
         writable, deletable = used and (writes if missing else not denied), used and finds and deletes

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from postgres_writer.core.plan import Operation
-from postgres_writer.errors import Retry
+from postgres_writer.core.plan import Operation, Write
+from postgres_writer.core.request import Spec
+from postgres_writer.core.response import keeps_status
+from postgres_writer.database.store import Store
+from postgres_writer.errors import DatabaseUnavailable, Retry
 from support.postgres import Database
-from support.subject import ROW, Limited, Subject, next_session
+from support.subject import ROW, Limited, Subject, fresh_call, next_session
 from support.waiting import wait_until
 
 CODES = (
@@ -157,3 +160,15 @@ def test_a_transaction_timeout_that_a_trigger_left_behind_is_neither_an_outage_n
         cursor.execute("ROLLBACK")
     for each in waiting:
         assert each.sync() is Operation.UPDATED, "nothing may fail fast now"
+
+
+@pytest.mark.parametrize("differs", [False, True])
+def test_the_status_stays_for_a_while_unless_the_row_was_seen_to_differ(database: Database, *, differs: bool) -> None:
+    store = Store(Database({**database.connect, "port": "1"}).config())
+    if differs:
+        # the server goes between the look and the write
+        store._matches = lambda _plan, _call: False  # type: ignore[method-assign, assignment]
+    plan = Write(ROW[0], Spec("public.students", ()), (), listed=True, steady=True)
+    outcome = store.apply(plan, fresh_call())
+    assert isinstance(outcome.error, DatabaseUnavailable)
+    assert keeps_status(plan, outcome) is not differs

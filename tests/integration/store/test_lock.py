@@ -8,12 +8,12 @@ import psycopg2.extensions
 import pytest
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.database.session import IN_FLIGHT, Session
+from postgres_writer.database.session import Session
 from postgres_writer.database.sharing import Circuit
 from postgres_writer.database.statements import LOCK, WORD, Message, Statement, lock_key, write
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import CIRCUIT_SECONDS
-from postgres_writer.errors import DatabaseUnavailable
+from postgres_writer.errors import IN_FLIGHT, DatabaseUnavailable
 from support.postgres import Database
 from support.subject import ROW, Subject, fresh_call
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from postgres_writer.config.settings import SETTINGS, markdown
+from postgres_writer.config.settings import SETTINGS
 from postgres_writer.config.variables import Setting
+from support.reference import markdown
 
 DOCS = Path(__file__).parents[3] / "docs"
 

@@ -329,7 +329,7 @@ def worst(plan: Plan) -> Outcome:
         case Write():
             return Outcome((*plan.vacate, plan.spec.table), error=error)
         case Record():
-            return Outcome(plan.others, error=error)
+            return Outcome(plan.may_hold, error=error)
         case Inspect():
             return Outcome((*plan.others, *([plan.table] if plan.table else [])), error=plan.verdict)
         case Remove():

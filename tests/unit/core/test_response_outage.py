@@ -40,10 +40,6 @@ def test_whatever_waits_for_an_answer_gets_one(plan: Plan) -> None:
     assert not keeps_status(plan, Outcome(("public.students",), error=DOWN))
 
 
-def test_a_row_that_was_seen_to_differ_is_not_called_ready() -> None:
-    assert not keeps_status(STEADY, Outcome(("public.students",), error=DOWN, differs=True))
-
-
 @pytest.mark.parametrize(
     "error",
     [None, DatabaseBusy("locked"), DatabaseUnavailable("lost"), RequestExpired("late"), RowRejected("no")],

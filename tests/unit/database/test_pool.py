@@ -13,10 +13,10 @@ import pytest
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
-from postgres_writer.database.session import BUSY, UNAVAILABLE, Session, Stuck
+from postgres_writer.database.session import Session, Stuck
 from postgres_writer.database.sharing import Waiter
 from postgres_writer.deadlines import LOADED_LOCK_SECONDS
-from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
+from postgres_writer.errors import BUSY, UNAVAILABLE, DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
 
 SOON, LONG, LOCK = 0.05, 30.0, 3.0
 TABLE = frozenset({"students"})
