@@ -344,7 +344,8 @@ class Expiring(Cluster):
 def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
     expires: int, lists: int, setting: Setting, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("postgres_writer.audit.compare._LARGER_PAGES", (2, 10))
+    monkeypatch.setattr("postgres_writer.audit.compare.PAGE", 2)
+    monkeypatch.setattr("postgres_writer.audit.compare._LARGER_PAGE", 10)
     monkeypatch.setattr("postgres_writer.audit.compare._FEW_IDS", 0)
     # the API server ends with the thread that started it, so it is not restarted from the one that reads ahead
     monkeypatch.setattr("postgres_writer.audit.compare.ahead", iter)

@@ -54,21 +54,18 @@ class TestTargets:
             over.set()
 
 
-@pytest.fixture(params=["TCP", "Unix"])
-def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+@pytest.fixture
+def pair() -> Iterator[Pair]:
     """Connect two sockets: the server's end and the caller's."""
-    if request.param == "Unix":
-        ends = socket.socketpair()
-    else:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            caller = socket.create_connection(listener.getsockname())
-            ends = listener.accept()[0], caller
-    with ends[0], ends[1]:
-        yield ends
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        caller = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours, caller:
+        yield ours, caller
 
 
 class TestCall:
-    """A caller that is gone is noticed on every kind of socket."""
+    """A caller that is gone is noticed."""
 
     def test_a_caller_who_waits_is_there(self, pair: Pair) -> None:
         server, caller = pair

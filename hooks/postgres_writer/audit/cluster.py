@@ -14,6 +14,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
 from postgres_writer.audit.resources import API_PATH, PLURAL, RESYNC_ANNOTATION, Manifest, Source, decoded
+from postgres_writer.config.variables import text_of
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
 from postgres_writer.core.response import timestamp
 from postgres_writer.errors import AuditError, ListExpired
@@ -111,11 +112,7 @@ class Cluster(Source):
         return request
 
     def _read(self, name: str) -> str:
-        path = self._folder / name
-        try:
-            return path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise AuditError(f"The service account's {name} cannot be read: {path}.") from error
+        return text_of(f"The service account's {name}", self._folder / name).strip()
 
 
 def _object(response: requests.Response) -> Manifest:

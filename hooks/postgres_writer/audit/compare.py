@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import time
@@ -23,7 +22,7 @@ from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, List
 
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
 # https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
-_LARGER_PAGES = (PAGE, 5 * PAGE, 20 * PAGE)
+_LARGER_PAGE = 20 * PAGE
 # so many single reads are quick, however short the list is
 _FEW_IDS = 50
 
@@ -108,12 +107,10 @@ class Audit:
 
     def _note(self, resources: Callable[[int], Iterator[Resource]]) -> None:
         """Note the resources that a list in pages of that size gives; an expired one begins again with larger pages."""
-        *smaller, largest = _LARGER_PAGES
-        for page in smaller:
-            with contextlib.suppress(ListExpired):
-                self.spool.note_resources(resources(page))
-                return
-        self.spool.note_resources(resources(largest))
+        try:
+            self.spool.note_resources(resources(PAGE))
+        except ListExpired:
+            self.spool.note_resources(resources(_LARGER_PAGE))
 
     def _counted(self, pages: Iterable[list[Manifest]]) -> Iterator[Manifest]:
         for items in pages:

@@ -81,9 +81,7 @@ def _seconds(option: str, lowest: float, default: str, meaning: str) -> Callable
 )
 @click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the fields.")
 @_seconds("--confirm-after", 0, "5", "Check findings again after this time and drop those that have disappeared.")
-@_seconds(
-    "--timeout", 0.001, "300", "Maximum time to read a batch of one table; then the table is reported as unreadable."
-)
+@_seconds("--timeout", 0.001, "300", "Maximum time to read a batch of one table; then it is reported as unreadable.")
 @click.option(
     "--service-account",
     type=click.Path(path_type=Path),
@@ -98,7 +96,7 @@ def _seconds(option: str, lowest: float, default: str, meaning: str) -> Callable
 )
 @click.option("--repair", is_flag=True, help="Request a sync of what is missing or differs.")
 @click.option(
-    "--prune", is_flag=True, help="Delete the rows with these IDs, or all of --namespace, that have no resource."
+    "--prune", is_flag=True, help="Delete the rows with these IDs, or all of --namespace, without a resource."
 )
 @click.option("--yes", is_flag=True, help="Delete without confirmation.")
 def audit(**given: Any) -> int:
@@ -208,8 +206,7 @@ def _ask(number: int, cluster: str) -> bool:
     if not sys.stdin.isatty():
         raise AuditError("Standard input is not a terminal, so deletion cannot be confirmed; use --yes.")
     rows = "this row" if number == 1 else f"these {number} rows"
-    click.echo(f"Cluster: {cluster}")
-    return click.confirm(f"Delete {rows}?")
+    return click.confirm(f"Cluster: {cluster}\nDelete {rows}?")
 
 
 def _delete(audit: Audit, finding: Finding) -> bool:

@@ -48,9 +48,8 @@ def as_json(finding: Finding, *, show_values: bool) -> dict[str, object]:
     about = {"finding": finding.kind.value, "id": finding.id, "table": finding.table, "detail": finding.detail}
     shown: dict[str, object] = {**about, "fields": [column for column, _, _ in finding.differences]}
     if show_values:
-        shown["differences"] = [
-            {"field": column, "resource": wanted, "row": found} for column, wanted, found in finding.differences
-        ]
+        keys = ("field", "resource", "row")
+        shown["differences"] = [dict(zip(keys, each, strict=True)) for each in finding.differences]
         shown["row"] = dict(zip(COLUMNS, finding.values, strict=True)) if finding.values else None
     return shown
 

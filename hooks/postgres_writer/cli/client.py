@@ -232,13 +232,9 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
     )
     @click.argument("file", type=click.Path(allow_dash=True))
     @click.option("--url", default="http://127.0.0.1:8080", help="URL of the server. Proxies are not used.")
-    @click.option(
-        "--token-file", type=Path, metavar="FILE", help="File with the bearer token; the first one in it is sent."
-    )
+    @click.option("--token-file", type=Path, metavar="FILE", help="File with bearer tokens; the first one is sent.")
     @click.option("--ca-file", type=click.Path(), metavar="FILE", help="CA bundle that verifies the server.")
-    @click.option(
-        "-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="What to print."
-    )
+    @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="The format.")
     @click.option("--force", is_flag=True, help="Also send objects that exist in a cluster.")
     def command(file: str, output: str, *, force: bool, **server: Any) -> int:
         found = list(requests_of(_read(file), force=force))

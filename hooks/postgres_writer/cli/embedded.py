@@ -17,12 +17,8 @@ from postgres_writer.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-# initdb wants a folder of its own, so the lock is beside it
-_CLUSTER = "postgresql"
-_STUDENTS = """
-    SET client_min_messages = warning;
-    CREATE TABLE IF NOT EXISTS students (id text PRIMARY KEY, name text, age int, country text);
-"""
+_CLUSTER = "postgresql"  # initdb wants a folder of its own, so the lock is beside it
+_STUDENTS = "CREATE TABLE IF NOT EXISTS students (id text PRIMARY KEY, name text, age int, country text)"
 
 
 @contextlib.contextmanager
@@ -41,7 +37,7 @@ def embedded_database(data_folder: Path) -> Iterator[dict[str, str]]:
         log.info("Starting an embedded PostgreSQL in %s", folder)
         server = _start(folder / _CLUSTER)
         try:
-            server.psql(_STUDENTS)
+            server.psql(f"SET client_min_messages = warning; {_STUDENTS}")
             yield connection_variables(folder)
         finally:
             server.stop()

@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-NOT_DONE = 1
-WRONG = 2
-INTERRUPTED = 130
+NOT_DONE, WRONG, INTERRUPTED = 1, 2, 130
 
 
 class _Output(io.FileIO):

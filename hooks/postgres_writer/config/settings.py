@@ -106,9 +106,7 @@ class DatabaseConfig:
     keepalives_idle: int = setting(
         "PSQL_KEEPALIVES_IDLE", "Seconds without traffic after which TCP keepalives are sent.", integer(1, 3600), "60"
     )
-    keepalives_interval: int = setting(
-        "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", integer(1, 3600), "10"
-    )
+    keepalives_interval: int = setting("PSQL_KEEPALIVES_INTERVAL", "Seconds between them.", integer(1, 3600), "10")
     keepalives_count: int = setting(
         "PSQL_KEEPALIVES_COUNT", "Unanswered keepalives after which a connection counts as dead.", integer(1, 100), "3"
     )
@@ -138,9 +136,7 @@ class DatabaseConfig:
         config = cls(**read(cls, environ))
         hosts, ports = len(config.host_names), len(config.ports)
         if ports not in {1, hosts}:
-            raise ConfigError(
-                f"PSQL_PORT lists {ports} ports for {hosts} hosts of PSQL_HOST: give one port, or one per host."
-            )
+            raise ConfigError(f"PSQL_PORT lists {ports} ports for {hosts} hosts of PSQL_HOST: give one, or one each.")
         if config.password is not None and config.password_file is not None:
             raise ConfigError("PSQL_PASSWORD and PSQL_PASSWORD_FILE are both set: keep one of them.")
         _both_or_neither(PSQL_SSLCERT=config.sslcert, PSQL_SSLKEY=config.sslkey)

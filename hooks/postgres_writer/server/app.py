@@ -137,7 +137,7 @@ class HookServer:
 
     def _slot(self, hook_request: HookRequest, outcome: Outcome, kept: bool) -> float | None:
         # what waits for PostgreSQL itself is in no table's queue, and where only a resync is late in one of its own
-        table = (hook_request.table or "") if isinstance(outcome.error, DatabaseBusy) else None
+        table = (hook_request.relation or "") if isinstance(outcome.error, DatabaseBusy) else None
         return self._retries.take(time.monotonic(), (table, kept))
 
     def metrics(self) -> Response:
@@ -218,12 +218,8 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
         level,
         "drift repaired" if drift else "row adopted" if done == ADOPTED else message,
         extra=fields(
-            namespace=hook_request.namespace,
-            name=hook_request.name,
-            uid=hook_request.uid,
-            generation=hook_request.generation,
+            **{name: getattr(hook_request, name) for name in ("namespace", "name", "uid", "generation", "table")},
             operation=done,
-            table=hook_request.table,
             reason=reason,
             duration_ms=round(seconds * 1000, 3),
             request_id=request_id,
@@ -268,9 +264,8 @@ def _problem(error: exceptions.HTTPException) -> Response:
         response.headers["X-Request-Id"] = request_id
     if request.endpoint in ("sync", "finalize"):
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
-        _refusals.warning(
-            "The request was refused.", extra=fields(hook=request.endpoint, status=status, request_id=request_id)
-        )
+        about = fields(hook=request.endpoint, status=status, request_id=request_id)
+        _refusals.warning("The request was refused.", extra=about)
     return response
 
 

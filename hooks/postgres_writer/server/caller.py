@@ -6,7 +6,6 @@ in a queue, for longer than the caller waits for an answer.
 
 from __future__ import annotations
 
-import select
 import socket
 import struct
 import time
@@ -36,15 +35,8 @@ def call_from_socket(connection: Any) -> Call:
 def _hung_up(connection: socket.socket) -> bool:
     # unlike poll() it keeps the interpreter's lock, for which a busy worker would queue again
     state = _tcp_info(connection, _STATE)
-    if state is not None:
-        # a caller that has only closed its sending side counts, too: Go closes a connection to abandon the call
-        return state != _ESTABLISHED
-    descriptor = connection.fileno()
-    if descriptor < 0:
-        return True
-    poller = select.poll()
-    poller.register(descriptor, getattr(select, "POLLRDHUP", 0))
-    return bool(poller.poll(0))
+    # a caller that has only closed its sending side counts, too: Go closes a connection to abandon the call
+    return connection.fileno() < 0 if state is None else state != _ESTABLISHED
 
 
 def _tcp_info(connection: socket.socket, field: struct.Struct) -> int | None:

@@ -85,8 +85,7 @@ def settings(config: Config) -> dict[str, Any]:
     }
     if config.tls_cert_file and config.tls_key_file:
         context = Watched("server certificate", server_context, config.tls_cert_file, config.tls_key_file)
-        chosen["certfile"] = str(config.tls_cert_file)
-        chosen["keyfile"] = str(config.tls_key_file)
+        chosen |= {"certfile": str(config.tls_cert_file), "keyfile": str(config.tls_key_file)}
         # gevent asks it for every new connection: open ones keep their certificate, new ones get the new one
         wrapper = SimpleNamespace(wrap_socket=lambda sock, **_options: Connection(sock, context.current()))
         chosen["ssl_context"] = lambda _config, _default_factory: wrapper

@@ -1,9 +1,8 @@
 """gunicorn's gevent worker, with a limit on everything that a slow, rude or busy caller can hold.
 
 A connection costs a greenlet, so callers that send slowly, or nothing, or never read, block no other caller. The stock
-worker has no limit for them: it waits for the rest of a request, or for room to write an answer, as long as it takes.
-Nor has it one for callers that send without a pause: a greenlet runs until it has to wait, and with data there it never
-has to. So a connection does one piece of work, what one read gave or one request, in each turn of the loop.
+worker waits for the rest of a request, or for room to write an answer, as long as it takes. And where data comes
+without a pause its greenlet never has to wait: here a connection does one piece of work in each turn of the loop.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""What the server counts, after Prometheus' naming conventions. No label ever names a resource.
-
-The one worker counts in its memory: when it is replaced, everything begins at 0 again, which Prometheus expects.
-"""
+"""What the worker counts in its memory, after Prometheus' naming conventions. No label ever names a resource."""
 
 from __future__ import annotations
 
@@ -50,20 +47,14 @@ ROWS = Counter(
     "Rows made to match their resources, by operation: inserted, updated, adopted, unchanged, moved, deleted, absent.",
     ["operation"],
 )
-DRIFT = Counter(
-    "postgres_writer_drift_repaired_total", "Rows that something else had changed or removed and that were restored."
-)
+DRIFT = Counter("postgres_writer_drift_repaired_total", "Rows that something else had changed and that were restored.")
 CUT_OFF = Counter(
     "postgres_writer_connections_cut_off_total",
     "Client connections that were closed because a handshake, a request with its answer, or silence took too long.",
 )
 CONNECTIONS_OPEN = Gauge("postgres_writer_database_connections", "Connections to PostgreSQL that are open now.")
-CONNECTIONS_OPENED = Counter(
-    "postgres_writer_database_connections_opened_total", "Connections to PostgreSQL that were opened."
-)
-CONNECTIONS_FAILED = Counter(
-    "postgres_writer_database_connections_failed_total", "Attempts to connect to PostgreSQL that failed."
-)
+CONNECTIONS_OPENED = Counter("postgres_writer_database_connections_opened_total", "Connections opened to PostgreSQL.")
+CONNECTIONS_FAILED = Counter("postgres_writer_database_connections_failed_total", "Failed attempts to connect to it.")
 CONNECTIONS_REPLACED = Counter(
     "postgres_writer_database_connections_replaced_total",
     "Connections that were dropped while idle and were replaced, with the statement repeated.",
@@ -80,12 +71,8 @@ TABLE_CIRCUIT = Counter(
     "failed fast), closed (a statement succeeded again).",
     ["event"],
 )
-BUILD_INFO = Gauge(
-    "postgres_writer_build_info", "The version that is running; always 1.", ["version", "python_version"]
-)
-CIRCUIT_OPEN = Gauge(
-    "postgres_writer_database_circuit_open", "1 while calls fail fast because PostgreSQL could not be reached."
-)
+BUILD_INFO = Gauge("postgres_writer_build_info", "The version that runs; always 1.", ["version", "python_version"])
+CIRCUIT_OPEN = Gauge("postgres_writer_database_circuit_open", "1 while calls fail fast: PostgreSQL was unreachable.")
 
 
 # labels() would look for the series under a lock at every request
@@ -123,9 +110,8 @@ class _LastAudit(Collector):
 
     def collect(self) -> Iterator[Metric]:
         result = self._result
-        findings = GaugeMetricFamily(
-            "postgres_writer_audit_findings", "Findings of the last audit, by kind.", labels=["finding"]
-        )
+        meaning = "Findings of the last audit, by kind."
+        findings = GaugeMetricFamily("postgres_writer_audit_findings", meaning, labels=["finding"])
         for kind in Kind:
             findings.add_metric([kind.value], result.findings.get(kind.value, 0))
         yield findings

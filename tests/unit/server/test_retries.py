@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable
 from itertools import pairwise
 
@@ -9,9 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postgres_writer.config.settings import Config
+from postgres_writer.core.plan import Outcome
+from postgres_writer.core.request import load_request
 from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
+from postgres_writer.database.store import Store
+from postgres_writer.errors import DatabaseBusy
 from postgres_writer.server import retries
+from postgres_writer.server.app import HookServer
 from postgres_writer.server.retries import RetrySlots
+from support.payloads import payload, resource
+from support.spec_cases import spec_with
 
 PERIOD = 300.0
 
@@ -22,6 +31,17 @@ def test_the_queue_of_a_locked_table_holds_up_no_other() -> None:
     assert waits[-1] is None
     assert slots.take(0.0, "healthy") == RETRY_SECONDS
     assert slots.take(0.0, (None, False)) == RETRY_SECONDS
+
+
+def test_two_spellings_of_a_table_share_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PSQL_HOST", "localhost")
+    config = Config.from_env(os.environ)
+    server, busy = HookServer(config, Store(config.database)), Outcome((), error=DatabaseBusy("locked"))
+    requests = [load_request(payload(resource(spec_with(table=table)))) for table in ("students", "public.students")]
+    first, second = (server._slot(request, busy, kept=False) for request in requests)
+    assert first is not None
+    assert second is not None
+    assert second > first + 0.5 / RETRIES_PER_SECOND
 
 
 def test_what_users_wait_for_does_not_wait_for_late_resyncs() -> None:
