@@ -106,7 +106,9 @@ class DatabaseConfig:
     keepalives_idle: int = setting(
         "PSQL_KEEPALIVES_IDLE", "Seconds without traffic after which TCP keepalives are sent.", integer(1, 3600), "60"
     )
-    keepalives_interval: int = setting("PSQL_KEEPALIVES_INTERVAL", "Seconds between them.", integer(1, 3600), "10")
+    keepalives_interval: int = setting(
+        "PSQL_KEEPALIVES_INTERVAL", "Seconds between TCP keepalives.", integer(1, 3600), "10"
+    )
     keepalives_count: int = setting(
         "PSQL_KEEPALIVES_COUNT", "Unanswered keepalives after which a connection counts as dead.", integer(1, 100), "3"
     )
