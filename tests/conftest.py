@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psycopg2.extensions
 import pytest
@@ -46,7 +47,7 @@ def maintenance() -> Iterator[Database]:
 def recycled(maintenance: Database) -> Iterator[Database]:
     """Make one database for many tests: to make and drop one for each would take most of their time."""
     with maintenance.sibling() as database:
-        yield database
+        yield replace(database, kept=[])
 
 
 @pytest.fixture

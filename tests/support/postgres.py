@@ -79,6 +79,8 @@ class Database:
     """One database of a running server, with the libpq keywords that reach it."""
 
     connect: dict[str, str]
+    kept: list[psycopg2.extensions.connection] | None = field(default=None, compare=False, repr=False)
+    """Connections that queries use again; None for one of its own for each."""
 
     @property
     def name(self) -> str:
@@ -123,10 +125,22 @@ class Database:
             connection.close()
 
     def query(self, statement: str | sql.Composable, *parameters: Any) -> list[tuple[Any, ...]]:
-        """Run one statement on a connection of its own and return its rows (none if it returns none)."""
-        with self.connection() as connection, connection.cursor() as cursor:
-            cursor.execute(statement, parameters or None)
-            return cursor.fetchall() if cursor.description else []
+        """Run one statement in a session without leftovers and return its rows (none if it returns none)."""
+        if not self.kept:
+            connection = psycopg2.connect(psycopg2.extensions.make_dsn(**self.connect))
+            connection.autocommit = True
+        else:
+            connection = self.kept.pop()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters or None)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            if self.kept is None or connection.closed:
+                connection.close()
+            else:
+                connection.cursor().execute("DISCARD ALL")
+                self.kept.append(connection)
 
     def rows(self, table: str = "students") -> list[tuple[Any, ...]]:
         """Return (id, name, age, country) of every row, in the order of the id."""
