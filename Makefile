@@ -34,7 +34,7 @@ run: .venv/.installed ## Serve the hooks on port 8080, with the database of PSQL
 # more processes than a small machine has processors: half of the time the tests wait for servers to start and stop;
 # the tests of one file stay together as far as its server need not be started twice for the processes to end at once
 test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of them)
-	$(BIN)/pytest $(or $(TESTS),-n 4 --dist worksteal tests/unit tests/integration)
+	$(BIN)/pytest $(or $(TESTS),-n 2 --dist worksteal tests/unit tests/integration)
 
 test-faults: .venv/.dev ## Run the slow tests, in which parts are stopped, killed or made to hang
 	$(BIN)/pytest $(or $(TESTS),tests/faults)

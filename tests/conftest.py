@@ -8,7 +8,7 @@ from dataclasses import replace
 import psycopg2.extensions
 import pytest
 
-from support.postgres import Database, private_instance, scrubbed_environment
+from support.postgres import Database, memory_folder, private_instance, scrubbed_environment
 from support.server import ServerProcess, running_server
 
 
@@ -39,7 +39,7 @@ def maintenance() -> Iterator[Database]:
     if dsn is not None:
         yield Database({"host": "localhost", **psycopg2.extensions.parse_dsn(dsn)})
         return
-    with private_instance() as instance:
+    with private_instance(memory_folder()) as instance:
         yield instance.maintenance
 
 

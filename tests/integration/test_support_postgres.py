@@ -21,7 +21,20 @@ def test_an_emptied_database_has_nothing_of_an_earlier_test(database: Database) 
     assert database.rows() == []
     named = "SELECT nspname FROM pg_namespace WHERE nspname = 'team' UNION SELECT fdwname FROM pg_foreign_data_wrapper"
     assert database.query(named) == []
-    assert database.query("SELECT current_schemas(false)") == [(["public"],)]
+    with database.connection() as fresh, fresh.cursor() as cursor:
+        cursor.execute("SELECT current_schemas(false)")
+        assert cursor.fetchall() == [(["public"],)]
+
+
+def test_a_query_leaves_nothing_to_the_next_and_waits_for_no_other(database: Database) -> None:
+    database.query("SET search_path = nowhere; CREATE TEMP TABLE students (id text)")
+    with pytest.raises(psycopg2.errors.DivisionByZero):
+        database.query("SELECT 1 / 0")
+    assert database.rows() == []
+    [(pid,)] = database.query("SELECT pg_backend_pid()")
+    with pytest.raises(psycopg2.OperationalError):
+        database.query("SELECT pg_terminate_backend(pg_backend_pid())")
+    assert database.query("SELECT pg_backend_pid()") != [(pid,)]
 
 
 def test_a_private_server_asks_for_its_password_and_comes_back_after_a_kill() -> None:

@@ -361,16 +361,22 @@ class PostgresInstance:
 
 
 @contextlib.contextmanager
-def private_instance(**fields: Any) -> Iterator[PostgresInstance]:
-    """Run a PostgreSQL of the test's own, in a fresh folder, and remove it at the end."""
+def private_instance(parent: Path | None = None, **fields: Any) -> Iterator[PostgresInstance]:
+    """Run a PostgreSQL of the test's own, in a fresh folder (of the parent), and remove it at the end."""
     # a short path: a Unix socket's is limited to some hundred bytes
-    instance = PostgresInstance(Path(tempfile.mkdtemp(prefix="pgw-")), **fields)
+    instance = PostgresInstance(Path(tempfile.mkdtemp(prefix="pgw-", dir=parent)), **fields)
     try:
         prepare_programs()
         instance.start()
         yield instance
     finally:
         instance.remove()
+
+
+def memory_folder() -> Path | None:
+    """Return a folder in memory with room for many tables, if there is one: to make and drop them is cheaper there."""
+    folder = Path("/dev/shm")  # noqa: S108
+    return folder if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30 else None
 
 
 def packaged_programs() -> Path | None:
