@@ -15,8 +15,8 @@ from integration.audits import made
 from support.certificates import make_certificate
 from support.command import run_here
 from support.payloads import payload, resource
-from support.postgres import Database, packaged_programs, private_instance
-from support.programs import ProgramMissing, found_or_skipped
+from support.postgres import Database, private_instance
+from support.programs import ProgramMissing, found_or_skipped, packaged_programs
 from support.server import running_server
 
 if TYPE_CHECKING:

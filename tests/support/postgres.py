@@ -90,14 +90,8 @@ class Database:
     @property
     def environ(self) -> dict[str, str]:
         """The variables that lead a server process to this database."""
-        names = {
-            "host": "PSQL_HOST",
-            "port": "PSQL_PORT",
-            "dbname": "PSQL_DBNAME",
-            "user": "PSQL_USER",
-            "password": "PSQL_PASSWORD",
-        }
-        return {names[keyword]: value for keyword, value in self._hook_connect.items() if keyword in names}
+        names = ("host", "port", "dbname", "user", "password")
+        return {f"PSQL_{keyword.upper()}": value for keyword, value in self._hook_connect.items() if keyword in names}
 
     @property
     def _hook_connect(self) -> dict[str, str]:
@@ -117,20 +111,12 @@ class Database:
     @contextlib.contextmanager
     def connection(self, **changes: str) -> Iterator[psycopg2.extensions.connection]:
         """Open a connection of the test's own, in autocommit."""
-        connection = psycopg2.connect(psycopg2.extensions.make_dsn(**{**self.connect, **changes}))
-        try:
-            connection.autocommit = True
+        with contextlib.closing(self._connected(**changes)) as connection:
             yield connection
-        finally:
-            connection.close()
 
     def query(self, statement: str | sql.Composable, *parameters: Any) -> list[tuple[Any, ...]]:
         """Run one statement in a session without leftovers and return its rows (none if it returns none)."""
-        if not self.kept:
-            connection = psycopg2.connect(psycopg2.extensions.make_dsn(**self.connect))
-            connection.autocommit = True
-        else:
-            connection = self.kept.pop()
+        connection = self.kept.pop() if self.kept else self._connected()
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters or None)
@@ -141,6 +127,11 @@ class Database:
             else:
                 connection.cursor().execute("DISCARD ALL")
                 self.kept.append(connection)
+
+    def _connected(self, **changes: str) -> psycopg2.extensions.connection:
+        connection = psycopg2.connect(psycopg2.extensions.make_dsn(**{**self.connect, **changes}))
+        connection.autocommit = True
+        return connection
 
     def rows(self, table: str = "students") -> list[tuple[Any, ...]]:
         """Return (id, name, age, country) of every row, in the order of the id."""
@@ -371,18 +362,6 @@ def private_instance(parent: Path | None = None, **fields: Any) -> Iterator[Post
         yield instance
     finally:
         instance.remove()
-
-
-def memory_folder() -> Path | None:
-    """Return a folder in memory with room for many tables, if there is one: to make and drop them is cheaper there."""
-    folder = Path("/dev/shm")  # noqa: S108
-    return folder if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30 else None
-
-
-def packaged_programs() -> Path | None:
-    """Return the folder of the newest PostgreSQL of Debian's packages, which has ICU and the contrib modules."""
-    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
-    return max((path.parent for path in found), key=lambda folder: int(folder.parent.name), default=None)
 
 
 def make_hook_role(database: Database, role: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -38,3 +39,9 @@ def found_or_skipped(find: Callable[[], Found]) -> Found:
         if os.environ.get("CI") == "true":
             pytest.fail(str(exc))
         pytest.skip(str(exc))
+
+
+def packaged_programs() -> Path | None:
+    """Return the folder of the newest PostgreSQL of Debian's packages, which has ICU and the contrib modules."""
+    found = Path("/usr/lib/postgresql").glob("*/bin/initdb")
+    return max((path.parent for path in found), key=lambda folder: int(folder.parent.name), default=None)

@@ -9,7 +9,8 @@ import pytest
 from psycopg2 import sql
 
 from postgres_writer.database.store import Store
-from support.postgres import Database, PostgresInstance, memory_folder, packaged_programs, private_instance
+from support.postgres import Database, PostgresInstance, private_instance
+from support.programs import packaged_programs
 from support.subject import Limited, Subject
 
 
@@ -19,7 +20,7 @@ def packaged() -> Iterator[PostgresInstance]:
     programs = packaged_programs()
     if programs is None:
         pytest.skip("needs PostgreSQL with its contrib modules (Debian: apt-get install postgresql)")
-    with private_instance(memory_folder(), programs=programs, tcp=True) as instance:
+    with private_instance(programs=programs, tcp=True) as instance:
         yield instance
 
 
