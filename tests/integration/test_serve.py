@@ -17,6 +17,7 @@ import requests
 
 from postgres_writer.config.settings import SETTINGS
 from support.certificates import make_certificate
+from support.command import run_here
 from support.payloads import payload, resource
 from support.postgres import Database, free_port, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server, serving
@@ -27,14 +28,15 @@ SYNC = payload(resource())
 
 def serve(*arguments: str, **environ: str) -> "subprocess.CompletedProcess[str]":
     """Run `serve` to its end: only for starts that are refused."""
-    return subprocess.run(
-        [str(PROGRAM), "serve", *arguments],
-        env={**scrubbed_environment(os.environ), **environ},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    return run_here("serve", *arguments, environ=environ)
+
+
+@pytest.fixture(scope="module")
+def bare_server() -> Iterator[ServerProcess]:
+    """Run a server that reaches no database, with settings of earlier versions."""
+    environ = {"PSQL_HOST": "127.0.0.1", "PSQL_PORT": str(free_port()), "HOOK_THREADS": "many", "HOOK_WORKERS": "3"}
+    with serving(ServerProcess(environ)) as server:
+        yield server
 
 
 class TestStart:
@@ -82,21 +84,27 @@ class TestStart:
         assert "in use" in sentence
         assert not (tmp_path / "data").exists()
 
+    def test_the_process_ends_with_two(self) -> None:
+        environ = scrubbed_environment(os.environ)
+        ended = subprocess.run([PROGRAM, "serve"], env=environ, capture_output=True, text=True, timeout=60, check=False)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert ended.stderr == serve().stderr
+
     def test_the_help_lists_every_variable_with_its_default(self) -> None:
         ended = serve("--help")
         assert ended.returncode == 0
         for setting in SETTINGS:
             assert f"{setting.name} (default: {setting.default_text})" in ended.stdout
 
-    def test_a_setting_that_is_no_longer_used_is_named_once(self) -> None:
-        with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port()), HOOK_THREADS="many") as server:
-            assert server.logs.count("HOOK_THREADS is no longer used") == 1
+    def test_settings_that_are_no_longer_used_are_named_once(self, bare_server: ServerProcess) -> None:
+        assert len(bare_server.workers()) == 1
+        for name in ("HOOK_THREADS", "HOOK_WORKERS"):
+            assert bare_server.logs.count(f"{name} is no longer used") == 1
 
-    def test_it_serves_without_a_database(self) -> None:
-        with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
-            assert server.get("/readyz").status_code == 200
-            answer = server.post("sync", SYNC).json()
-            assert answer["status"]["conditions"][0]["reason"] == "DatabaseUnavailable"
+    def test_it_serves_without_a_database(self, bare_server: ServerProcess) -> None:
+        assert bare_server.get("/readyz").status_code == 200
+        answer = bare_server.post("sync", SYNC).json()
+        assert answer["status"]["conditions"][0]["reason"] == "DatabaseUnavailable"
 
 
 def wait_for(database: Database, condition: str) -> None:
@@ -107,11 +115,14 @@ def wait_for(database: Database, condition: str) -> None:
 class TestStop:
     """SIGTERM ends the server; what it is doing is finished first."""
 
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-    def test_an_idle_server_ends_with_zero(self, number: int) -> None:
-        server = ServerProcess({"PSQL_HOST": "127.0.0.1"})
-        server.start()
-        assert server.stop(number) == 0
+    def test_an_interrupted_server_ends_with_zero_and_every_line_of_its_log_is_json(
+        self, server: ServerProcess
+    ) -> None:
+        server.post("sync", SYNC)
+        assert server.stop(signal.SIGINT) == 0
+        lines = [json.loads(line) for line in server.logs.splitlines()]
+        [change] = [line for line in lines if line.get("operation") == "inserted"]
+        assert (change["namespace"], change["name"], change["reason"]) == ("default", "sample", "RowSynced")
 
     def test_a_hook_in_flight_is_finished(self, database: Database, server: ServerProcess) -> None:
         answers: list[requests.Response] = []
@@ -165,13 +176,6 @@ class TestStop:
         assert set(answered) == {200}
 
 
-@pytest.fixture(scope="module")
-def bare_server() -> Iterator[ServerProcess]:
-    """Run a server whose database no test needs."""
-    with running_server(PSQL_HOST="127.0.0.1", PSQL_PORT=str(free_port())) as server:
-        yield server
-
-
 class TestBadClients:
     """A client that sends something other than HTTP affects no one else."""
 
@@ -199,15 +203,23 @@ class TestBadClients:
         assert bare_server.get("/healthz").status_code == 200
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make the folder of the certificate."""
+    return tmp_path_factory.mktemp("tls")
+
+
+@pytest.fixture(scope="module")
+def tls_server(shared_database: Database, folder: Path) -> Iterator[ServerProcess]:
+    """Run a server with TLS."""
+    made = make_certificate(folder, common_name="first")
+    environ = {**shared_database.environ, **made.environ}
+    with serving(ServerProcess(environ, scheme="https", verify=str(made.certificate))) as server:
+        yield server
+
+
 class TestTls:
     """TLS 1.2 or later only; a renewed certificate is used without a restart."""
-
-    @pytest.fixture
-    def tls_server(self, database: Database, tmp_path: Path) -> Iterator[ServerProcess]:
-        made = make_certificate(tmp_path, common_name="first")
-        server = ServerProcess({**database.environ, **made.environ}, scheme="https", verify=str(made.certificate))
-        with serving(server):
-            yield server
 
     def test_hooks_are_answered_over_tls(self, tls_server: ServerProcess) -> None:
         assert tls_server.post("sync", SYNC).json()["status"]["conditions"][0]["reason"] == "RowSynced"
@@ -224,10 +236,10 @@ class TestTls:
         ):
             context.wrap_socket(raw)
 
-    def test_a_renewed_certificate_is_used_by_new_connections(self, tls_server: ServerProcess, tmp_path: Path) -> None:
+    def test_a_renewed_certificate_is_used_by_new_connections(self, tls_server: ServerProcess, folder: Path) -> None:
         before = served_certificate(tls_server)
         kept = tls_server.post("sync", SYNC)
-        make_certificate(tmp_path, common_name="second")
+        make_certificate(folder, common_name="second")
         wait_until(lambda: served_certificate(tls_server) != before, "the new certificate is served")
         # the connection made with the old certificate stays open
         assert kept.status_code == tls_server.post("sync", SYNC).status_code == 200
@@ -236,10 +248,3 @@ class TestTls:
 def served_certificate(server: ServerProcess) -> str:
     """Return the certificate that a new connection gets."""
     return ssl.get_server_certificate(("127.0.0.1", server.port), timeout=10)
-
-
-def test_every_log_line_is_json_by_default(server: ServerProcess) -> None:
-    server.post("sync", SYNC)
-    lines = [json.loads(line) for line in server.logs.splitlines()]
-    [change] = [line for line in lines if line.get("operation") == "inserted"]
-    assert (change["namespace"], change["name"], change["reason"]) == ("default", "sample", "RowSynced")
