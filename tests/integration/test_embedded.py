@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from postgres_writer.cli.embedded import embedded_database
+from postgres_writer.errors import ConfigError
 from support.payloads import payload, resource
 from support.server import ServerProcess
 from support.waiting import is_running, wait_until
@@ -52,34 +54,25 @@ def wait_until_gone(pid: int) -> None:
     wait_until(lambda: not is_running(pid), f"process {pid} is gone")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_it_keeps_its_data_and_stops_with_the_server(embedded: ServerProcess, data: Path, number: int) -> None:
+def test_the_data_stays_and_postgresql_stops_with_the_server_or_is_taken_over(
+    embedded: ServerProcess, data: Path
+) -> None:
     embedded.start()
-    answer = embedded.post("sync", SYNC).json()
-    assert answer["status"]["conditions"][0]["reason"] == "RowSynced"
-    first = postmaster(data)
-    assert first is not None
-    assert embedded.stop(number) == 0
-    wait_until_gone(first)
-    assert postmaster(data) is None
-
-    embedded.start()
-    embedded.post("sync", payload(resource(status=answer["status"])))
-    assert "operation=inserted" not in embedded.logs.split("Shutting down")[1]
-
-
-def test_a_second_server_does_not_share_the_data(embedded: ServerProcess) -> None:
-    embedded.start()
+    status = embedded.post("sync", SYNC).json()["status"]
+    assert status["conditions"][0]["reason"] == "RowSynced"
     second = ServerProcess({}, embedded.arguments)
     second.start(wait=False)
     assert second.process is not None
     assert second.process.wait(60) == 2
     assert "in use by another server" in second.logs
+    first = postmaster(data)
+    assert first is not None
+    assert embedded.stop(signal.SIGTERM) == 0
+    wait_until_gone(first)
+    assert postmaster(data) is None
 
-
-def test_a_killed_server_leaves_a_database_that_the_next_one_takes_over(embedded: ServerProcess, data: Path) -> None:
     embedded.start()
-    answer = embedded.post("sync", SYNC).json()
+    embedded.post("sync", payload(resource(status=status)))
     workers = embedded.workers()
     os.kill(embedded.pid, signal.SIGKILL)
     embedded.stop()
@@ -87,10 +80,13 @@ def test_a_killed_server_leaves_a_database_that_the_next_one_takes_over(embedded
         wait_until_gone(worker)
     left = postmaster(data)
     assert left is not None
+
     embedded.start()
-    assert embedded.post("sync", payload(resource(status=answer["status"]))).status_code == 200
-    embedded.stop()
+    assert embedded.post("sync", payload(resource(status=status))).status_code == 200
+    assert embedded.stop(signal.SIGINT) == 0
     wait_until_gone(left)
+    assert postmaster(data) is None
+    assert embedded.logs.count("operation=inserted") == 1
 
 
 def test_a_stop_while_it_starts_leaves_nothing_behind(embedded: ServerProcess, data: Path) -> None:
@@ -103,8 +99,5 @@ def test_a_stop_while_it_starts_leaves_nothing_behind(embedded: ServerProcess, d
 
 
 def test_a_data_folder_with_a_blank_is_refused(tmp_path: Path) -> None:
-    server = ServerProcess({}, ("--embedded", "--data-dir", str(tmp_path / "a b")))
-    server.start(wait=False)
-    assert server.process is not None
-    assert server.process.wait(60) == 2
-    assert "without spaces" in server.logs
+    with pytest.raises(ConfigError, match="without spaces"), embedded_database(tmp_path / "a b"):
+        pass
