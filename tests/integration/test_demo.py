@@ -1,5 +1,6 @@
 """`postgres-writer demo`: the whole story, on a terminal and off it, and nothing left behind."""
 
+import contextlib
 import html
 import os
 import pty
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from xml.etree import ElementTree
 
 import psutil
@@ -55,43 +57,40 @@ def test_every_step_holds_and_nothing_is_left(folder: Path) -> None:
     assert "".join(steps_of(ended.stdout).split()) in drawn, "run `make picture`"
 
 
-def on_a_terminal(environ: dict[str, str]) -> str:
-    """Run the demo on a pseudo-terminal and return what it printed."""
+@contextlib.contextmanager
+def on_a_terminal(environ: dict[str, str]) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[bytes]]]:
+    """Run the demo on a pseudo-terminal; gives the process and the lines that it prints."""
+    # A shell has its background jobs, a test run among them, ignore the signal, and so whatever they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     master, slave = pty.openpty()
-    with subprocess.Popen([str(PROGRAM), "demo"], env=environ, stdout=slave, stderr=slave, stdin=slave) as process:
+    try:
+        process = subprocess.Popen([str(PROGRAM), "demo"], env=environ, stdout=slave, stderr=slave, stdin=slave)
+    finally:
+        signal.signal(signal.SIGINT, before)
         os.close(slave)
-        printed = b""
-        try:
-            while chunk := os.read(master, 65536):
-                printed += chunk
-        except OSError:  # Linux says so when the other side is closed
-            pass
-        assert process.wait(30) == 0
-    os.close(master)
-    return printed.decode()
+    with process, os.fdopen(master, "rb") as printed:
+        yield process, lines_of(printed)
+
+
+def lines_of(terminal: BinaryIO) -> Iterator[bytes]:
+    with contextlib.suppress(OSError):  # Linux says so when the other side is closed
+        yield from iter(terminal.readline, b"")
 
 
 def test_it_is_coloured_on_a_terminal(folder: Path) -> None:
-    assert "\033[32mAll 8 steps succeeded.\033[0m" in on_a_terminal(environment(folder))
+    with on_a_terminal(environment(folder)) as (process, lines):
+        assert b"\033[32mAll 8 steps succeeded.\033[0m" in list(lines)[-1]
+        assert process.wait(30) == 0
 
 
-def test_no_color_is_respected(folder: Path) -> None:
-    assert "\033" not in on_a_terminal(environment(folder, NO_COLOR="1"))
-
-
-def test_an_interrupted_demo_leaves_nothing(folder: Path) -> None:
-    # A shell has its background jobs, a test run among them, ignore the signal, and so whatever they start.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen([str(PROGRAM), "demo"], env=environment(folder), stdout=subprocess.PIPE)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process:
-        assert process.stdout is not None
-        process.stdout.readline()
+@pytest.mark.parametrize("at", [b"Starting ", b"1. "], ids=["start", "step"])
+def test_an_interrupted_demo_leaves_nothing_and_no_color_is_respected(folder: Path, at: bytes) -> None:
+    with on_a_terminal(environment(folder, NO_COLOR="1")) as (process, lines):
+        assert next(line for line in lines if b"\033" in line or line.startswith(at)).startswith(at)
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
+        assert b"\033" not in b"".join(lines)
         assert process.wait(30) == 130
     assert processes_of(folder) == []
     assert list(folder.iterdir()) == []
