@@ -11,6 +11,7 @@ import pytest
 
 from integration.curl import Answer, call_hook, check_problem, curl
 from support.answers import decode_answer
+from support.command import run_here
 from support.payloads import DELETED, payload, resource
 from support.postgres import Database
 from support.server import ServerProcess, running_server
@@ -117,11 +118,12 @@ def test_sync_of_a_resource_that_is_being_deleted_does_not_write(site: Site) -> 
     assert not [row for row in site.database.rows() if row[0] == "default/going"]
 
 
-def test_the_log_claims_nothing_of_a_paused_resource_s_row(database: Database) -> None:
-    with running_server(database, LOG_LEVEL="DEBUG") as server:
-        server.post("sync", payload(resource(annotations={"demo.yash.com/paused": "true"})))
-        assert "nothing was written" in server.logs
-        assert "matches the spec" not in server.logs
+def test_the_log_claims_nothing_of_a_paused_resource_s_row(site: Site) -> None:
+    before = len(site.server.logs)
+    site.call("sync", resource(name="unread", annotations={"demo.yash.com/paused": "true"}))
+    [line] = [line for line in site.server.logs[before:].splitlines() if '"unread"' in line]
+    assert "nothing was written" in line
+    assert "matches the spec" not in line
 
 
 def test_a_paused_resource_is_left_alone_until_it_is_deleted(site: Site) -> None:
@@ -212,6 +214,16 @@ def test_without_a_token_nothing_is_done(site: Site, hook: str, header: str) -> 
 @pytest.mark.parametrize("header", [*(f"Bearer {token}" for token in TOKENS), f"bearer {TOKENS[1]}"])
 def test_every_token_of_the_file_is_valid(site: Site, header: str) -> None:
     assert site.post("--header", f"Authorization: {header}").status == 200
+
+
+def test_the_client_sends_the_first_token_of_a_file(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "wrong").write_text("wrong\n")
+    given = json.dumps(payload(resource()))
+    command = ["sync", "-", "--force", "--url", site.server.url]
+    for arguments in ([], ["--token-file", str(tmp_path / "wrong")]):
+        ended = run_here(*command, *arguments, given=given)
+        assert (ended.returncode, "HTTP401" in ended.stdout) == (1, True)
+    assert run_here(*command, "--token-file", str(site.tokens), given=given).returncode == 0
 
 
 def test_every_answer_of_a_hook_has_a_request_id_of_its_own(site: Site) -> None:
