@@ -93,7 +93,7 @@ class ServerProcess:
                 answer = self.get("/healthz", timeout=1, headers={"Connection": "close"})
                 if answer.status_code == 200:
                     return
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):  # not yet, or the machine is busy
                 pass
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the server does not serve:\n{self.logs}")
