@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pglast import ast, parse_sql
 
@@ -37,6 +37,7 @@ def relations(message: Message) -> list[str]:
     return found
 
 
+@settings(max_examples=30)
 @given(NAMES, NAMES)
 def test_a_message_names_its_tables_and_no_others(table: str, old: str) -> None:
     for message in (
