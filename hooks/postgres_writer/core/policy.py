@@ -1,4 +1,4 @@
-"""The table policy: which namespaces may write which tables, as rules of globs."""
+"""The table policy: which namespaces may write which columns of which tables, as rules of globs."""
 
 from __future__ import annotations
 
@@ -17,30 +17,41 @@ _SET = re.compile(r"\[!?]?[^]]*]")
 class _RuleSchema(Schema):
     namespaces = fields.List(fields.String(), required=True, validate=validate.Length(min=1))
     tables = fields.List(fields.String(), required=True, validate=validate.Length(min=1))
+    columns = fields.List(fields.String(), load_default=["*"], validate=validate.Length(min=1))
 
 
 class _PolicySchema(Schema):
     rules = fields.List(fields.Nested(_RuleSchema), required=True)
 
 
+Globs = re.Pattern[str]
+"""The compiled union of some globs."""
+
+
 @dataclass(frozen=True)
 class TablePolicy:
-    """Rules of (namespaces, relations), each a compiled union of globs; one rule must match both."""
+    """Rules of (namespaces, relations, columns); what one rule matches is allowed, so rules add up column by column."""
 
-    rules: tuple[tuple[re.Pattern[str], re.Pattern[str]], ...]
+    rules: tuple[tuple[Globs, Globs, Globs], ...]
 
-    def permits(self, namespace: str, relation: str) -> bool:
-        """Say whether a resource of ``namespace`` may write ``relation`` (schema.table), however spec.table says it."""
-        return any(spaces.fullmatch(namespace) and tables.fullmatch(relation) for spaces, tables in self.rules)
+    def permits(self, namespace: str, relation: str, column: str | None = None) -> bool:
+        """Say whether resources of ``namespace`` may write ``column`` (None: any) of ``relation`` (schema.table)."""
+        return any(
+            spaces.fullmatch(namespace)
+            and tables.fullmatch(relation)
+            and (column is None or columns.fullmatch(column))
+            for spaces, tables, columns in self.rules
+        )
 
 
-ALLOW_ALL = TablePolicy(((re.compile(".*", re.DOTALL), re.compile(".*", re.DOTALL)),))
+_ALL = re.compile(".*", re.DOTALL)
+ALLOW_ALL = TablePolicy(((_ALL, _ALL, _ALL),))
 
 
 def parse_policy(text: str, schema: str) -> TablePolicy:
     """Read the policy from the text of its YAML file; a glob for tables without a dot is for those of ``schema``.
 
-    Raises ValueError when it is not rules, each with namespaces and tables as lists of globs.
+    Raises ValueError when it is not rules, each with namespaces, tables and, if not all, columns as lists of globs.
     """
     try:
         loaded = _PolicySchema().load(yaml.safe_load(text))
@@ -49,13 +60,17 @@ def parse_policy(text: str, schema: str) -> TablePolicy:
         raise ValueError("not a table policy") from exc
     return TablePolicy(
         tuple(
-            (_union(map(_pattern, rule["namespaces"])), _union(_relations(glob, schema) for glob in rule["tables"]))
+            (
+                _union(map(_pattern, rule["namespaces"])),
+                _union(_relations(glob, schema) for glob in rule["tables"]),
+                _union(map(_pattern, rule["columns"])),
+            )
             for rule in loaded["rules"]
         )
     )
 
 
-def _union(patterns: Iterable[str]) -> re.Pattern[str]:
+def _union(patterns: Iterable[str]) -> Globs:
     return re.compile("|".join(patterns))
 
 

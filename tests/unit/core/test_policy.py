@@ -163,3 +163,18 @@ def test_without_a_dot_of_its_own_a_glob_reaches_into_no_schema(glob: str, schem
 @given(st.text(), st.text())
 def test_without_a_policy_everything_is_allowed(namespace: str, table: str) -> None:
     assert ALLOW_ALL.permits(namespace, table)
+
+
+def test_a_rule_may_name_columns_and_rules_add_up() -> None:
+    policy = parse_policy(
+        "rules:\n- {namespaces: [billing], tables: [tenants], columns: [plan, 'seat*']}\n"
+        "- {namespaces: [billing], tables: ['tenant*'], columns: [note]}\n- {namespaces: [ops], tables: ['*']}",
+        "public",
+    )
+    table = "public.tenants"
+    assert policy.permits("billing", table)
+    assert [policy.permits("billing", table, column) for column in ("plan", "seats", "note")] == [True] * 3
+    assert not policy.permits("billing", table, "limits")
+    assert policy.permits("billing", "public.tenant_x", "note")
+    assert not policy.permits("billing", "public.tenant_x", "plan")
+    assert policy.permits("ops", table, "limits"), "a rule without columns allows all"
