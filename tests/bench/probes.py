@@ -18,7 +18,7 @@ from bench import bodies, load
 from bench.cases import OBJECTS, noop
 from bench.servers import Bench, counted, hook_server
 from postgres_writer.config.settings import Config
-from postgres_writer.core.request import COLUMNS, relation_name
+from postgres_writer.core.row import COLUMNS, relation_name
 from postgres_writer.database import statements
 from support.postgres import Database
 from support.server import ServerProcess

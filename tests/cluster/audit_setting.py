@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from postgres_writer.core.request import relation_name
+from postgres_writer.core.row import relation_name
 from support.payloads import recorded
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.core.request import relation_name
+from postgres_writer.core.row import relation_name
 from support.postgres import Database
 
 TABLES = ("public.a", "public.b", "public.c", "other.d")

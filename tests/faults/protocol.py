@@ -209,7 +209,7 @@ class Protocol(RuleBasedStateMachine):
         assert answer["finalized"] is False or sync.finalizing, "a sync must not release the finalizer"
         return answer
 
-    def _permits(self, namespace: str, table: str) -> bool:
+    def _permits(self, namespace: str, table: str, _column: str | None) -> bool:
         assert namespace == NAMESPACE
         return not (self.policed and table == POLICED)
 

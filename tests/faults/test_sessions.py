@@ -5,7 +5,7 @@ import time
 import pytest
 
 from postgres_writer.core.plan import Operation, Outcome, Plan, Remove, Write
-from postgres_writer.core.request import Spec
+from postgres_writer.core.row import Spec
 from postgres_writer.database.dial import wait
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
@@ -13,6 +13,10 @@ from support.postgres import Database
 from support.subject import next_session
 
 ID = "default/sample"
+
+
+def remove(table: str) -> Remove:
+    return Remove(ID, (table,), (table,), (table,))
 
 
 def write(table: str, age: int, *leave: str) -> Write:
@@ -37,7 +41,7 @@ def test_lost_prepared_statements_are_prepared_again(database: Database, lost: s
     run_on_its_session(store, lost)
     assert apply(store, write("public.students", 2)) == Outcome(("public.students",), Operation.UPDATED)
     run_on_its_session(store, lost)
-    assert apply(store, Remove(ID, *[("public.students",)] * 3)) == Outcome((), Operation.DELETED)
+    assert apply(store, remove("public.students")) == Outcome((), Operation.DELETED)
     assert database.rows() == []
     store.close()
 
@@ -51,7 +55,7 @@ def test_a_clock_of_the_database_that_was_set_is_learnt_anew(database: Database,
     steps: list[tuple[Plan, Operation]] = [
         (write("public.students", 2), Operation.UPDATED),
         (write("public.pupils", 2, "public.students"), Operation.MOVED),
-        (Remove(ID, *[("public.pupils",)] * 3), Operation.DELETED),
+        (remove("public.pupils"), Operation.DELETED),
     ]
     for plan, operation in steps:
         next_session(store)._offset -= jump

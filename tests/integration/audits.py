@@ -6,7 +6,7 @@ import json
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
-from postgres_writer.core.request import relation_name
+from postgres_writer.core.row import relation_name
 from support.command import run_here
 from support.payloads import recorded, resource
 from support.spec_cases import spec_with

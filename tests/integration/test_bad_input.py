@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from integration.curl import Answer, call_hook, check_problem, curl
-from postgres_writer.core.request import is_table
+from postgres_writer.core.row import is_table
 from support.answers import check_own_status, decode_answer
 from support.payloads import DELETED, payload, recorded, resource
 from support.postgres import Database

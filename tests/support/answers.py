@@ -12,7 +12,7 @@ FIELDS = {
     "composite": {"status", "children", "resyncAfterSeconds", "finalized"},
     "decorator": {"labels", "annotations", "status", "attachments", "resyncAfterSeconds", "finalized"},
 }
-STATUS_FIELDS = {"observedGeneration", "id", "observedTable", "tables", "conditions"}
+STATUS_FIELDS = {"observedGeneration", "id", "observedTable", "tables", "columns", "conditions"}
 CONDITION_FIELDS = {"type", "status", "reason", "message", "observedGeneration", "lastTransitionTime"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from postgres_writer.core.row import GROUP, POSTGRES_WRITER, Kind
 from support.spec_cases import ABSENT, spec_with
 
 CONTROLLER_NAME: Final = "postgres-writer"
@@ -19,7 +20,12 @@ def finalizer(controller: str = "composite") -> str:
 
 
 def resource(
-    spec: Any = None, status: Any = ABSENT, *, controller: str = "composite", **metadata: Any
+    spec: Any = None,
+    status: Any = ABSENT,
+    *,
+    controller: str = "composite",
+    kind: Kind = POSTGRES_WRITER,
+    **metadata: Any,
 ) -> dict[str, Any]:
     """Return a resource; ``metadata`` replaces fields, or leaves them out where the value is ABSENT."""
     known = {
@@ -31,8 +37,8 @@ def resource(
         **metadata,
     }
     found = {
-        "apiVersion": "demo.yash.com/v1",
-        "kind": "PostgresWriter",
+        "apiVersion": f"{GROUP}/{kind.version}",
+        "kind": kind.name,
         "metadata": {field: value for field, value in known.items() if value is not ABSENT},
         "spec": spec_with() if spec is None else spec,
         "status": status,

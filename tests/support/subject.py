@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from postgres_writer.core.plan import Operation, Outcome, make_plan
-from postgres_writer.core.request import DEFAULT_SCHEMA, load_request
+from postgres_writer.core.plan import Operation, Outcome, Permits, make_plan
+from postgres_writer.core.request import load_request
 from postgres_writer.core.response import build_response
+from postgres_writer.core.row import DEFAULT_SCHEMA, POSTGRES_WRITER, Kind
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
 from support.answers import check_own_status, decode_answer
@@ -42,7 +42,8 @@ class Subject:
     generation: int = 1
     metadata: dict[str, Any] = field(default_factory=dict)
     schema: str = DEFAULT_SCHEMA
-    permits: Callable[[str, str], bool] = lambda _namespace, _table: True
+    permits: Permits = lambda _namespace, _table, _column: True
+    kind: Kind = POSTGRES_WRITER
     outcome: Outcome = field(default_factory=lambda: Outcome(()))
     answer: dict[str, Any] = field(default_factory=dict)
 
@@ -90,7 +91,7 @@ class Subject:
         return found
 
     def _call(self, call: Call | None, *, finalizing: bool, lost: bool = False) -> None:
-        found = resource(self.spec, self.status, generation=self.generation, **self.metadata)
+        found = resource(self.spec, self.status, kind=self.kind, generation=self.generation, **self.metadata)
         body = json.loads(json.dumps(payload(found, finalizing=finalizing)))
         request = load_request(body, finalizing=finalizing, schema=self.schema)
         self.outcome = self.store.apply(make_plan(request, self.permits), call or fresh_call())

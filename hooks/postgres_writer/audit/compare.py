@@ -17,7 +17,7 @@ from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_
 from postgres_writer.audit.rows import Rows, id_of
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
-from postgres_writer.core.request import DEFAULT_SCHEMA, relation_name
+from postgres_writer.core.row import DEFAULT_SCHEMA, relation_name
 from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, ListExpired
 
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from postgres_writer.core.audit_result import Kind
-from postgres_writer.core.request import COLUMNS, load_request
+from postgres_writer.core.request import load_request
+from postgres_writer.core.row import COLUMNS, GROUP
 from postgres_writer.errors import InvalidRequest, Reason
 
-GROUP = "demo.yash.com"
 KIND = "PostgresWriter"
 _UNCERTAIN = "no status lists this table with its schema; give --table to prune the row"
 Place = tuple[int, str]

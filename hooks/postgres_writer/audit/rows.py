@@ -20,7 +20,7 @@ from psycopg2 import extensions
 from postgres_writer.audit.model import Relation, Row, Tables
 from postgres_writer.audit.resources import ID
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.core.request import is_table
+from postgres_writer.core.row import is_table
 from postgres_writer.database.qualified import qualified, quoted
 from postgres_writer.errors import AuditError
 

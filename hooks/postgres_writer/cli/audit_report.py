@@ -12,7 +12,7 @@ from postgres_writer.audit.model import Finding
 from postgres_writer.audit.spool import Spool
 from postgres_writer.cli.commands import in_columns
 from postgres_writer.core.audit_result import AuditResult, Kind
-from postgres_writer.core.request import COLUMNS
+from postgres_writer.core.row import COLUMNS
 from postgres_writer.telemetry.logs import fields, printable
 
 logger = logging.getLogger(__name__)

@@ -12,15 +12,33 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from postgres_writer.core.request import HookRequest, Spec
+from postgres_writer.core.request import HookRequest
+from postgres_writer.core.row import COLUMNS, ID_COLUMN, Spec
 from postgres_writer.errors import InvalidSpec, ResourceError, TableNotAllowed
 
-Permits = Callable[[str, str], bool]
-"""(namespace, table) -> whether the table policy lets this namespace write this table."""
+Permits = Callable[[str, str, str | None], bool]
+"""(namespace, table, column) -> whether the table policy lets this namespace write this column; None: any column."""
+
+
+class _OfSpec:
+    """A plan for what a valid spec says."""
+
+    __slots__ = ()
+    spec: Spec
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the row's values are for."""
+        return self.spec.columns
+
+    @property
+    def id_column(self) -> str:
+        """The column that holds the id."""
+        return self.spec.id_column
 
 
 @dataclass(frozen=True, slots=True)
-class Write:
+class Write(_OfSpec):
     """The row is in spec.table and in none of ``vacate``; all of it or nothing."""
 
     id: str
@@ -32,8 +50,10 @@ class Write:
     """Whether the status says that this very generation is Ready, and names no other table.
 
     Then a write of it was seen to commit, and whatever is still in flight writes the same: a row that
-    matches the spec can be trusted without the lock of its id.
+    matches the spec can be trusted without the lock of its id. Nor is a column of an earlier spec left to release.
     """
+    released: tuple[str, ...] = ()
+    """The columns that spec names no longer, and that get their defaults."""
 
     @property
     def may_hold(self) -> tuple[str, ...]:
@@ -42,7 +62,7 @@ class Write:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Record(_OfSpec):
     """Nothing is written; spec.table, which was refused before, is listed if the row can now be written to it."""
 
     id: str
@@ -64,6 +84,8 @@ class Inspect:
     new: bool
     others: tuple[str, ...]
     verdict: ResourceError
+    columns: tuple[str, ...] = COLUMNS
+    id_column: str = ID_COLUMN
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,8 @@ class Remove:
     listed: tuple[str, ...]
     may_hold: tuple[str, ...]
     """Those that may hold the row if the delete fails in a way that proves nothing."""
+    columns: tuple[str, ...] = COLUMNS
+    id_column: str = ID_COLUMN
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +109,9 @@ class Skip:
     verdict: ResourceError | None = None
 
 
-Plan = Write | Record | Inspect | Remove | Skip
+Asking = Write | Record | Inspect | Remove
+"""The plans for which the database is contacted: each has an ``id``, an ``id_column`` and ``columns``."""
+Plan = Asking | Skip
 
 
 class Operation(str, Enum):
@@ -117,7 +143,7 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
     """Decide what must be true of which tables; ``permits`` is the table policy."""
     table = request.relation
     # a glob of the policy may match what cannot be a table: only what passes both is ever listed or written
-    permitted = table if table is not None and permits(request.namespace, table) else None
+    permitted = table if table is not None and permits(request.namespace, table, None) else None
     if request.finalizing:
         return _plan_finalize(request, permitted)
     if request.paused:
@@ -125,20 +151,23 @@ def make_plan(request: HookRequest, permits: Permits) -> Plan:
         return Skip(_may_hold(request, permitted))
     if request.spec is None:
         return _plan_refused(request, permitted, InvalidSpec(request.problem))
-    if permitted is None:
+    denied = f"table {table}" if permitted is None else _denied_column(request, permitted, permits)
+    if permitted is None or denied:
         sentence = (
-            f"The table policy does not allow namespace {request.namespace} to write to table {table}; "
-            "choose an allowed table or ask your PostgresWriter administrator."
+            f"The table policy does not allow namespace {request.namespace} to write to {denied}; choose an allowed "
+            f"{denied.partition(' ')[0]} or ask your PostgresWriter administrator."
         )
-        return _plan_refused(request, None, TableNotAllowed(sentence))
+        return _plan_refused(request, permitted, TableNotAllowed(sentence))
     listed = request.status.tables
     others = tuple(other for other in listed if other != permitted)
     # observed but not listed: it was refused, and the CRD's rule no longer freezes it. A write whose answer gets lost
     # could be followed by another change of spec.table, which would orphan the row.
     if request.status.observed_table == request.table and permitted not in listed:
         return Record(request.id, request.spec, others)
-    steady = listed == (permitted,) and _is_ready(request)
-    return Write(request.id, request.spec, others, permitted in listed, steady)
+    named, kept = request.listed_columns, {*request.columns, request.id_column}
+    released = tuple(each for each in named if each not in kept and permits(request.namespace, permitted, each))
+    steady = listed == (permitted,) and set(named) == set(request.columns) and _is_ready(request)
+    return Write(request.id, request.spec, others, permitted in listed, steady, released)
 
 
 def is_drift(request: HookRequest, outcome: Outcome) -> bool:
@@ -171,7 +200,8 @@ def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
     listed = request.status.tables
     # of listed tables the policy is not asked again: a delete reaches only the id of this resource
     tables = _united(listed, permitted)
-    return Remove(request.id, tables, listed, _may_hold(request, permitted)) if tables else Skip(())
+    may_hold = _may_hold(request, permitted)
+    return Remove(request.id, tables, listed, may_hold, request.columns, request.id_column) if tables else Skip(())
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:
@@ -181,8 +211,15 @@ def _plan_refused(request: HookRequest, permitted: str | None, verdict: Resource
     new = table is not None and table not in listed
     # otherwise the database is spared: nothing can be dropped from the list
     if new or others:
-        return Inspect(request.id, table, new, others, verdict)
+        return Inspect(request.id, table, new, others, verdict, request.columns, request.id_column)
     return Skip(listed, verdict)
+
+
+def _denied_column(request: HookRequest, table: str, permits: Permits) -> str:
+    """Name the first column that the table policy does not let the resource write, or give an empty text."""
+    named = request.columns if request.id_column == ID_COLUMN else (*request.columns, request.id_column)
+    denied = (column for column in named if not permits(request.namespace, table, column))
+    return next((f"column {column} of table {table}" for column in denied), "")
 
 
 def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:

@@ -37,9 +37,7 @@ class TablePolicy:
     def permits(self, namespace: str, relation: str, column: str | None = None) -> bool:
         """Say whether resources of ``namespace`` may write ``column`` (None: any) of ``relation`` (schema.table)."""
         return any(
-            spaces.fullmatch(namespace)
-            and tables.fullmatch(relation)
-            and (column is None or columns.fullmatch(column))
+            spaces.fullmatch(namespace) and tables.fullmatch(relation) and (column is None or columns.fullmatch(column))
             for spaces, tables, columns in self.rules
         )
 

@@ -41,15 +41,21 @@ class Guard(str, Enum):
 class Refused(Exception):
     """PostgreSQL refused a statement for a reason that lies in the statement, the table or the row.
 
-    ``code`` is an SQLSTATE, ``guard`` the guard that rolled the message back; ``inside``: the error was raised by a
-    trigger, a function or another table's constraint.
+    ``code`` is an SQLSTATE, ``guard`` the guard that rolled the message back, ``constraint`` and ``column`` what the
+    error names; ``inside``: it was raised by a trigger, a function or another table's constraint.
     """
 
     def __init__(
-        self, code: str = "", constraint: str = "", guard: Guard | None = None, *, inside: bool = False
+        self,
+        code: str = "",
+        constraint: str = "",
+        guard: Guard | None = None,
+        column: str = "",
+        *,
+        inside: bool = False,
     ) -> None:
         super().__init__(code)
-        self.code, self.constraint, self.guard, self.inside = code, constraint, guard, inside
+        self.code, self.constraint, self.guard, self.column, self.inside = code, constraint, guard, column, inside
 
 
 class Key(str, Enum):
@@ -86,14 +92,15 @@ class Access:
 
     @property
     def barred(self) -> bool:
-        """It is there, but the row cannot have been written to it, whatever was in flight."""
-        usable = self.is_table and self.writable and self.key not in {Key.TYPE, Key.ABSENT} and not self.policies
+        """It is there, but the row cannot have been written to it, whatever was in flight, and of whatever columns."""
+        granted = self.writable or (self.denied and self.id_column not in self.denied)
+        usable = self.is_table and granted and self.key not in {Key.TYPE, Key.ABSENT} and not self.policies
         return self.found and not usable
 
     @property
-    def lacks_key(self) -> bool:
-        """It has no unique constraint with which a first write could succeed."""
-        return self.found and self.key in {Key.MISSING, Key.DEFERRABLE}
+    def unready(self) -> bool:
+        """It is there, but no first write of these columns can succeed as it is."""
+        return self.found and (not self.writable or self.key in {Key.MISSING, Key.DEFERRABLE})
 
 
 _HINTS = {
@@ -137,6 +144,14 @@ _SEE_ALL = (
     "the role BYPASSRLS or the rights of the table's owner (GRANT owner TO role; not with FORCE ROW LEVEL SECURITY)"
 )
 _RETAIN = "set spec.deletionPolicy to Retain to delete the resource and keep the row."
+
+
+def needs_column(refused: Refused, access: Access) -> bool:
+    """Say whether the value of a column was refused without a word of which."""
+    # bad values: data exceptions, NULL and CHECK of a domain, and hstore's internal error
+    about_value = refused.code[:2] == "22" or refused.code in {"23502", "23514", "XX000"}
+    told = refused.inside or refused.guard or refused.column or access.missing
+    return about_value and access.found and access.writable and not told
 
 
 def explain_write(table: str, access: Access, refused: Refused, vacate: Mapping[str, Access]) -> ResourceError:
@@ -195,8 +210,9 @@ def _why(refused: Refused, access: Access) -> str:
     # what the catalogue shows is said the same before and after it was tried
     if (lack := _lack(access, refused.code)) and not refused.inside:
         return lack
-    # The owner of the table chooses the constraint's name, so only a plain name is repeated.
-    named = f", constraint {refused.constraint}" if re.fullmatch(r"\w{1,63}", refused.constraint) else ""
+    # The owner of the table chooses the names, so only a plain one is repeated.
+    names = {"column": refused.column, "constraint": refused.constraint}
+    named = "".join(f", {kind} {name}" for kind, name in names.items() if re.fullmatch(r"[\w$]{1,63}", name))
     return f"{_hint(refused)} (SQLSTATE {refused.code}{named})"
 
 

@@ -8,24 +8,17 @@ exception, because a broken spec must neither crash a sync nor block a deletion.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeGuard
+from typing import Any, Literal
 
-from marshmallow import ValidationError, fields, missing
-
-from postgres_writer.config.variables import IDENTIFIER
+from postgres_writer.core.row import DEFAULT_SCHEMA, GROUP, KINDS, Kind, Spec, column_names, is_text, relation_name
 from postgres_writer.errors import InvalidRequest
 
 PAUSED_ANNOTATION = "demo.yash.com/paused"
-DEFAULT_SCHEMA = "public"
 MAX_TABLES = 16
 """What status.tables may list at most; the CustomResourceDefinition says the same."""
-
-_MAX_CHARACTERS = 1024
-TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){IDENTIFIER}(?:\.{IDENTIFIER})?")
-"""``table`` or ``schema.table``."""
-_SURROGATE = re.compile("[\ud800-\udfff]")
+MAX_LISTED_COLUMNS = 200
+"""The same of status.columns."""
 
 # the patterns of metav1.Condition: the API server accepted nothing else, and would refuse it if it were echoed
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition
@@ -33,20 +26,6 @@ _TIMESTAMP = re.compile(r"\d{4}-[01]\d-[0-3]\dT[0-2]\d:[0-5]\d:[0-5]\dZ")
 _REASON = re.compile(r"[A-Za-z](?:[A-Za-z0-9_,:]{0,1022}[A-Za-z0-9_])?")
 
 Controller = Literal["composite", "decorator"]
-Field = fields.Field[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Spec:
-    """A valid spec: the values of the row by column, and the relation they belong to, always with its schema."""
-
-    table: str
-    values: tuple[tuple[str, Any], ...]
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns that the row's values are for."""
-        return tuple(column for column, _ in self.values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +49,7 @@ class PriorStatus:
     """
 
     tables: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     observed_table: str | None = None
     ready: Condition | None = None
     stalled: Condition | None = None
@@ -82,10 +62,12 @@ class HookRequest:
     """One resource as Metacontroller handed it over, and what it wants done.
 
     ``table`` is spec.table as written, also when it cannot be a table name, and ``relation`` the relation that it
-    names; ``spec`` is None exactly when ``problem`` has a text (one sentence per field).
+    names; ``spec`` is None exactly when ``problem`` has a text (one sentence per field). ``id_column`` and ``columns``
+    are what spec names, also where it is invalid.
     """
 
     controller: Controller
+    kind: Kind
     finalizing: bool
     namespace: str
     name: str
@@ -97,6 +79,8 @@ class HookRequest:
     retain: bool
     table: str | None
     relation: str | None
+    id_column: str
+    columns: tuple[str, ...]
     spec: Spec | None
     problem: str
     status: PriorStatus
@@ -105,71 +89,12 @@ class HookRequest:
     @property
     def id(self) -> str:
         """The primary key of the row."""
-        return f"{self.namespace}/{self.name}"
+        return f"{self.kind.prefix}{self.namespace}/{self.name}"
 
-
-def is_table(value: object) -> TypeGuard[str]:
-    """Say whether the value can be the name of a table that this product writes."""
-    return isinstance(value, str) and TABLE_PATTERN.fullmatch(value) is not None
-
-
-def relation_name(table: object, schema: str = DEFAULT_SCHEMA) -> str | None:
-    """Give the one relation that ``table`` or ``schema.table`` names; None where it can be no table's name.
-
-    A table without a schema is in ``schema``, whatever the search path of the session or role says.
-    """
-    if not is_table(table):
-        return None
-    return table if "." in table else f"{schema}.{table}"
-
-
-def is_text(value: str) -> bool:
-    """Say whether PostgreSQL can store the text: no NUL, no lone surrogate (it is not Unicode text)."""
-    return "\0" not in value and (value.isascii() or _SURROGATE.search(value) is None)
-
-
-def _field(kind: type[Field], name: str, holds: Callable[[Any], bool], rule: str, **options: Any) -> Field:
-    sentence = f"spec.{name} must be {rule}."
-
-    def check(value: Any) -> None:
-        if not holds(value):
-            raise ValidationError(sentence)
-
-    messages: dict[str, Any] = dict.fromkeys(("null", "invalid", "invalid_utf8", "too_large"), sentence)
-    messages["required"] = f"spec.{name} is required."
-    return kind(validate=check, error_messages=messages, **{"required": True, **options})
-
-
-def _is_value(text: str) -> bool:
-    return 1 <= len(text) <= _MAX_CHARACTERS and is_text(text)
-
-
-_TABLE = (
-    "a table or schema.table, each at most 63 letters, digits, '_' or '$', not starting with a digit or '$'; "
-    "system schemas (pg_*, information_schema) are not allowed"
-)
-COLUMNS = ("name", "age", "country")
-_VALUE = "a string of 1 to 1024 characters without NUL or lone surrogates"
-_SPEC: dict[str, Field] = {
-    "table": _field(fields.String, "table", is_table, _TABLE),
-    "name": _field(fields.String, "name", _is_value, _VALUE),
-    "age": _field(
-        fields.Integer, "age", lambda age: 0 <= age < 2**31, "a whole number from 0 to 2147483647", strict=True
-    ),
-    "country": _field(fields.String, "country", _is_value, _VALUE),
-    "deletionPolicy": _field(
-        fields.String,
-        "deletionPolicy",
-        lambda policy: policy in {"Delete", "Retain"},
-        "Delete or Retain",
-        required=False,
-        allow_none=True,  # the API server, too, takes null for the default
-    ),
-}
-"""The fields of the spec; the CustomResourceDefinition accepts and refuses the same. Others are accepted and ignored.
-
-They stand alone because a Schema around them would take as long again as they take themselves, at every sync.
-"""
+    @property
+    def listed_columns(self) -> tuple[str, ...]:
+        """The columns that may hold a value of this resource by what earlier answers say."""
+        return self.kind.fixed or self.status.columns
 
 
 def load_request(payload: object, *, finalizing: bool = False, schema: str = DEFAULT_SCHEMA) -> HookRequest:
@@ -192,12 +117,14 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
     wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
     table = wire_spec.get("table")
     relation = relation_name(table, schema)
-    spec, problem = _load_spec(raw_spec, relation)
+    kind = _kind(resource)
+    spec, problem = kind.load(raw_spec, relation)
     deleting = metadata.get("deletionTimestamp") is not None
     annotations = metadata.get("annotations")
     uid = metadata.get("uid")
     return HookRequest(
         controller=controller,
+        kind=kind,
         finalizing=finalizing or deleting or payload.get("finalizing") is True,
         namespace=_identity(metadata, "namespace"),
         name=_identity(metadata, "name"),
@@ -211,6 +138,8 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
         # also where it is no table name: the rule on spec.table compares it with observedTable as it is
         table=table if isinstance(table, str) and is_text(table) else None,
         relation=relation,
+        id_column=kind.id_column(wire_spec),
+        columns=kind.columns(wire_spec),
         spec=spec,
         problem=problem,
         status=_load_status(raw_status, schema),
@@ -228,6 +157,14 @@ def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
     if not isinstance(resource, dict):
         raise InvalidRequest("The resource in the body must be a JSON object.")
     return ("decorator" if parent is None else "composite"), resource
+
+
+def _kind(resource: dict[str, Any]) -> Kind:
+    group, _, _ = str(resource.get("apiVersion")).rpartition("/")
+    kind = KINDS.get(str(resource.get("kind")))
+    if kind is None or group != GROUP:
+        raise InvalidRequest(f"The resource must be of the group {GROUP} and of the kind {' or '.join(KINDS)}.")
+    return kind
 
 
 def _identity(metadata: dict[str, Any], field: str) -> str:
@@ -251,22 +188,6 @@ def _is_last_finalizer(controller: Controller, finalizers: object, definition: o
     return all(finalizer == own for finalizer in finalizers)
 
 
-def _load_spec(spec: object, relation: str | None) -> tuple[Spec | None, str]:
-    if not isinstance(spec, dict):
-        return None, "spec is required: give table, name, age and country."
-    values: dict[str, Any] = {}
-    problems: list[str] = []
-    for name, field in _SPEC.items():
-        try:
-            values[name] = field.deserialize(spec.get(name, missing), name, spec)
-        except ValidationError as exc:
-            problems.append(str(exc.messages[0]))
-    # without a relation spec.table is a problem, too
-    if problems or relation is None:
-        return None, " ".join(problems)
-    return Spec(relation, tuple((column, values[column]) for column in COLUMNS)), ""
-
-
 def _whole(value: object) -> int | None:
     """Give the value when it is an int64 that is not negative, as the API server's counters are."""
     # type() and not isinstance(): true is an int to Python
@@ -279,7 +200,7 @@ def _load_status(status: object, schema: str) -> PriorStatus:
     tables = status.get("tables")
     # what cannot be the name of a table never held the row
     named = (relation_name(table, schema) for table in (tables if isinstance(tables, list) else []))
-    observed = status.get("observedTable")
+    columns, observed = status.get("columns"), status.get("observedTable")
     conditions = status.get("conditions")
     by_type = {
         condition.get("type"): condition
@@ -288,6 +209,7 @@ def _load_status(status: object, schema: str) -> PriorStatus:
     }
     return PriorStatus(
         tables=tuple(dict.fromkeys(filter(None, named))),
+        columns=column_names(columns if isinstance(columns, list) else [])[:MAX_LISTED_COLUMNS],
         observed_table=observed if isinstance(observed, str) else None,
         ready=_load_condition(by_type.get("Ready")),
         stalled=_load_condition(by_type.get("Stalled")),

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any
 
 from postgres_writer.core.plan import Outcome, Plan, Write
-from postgres_writer.core.request import MAX_TABLES, PAUSED_ANNOTATION, Condition, HookRequest
+from postgres_writer.core.request import MAX_LISTED_COLUMNS, MAX_TABLES, PAUSED_ANNOTATION, Condition, HookRequest
 from postgres_writer.errors import DatabaseUnavailable, Reason, Retry
 
 RETRY_SECONDS = 2.0
@@ -131,8 +131,23 @@ def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any
     if observed_table is not None:
         status["observedTable"] = observed_table
     status["tables"] = list(tables)
+    if request.kind.fixed is None:
+        status["columns"] = _columns(request, outcome)
     status["conditions"] = _conditions(request, outcome, now)
     return status
+
+
+def _columns(request: HookRequest, outcome: Outcome) -> list[str]:
+    """Give the columns that may hold a value of the resource.
+
+    A name leaves the list only by a Ready answer. One that finds no place in it is not listed: the rule of the
+    CustomResourceDefinition then keeps the column in spec.
+    """
+    if outcome.error is None and not request.finalizing and not request.paused:
+        return sorted(request.columns)
+    listed = request.status.columns
+    new = sorted(set(request.columns) - set(listed))
+    return sorted([*listed, *new[: MAX_LISTED_COLUMNS - len(listed)]])
 
 
 def _conditions(request: HookRequest, outcome: Outcome, now: float) -> list[dict[str, Any]]:

@@ -316,7 +316,8 @@ def _translated(exc: psycopg2.Error) -> Exception:
     # the cast that a guard lets fail quotes its text
     said = primary if code == _INVALID_TEXT_CODE else ""
     guard = next((guard for guard in Guard if f"{statements.WORD} {guard.value} " in said), None)
-    return _session_error(code, guard, primary) or Refused(code, diag.constraint_name or "", guard)
+    refused = Refused(code, diag.constraint_name or "", guard, diag.column_name or "")
+    return _session_error(code, guard, primary) or refused
 
 
 def _session_error(code: str, guard: Guard | None, primary: str) -> Exception | None:

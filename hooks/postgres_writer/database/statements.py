@@ -16,6 +16,7 @@ from hashlib import blake2b
 from secrets import token_hex
 
 from postgres_writer.core.refusals import Guard
+from postgres_writer.core.row import ID_COLUMN
 from postgres_writer.database.qualified import qualified, quoted
 
 WORD = token_hex(8)
@@ -94,7 +95,6 @@ _FRAGMENTS = {
     # by image: no collation, type or setting takes two values for one, and what has no equality (json) can be compared
     "same": "(ROW({current})::record *= ROW({wanted})::record)",
     "doc": "jsonb_populate_record(NULL::{table}, %(doc)s) AS d",
-    "differs": "EXISTS (SELECT FROM cur WHERE NOT same)",
     # a crash must not bring back a row whose resource is gone; a stronger setting of the role stays
     "durable": (
         "CASE WHEN current_setting('synchronous_commit') = 'off' THEN set_config('synchronous_commit', 'on', true) END"
@@ -131,16 +131,16 @@ _DELETE = _template("DELETE FROM {table} AS x WHERE {own} AND {in_time}")
 # fire BEFORE INSERT triggers and use up serials at each update.
 _WRITE = _template("""
     WITH d AS MATERIALIZED (SELECT {wanted} FROM {doc}),
-    cur AS MATERIALIZED (SELECT {same} AS same FROM {table} AS x, d WHERE {own}),
-    upd AS (UPDATE {table} AS x SET {updates} FROM d WHERE {own} AND {differs} AND {in_time}),
+    cur AS MATERIALIZED (SELECT {same} AS same FROM {table} AS x, d WHERE {own}), {update}
     put AS (
-        INSERT INTO {table} AS x ({id}, {columns}) SELECT %(id)s, {wanted} FROM d
-        WHERE NOT EXISTS (SELECT FROM cur) AND {in_time}
-        ON CONFLICT ({id}) DO UPDATE SET {excluded} WHERE x.{id}::text COLLATE "C" = %(id)s
+        INSERT INTO {table} AS x ({columns}) SELECT {values} FROM d WHERE NOT EXISTS (SELECT FROM cur) AND {in_time}
+        ON CONFLICT ({id}) DO {conflict}
     )
     SELECT set_config('pgw.was', CASE WHEN NOT EXISTS (SELECT FROM cur) THEN 'inserted'
     WHEN {differs} THEN 'updated' ELSE 'unchanged' END, true)
 """)
+_UPDATE = _template("upd AS (UPDATE {table} AS x SET {updates} FROM d WHERE {own} AND {differs} AND {in_time}),")
+_CONFLICT = _template("""UPDATE SET {excluded} WHERE x.{id}::text COLLATE "C" = %(id)s""")
 # no subplan in the branch that fails: it would be started in any case
 _LOOK = _template("""
     SELECT CASE WHEN l.n = 1 AND l.same AND {is_table} AND {written_in_time}{vacated}
@@ -161,6 +161,11 @@ _LOOK_DELETED = _template("""
     SELECT CASE WHEN NOT EXISTS (SELECT FROM {table} AS x WHERE {own}) AND {is_table} AND {written_in_time}
     THEN pg_current_xact_id_if_assigned() IS NOT NULL ELSE {kept}::bool END, {durable}
 """)
+# on a record of NULLs, not on NULL: PostgreSQL then looks at the given columns alone, and not at those of other domains
+_CONVERT = _template("""
+    SELECT FROM (SELECT) AS one LEFT JOIN jsonb_populate_recordset(NULL::{table}, '[]'::jsonb) AS x ON true,
+    jsonb_populate_record(ROW(x.*)::{table}, %(doc)s) AS d
+""")
 # by the kind, because a materialised view, which nothing else can delete from, has a file
 _PRESENT = _template("""
     SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c
@@ -177,8 +182,6 @@ _SURVEY = qualified("""
     SELECT c.oid IS NOT NULL,
     COALESCE((c.relkind = 'r') OR (c.relkind = 'p'), false),
     COALESCE(has_schema_privilege(c.relnamespace, 'USAGE'), false),
-    COALESCE(has_table_privilege(c.oid, 'SELECT') AND has_table_privilege(c.oid, 'INSERT')
-        AND has_table_privilege(c.oid, 'UPDATE'), false),
     COALESCE(has_table_privilege(c.oid, 'DELETE'), false),
     COALESCE(row_security_active(c.oid), false),
     ARRAY(SELECT w.name FROM unnest(%(columns)s) AS w (name) WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a
@@ -250,19 +253,26 @@ def lock_key(row: str) -> int:
 
 
 @lru_cache(maxsize=1024)
-def write(table: str, columns: tuple[str, ...], vacate: tuple[str, ...] = (), id_column: str = "id") -> Message:
+def write(
+    table: str,
+    columns: tuple[str, ...],
+    vacate: tuple[str, ...] = (),
+    id_column: str = ID_COLUMN,
+    released: tuple[str, ...] = (),
+) -> Message:
     """Delete the row from every table of ``vacate``, then write it to ``table``; gives what the row was before.
 
-    That is ``inserted``, ``updated`` or ``unchanged``. Parameters: id, doc, key, until, by, word.
+    The columns ``released`` get their defaults. What the row was is ``inserted``, ``updated`` or ``unchanged``.
+    Parameters: id, doc, key, until, by, word.
     """
-    act, look = _filled(_WRITE, table, id_column, columns), _filled(_LOOK, table, id_column, columns)
+    act, look = _filled(_WRITE, table, id_column, columns, released), _filled(_LOOK, table, id_column, columns)
     kin = _filled(_VACATED, table, id_column)
     names = ((quoted(old), f"'{quoted(old)}'") for old in vacate)
     vacated = "".join(f" {kin}".replace("{old}", old).replace("{old_regclass}", literal) for old, literal in names)
     parts = (
         LOCK,
         *(Statement(_filled(_DELETE, old, id_column)) for old in vacate),
-        Statement(act, often=True),
+        Statement(act, often=not released),
         FIRE_DEFERRED,
         SEE_ALL,
         Statement(look.replace("{vacated}", vacated), often=not vacate),
@@ -271,20 +281,20 @@ def write(table: str, columns: tuple[str, ...], vacate: tuple[str, ...] = (), id
 
 
 @lru_cache(maxsize=1024)
-def remove(table: str, id_column: str = "id") -> Message:
+def remove(table: str, id_column: str = ID_COLUMN) -> Message:
     """Delete the row from ``table``: gives whether there was one. Parameters: id, key, until, by, word."""
     act, look = (Statement(_filled(text, table, id_column), often=True) for text in (_DELETE, _LOOK_DELETED))
     return Message((LOCK, act, FIRE_DEFERRED, SEE_ALL, look), frozenset({table}), writes=True)
 
 
 @lru_cache(maxsize=1024)
-def matches(table: str, columns: tuple[str, ...], id_column: str = "id") -> Message:
+def matches(table: str, columns: tuple[str, ...], id_column: str = ID_COLUMN) -> Message:
     """Ask, without the lock of the id, whether the row is there as it must be. Parameters: id, doc, word."""
     look = Statement(_filled(_MATCHES, table, id_column, columns), often=True)
     return Message((look,), frozenset({table}), locks=False)
 
 
-def present(table: str, id_column: str = "id") -> Message:
+def present(table: str, id_column: str = ID_COLUMN) -> Message:
     """Ask under the lock of the id whether the row is in ``table``. Parameters: id, key, word."""
     return Message((LOCK, SEE_ALL, Statement(_filled(_PRESENT, table, id_column))), frozenset({table}))
 
@@ -292,23 +302,36 @@ def present(table: str, id_column: str = "id") -> Message:
 SURVEY = Message((LOCK, Statement(_SURVEY)), frozenset())
 """Ask the catalogue, under the guard of the lock, whether a table exists and what the role can do with it.
 
-Gives found, is a table, USAGE on its schema, SELECT, INSERT and UPDATE, DELETE, policies apply, columns that it lacks,
-columns without a grant, SELECT on the id, state of the key. Parameters: schema, name, columns, id_column, key, word.
+Gives found, is a table, USAGE on its schema, DELETE, policies apply, columns that it lacks, columns without a grant,
+SELECT on the id, state of the key. Parameters: schema, name, columns, id_column, key, word.
 """
 
 
-def _filled(template: str, table: str, id_column: str, columns: tuple[str, ...] = ()) -> str:
+def convert(table: str) -> Message:
+    """Ask whether the values of ``doc`` can be values of the table's columns. Parameters: doc."""
+    return Message((SEE_ALL, Statement(_filled(_CONVERT, table, ID_COLUMN))), frozenset({table}), locks=False)
+
+
+def _filled(
+    template: str, table: str, id_column: str, columns: tuple[str, ...] = (), released: tuple[str, ...] = ()
+) -> str:
     """Fill a template in for a table, its column for the id and the columns of the values; what is left stays."""
-    named = [quoted(column) for column in columns]
+    named, defaults = [quoted(column) for column in columns], [f"{quoted(column)} = DEFAULT" for column in released]
     parts = {
+        # a row may have no column but its id
+        "update": _UPDATE if named or defaults else "",
+        "conflict": _CONFLICT if named or defaults else "NOTHING",
         "table": quoted(table),
         "regclass": f"'{quoted(table)}'",
         "id": quoted(id_column),
-        "columns": ", ".join(named),
+        "columns": ", ".join([quoted(id_column), *named]),
+        "values": ", ".join(["%(id)s", *(f"d.{name}" for name in named)]),
         "current": ", ".join(f"x.{name}" for name in named),
         "wanted": ", ".join(f"d.{name}" for name in named),
-        "updates": ", ".join(f"{name} = d.{name}" for name in named),
-        "excluded": ", ".join(f"{name} = EXCLUDED.{name}" for name in named),
+        "updates": ", ".join([*(f"{name} = d.{name}" for name in named), *defaults]),
+        "excluded": ", ".join([*(f"{name} = EXCLUDED.{name}" for name in named), *defaults]),
+        # what was released is written in any case: no look shows whether it has its default
+        "differs": "EXISTS (SELECT FROM cur)" if released else "EXISTS (SELECT FROM cur WHERE NOT same)",
     }
     for name, part in parts.items():
         template = template.replace(f"{{{name}}}", part)

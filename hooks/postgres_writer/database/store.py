@@ -12,9 +12,9 @@ from dataclasses import replace
 
 from postgres_writer.config.settings import Config, DatabaseConfig
 from postgres_writer.core import refusals
-from postgres_writer.core.plan import Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
+from postgres_writer.core.plan import Asking, Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
 from postgres_writer.core.refusals import Access, Guard, Key, Refused
-from postgres_writer.core.request import COLUMNS
+from postgres_writer.core.row import Values
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Result, Session
@@ -29,7 +29,6 @@ TRANSIENT = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
 """Errors that say nothing about the tables: each of them may still hold the row."""
 _PASSING = {Guard.MISSING, Guard.ALTERED, Guard.KEPT}
 """What a look also finds once where another transaction replaced the row while the act waited for it."""
-_ID_COLUMN = "id"
 _WAS = {each.value: each for each in (Operation.INSERTED, Operation.UPDATED, Operation.UNCHANGED)}
 
 
@@ -84,7 +83,8 @@ class Store:
             raise
 
     def _overwrite(self, plan: Write, call: Call) -> Outcome:
-        message = statements.write(plan.spec.table, plan.spec.columns, plan.vacate)
+        released = self._releasable(plan, call)
+        message = statements.write(plan.spec.table, plan.columns, plan.vacate, plan.id_column, released)
         try:
             was = self._ask(call, message, plan.id, doc=dict(plan.spec.values))[0]
         except Refused as exc:
@@ -93,25 +93,52 @@ class Store:
         return Outcome((plan.spec.table,), Operation.MOVED if plan.vacate else _WAS.get(was, Operation.UPDATED))
 
     def _matches(self, plan: Write, call: Call) -> bool:
-        message = statements.matches(plan.spec.table, plan.spec.columns)
+        message = statements.matches(plan.spec.table, plan.columns, plan.id_column)
         try:
             return bool(self._ask(call, message, plan.id, doc=dict(plan.spec.values))[0])
         except Refused:
             # it brings no settings along, so it may have been a role that was left in the session
             return False
 
+    def _releasable(self, plan: Write, call: Call) -> tuple[str, ...]:
+        """Give the released columns that the table has and the role may update."""
+        if not plan.released:
+            return ()
+        access = self._survey(plan, plan.spec.table, call, plan.released)
+        return tuple(column for column in plan.released if column not in (*access.missing, *access.denied))
+
     def _explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:
         """Find out which table a refused write was about, and which tables hold the row; nothing was changed."""
         table = plan.spec.table
-        access = self._survey(plan.id, table, plan.spec.columns, call)
-        holders = self._holders(plan.id, plan.vacate, call)
-        vacate = {old: self._survey(plan.id, old, plan.spec.columns, call) for old in holders}
+        access = self._survey(plan, table, call)
+        holders = self._holders(plan, plan.vacate, call)
+        vacate = {old: self._survey(plan, old, call) for old in holders}
         if access.found and holders != plan.vacate:
             # A table that is gone, or does not hold the row, must not hold up the move.
             return self._overwrite(replace(plan, vacate=holders), call)
-        listed = plan.listed or self._may_hold_unlisted(plan.id, table, access, call)
+        listed = plan.listed or self._may_hold_unlisted(plan, table, access, call)
+        if refusals.needs_column(refused, access):
+            refused.column = self._column_at_fault(plan, call)
         error = refusals.explain_write(table, access, refused, vacate)
         return Outcome((*holders, table) if listed else holders, error=error)
+
+    def _column_at_fault(self, plan: Write, call: Call) -> str:
+        """Find the column whose value PostgreSQL does not take by converting halves; an empty text where it is none."""
+        values, message = plan.spec.values, statements.convert(plan.spec.table)
+
+        def is_refused(part: Values) -> bool:
+            try:
+                self._ask(call, message, plan.id, doc=dict(part))
+            except Refused:
+                return True
+            return False
+
+        if not is_refused(values):
+            return ""
+        while len(values) > 1:
+            half = len(values) // 2
+            values = values[:half] if is_refused(values[:half]) else values[half:]
+        return values[0][0]
 
     def _remove(self, plan: Remove, call: Call) -> Outcome:
         """Delete table by table: each delete is idempotent."""
@@ -130,22 +157,22 @@ class Store:
     def _delete(self, plan: Remove, table: str, call: Call) -> bool:
         """Delete the row from one table; True when there was one. Raises DeleteFailed when it may still be there."""
         try:
-            return bool(self._ask(call, statements.remove(table), plan.id)[0])
+            return bool(self._ask(call, statements.remove(table, plan.id_column), plan.id)[0])
         except Refused as exc:
-            access, listed = self._survey(plan.id, table, COLUMNS, call), table in plan.listed
+            access, listed = self._survey(plan, table, call), table in plan.listed
             if listed and not access.found:
                 gone = "A table that may have held the row does not exist"
                 logger.warning(gone, extra=fields(id=plan.id, table=table))
-            may_hold = access.found and (listed or self._may_hold_unlisted(plan.id, table, access, call))
-            if may_hold and self._may_hold(plan.id, table, call):
+            may_hold = access.found and (listed or self._may_hold_unlisted(plan, table, access, call))
+            if may_hold and self._may_hold(plan, table, call):
                 raise refusals.explain_delete(table, exc, access) from exc
             return False
 
     def _record(self, plan: Record, call: Call) -> Outcome:
         table = plan.spec.table
-        access = self._survey(plan.id, table, plan.spec.columns, call)
-        others = self._holders(plan.id, plan.may_hold, call)
-        may_hold = self._may_hold_unlisted(plan.id, table, access, call)
+        access = self._survey(plan, table, call)
+        others = self._holders(plan, plan.may_hold, call)
+        may_hold = self._may_hold_unlisted(plan, table, access, call)
         text = f"Table {table} is now allowed; it was recorded in status and the row will be written at the next sync."
         sound = may_hold and access.found
         error = TableRecorded(text) if sound else refusals.explain_write(table, access, Refused(), {})
@@ -154,10 +181,10 @@ class Store:
     def _inspect(self, plan: Inspect, call: Call) -> Outcome:
         table = () if plan.table is None else (plan.table,)
         try:
-            others = self._holders(plan.id, plan.others, call)
+            others = self._holders(plan, plan.others, call)
             if plan.new and plan.table is not None:
-                access = self._survey(plan.id, plan.table, COLUMNS, call)
-                if not self._may_hold_unlisted(plan.id, plan.table, access, call):
+                access = self._survey(plan, plan.table, call)
+                if not self._may_hold_unlisted(plan, plan.table, access, call):
                     table = ()
         except TRANSIENT:
             # not proven to be without the row, so none is dropped
@@ -166,31 +193,31 @@ class Store:
 
     # What proves that a table does not hold the row
 
-    def _holders(self, row: str, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
+    def _holders(self, plan: Asking, tables: tuple[str, ...], call: Call) -> tuple[str, ...]:
         """Give those of the tables that hold the row or may hold it."""
-        return tuple(table for table in tables if self._may_hold(row, table, call))
+        return tuple(table for table in tables if self._may_hold(plan, table, call))
 
-    def _may_hold(self, row: str, table: str, call: Call) -> bool:
+    def _may_hold(self, plan: Asking, table: str, call: Call) -> bool:
         """Say whether a table holds the row, or is not proven not to."""
         try:
-            return bool(self._ask(call, statements.present(table), row)[0])
+            return bool(self._ask(call, statements.present(table, plan.id_column), plan.id)[0])
         except Refused:
-            return self._survey(row, table, COLUMNS, call).found
+            return self._survey(plan, table, call).found
 
-    def _may_hold_unlisted(self, row: str, table: str, access: Access, call: Call) -> bool:
+    def _may_hold_unlisted(self, plan: Asking, table: str, access: Access, call: Call) -> bool:
         """Say whether a table that status does not list may hold the row, since a write was not answered.
 
         Where the row cannot have been written, listing the table would only hold up the deletion.
         """
-        return not access.barred and (not access.lacks_key or self._may_hold(row, table, call))
+        return not access.barred and (not access.unready or self._may_hold(plan, table, call))
 
-    def _survey(self, row: str, table: str, columns: tuple[str, ...], call: Call) -> Access:
+    def _survey(self, plan: Asking, table: str, call: Call, columns: tuple[str, ...] | None = None) -> Access:
+        """Ask the catalogue about a table; ``columns`` besides that of the id, those of the plan unless given."""
         schema, _, name = table.partition(".")
-        names = [_ID_COLUMN, *columns]
-        found, is_table, used, writes, deletes, policies, missing, denied, finds, key = self._ask(
-            call, statements.SURVEY, row, schema=schema, name=name, id_column=_ID_COLUMN, columns=names
+        names = [plan.id_column, *(plan.columns if columns is None else columns)]
+        found, is_table, used, deletes, policies, missing, denied, finds, key = self._ask(
+            call, statements.SURVEY, plan.id, schema=schema, name=name, id_column=plan.id_column, columns=names
         )
-        # of a table that lacks columns the grants on it as a whole count
-        writable, deletable = used and (writes if missing else not denied), used and finds and deletes
-        lacking, refused = (tuple(each for each in names if each in some) for some in (missing, denied))
-        return Access(found, is_table, writable, deletable, Key(key), policies, lacking, refused, _ID_COLUMN)
+        lacking, refused = (tuple(each for each in names if used and each in some) for some in (missing, denied))
+        writable, deletable = used and not refused, used and finds and deletes
+        return Access(found, is_table, writable, deletable, Key(key), policies, lacking, refused, plan.id_column)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from postgres_writer.core.plan import Operation, Write
-from postgres_writer.core.request import Spec
 from postgres_writer.core.response import keeps_status
+from postgres_writer.core.row import Spec
 from postgres_writer.database.store import Store
 from postgres_writer.errors import DatabaseUnavailable, Retry
 from support.postgres import Database

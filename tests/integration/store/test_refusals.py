@@ -32,7 +32,7 @@ TABLES: list[tuple[str, str, str]] = [
     ("name is an integer", "(id text PRIMARY KEY, name int, age int, country text)", "does not have the form"),
     ("name is an enum", "(id text PRIMARY KEY, name text, age int, country text); CREATE TYPE mood AS ENUM ('sad');"
      "ALTER TABLE odd ALTER name TYPE mood USING 'sad'", "does not have the form"),
-    ("age is a date", "(id text PRIMARY KEY, name text, age date, country text)", "(SQLSTATE 22007)"),
+    ("age is a date", "(id text PRIMARY KEY, name text, age date, country text)", "(SQLSTATE 22007, column age)"),
     ("age is too small", f"(id text PRIMARY KEY, {COLUMNS}); ALTER TABLE odd ALTER age TYPE smallint", "too large"),
     ("name is too short", f"(id text PRIMARY KEY, {COLUMNS}); ALTER TABLE odd ALTER name TYPE varchar(5)", "too long"),
     ("a check", f"(id text PRIMARY KEY, {COLUMNS}, CONSTRAINT children CHECK (age < 18))",

@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from postgres_writer.core.plan import Operation
-from postgres_writer.core.request import MAX_TABLES, relation_name
+from postgres_writer.core.request import MAX_TABLES
+from postgres_writer.core.row import relation_name
 from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.spec_cases import VALID_SPECS, SpecCase
@@ -256,7 +257,7 @@ def test_an_invalid_spec_changes_nothing(database: Database, subject: Subject) -
 def test_a_refused_table_drops_what_does_not_hold_the_row(database: Database, subject: Subject) -> None:
     subject.sync()
     database.query("DELETE FROM students")
-    subject.permits = lambda _namespace, table: table != "public.secrets"
+    subject.permits = lambda _namespace, table, _column: table != "public.secrets"
     subject.edit(table="secrets").sync()
     assert (subject.ready, subject.tables) == ("False TableNotAllowed", [])
     assert subject.status["observedTable"] == "secrets"
@@ -265,10 +266,10 @@ def test_a_refused_table_drops_what_does_not_hold_the_row(database: Database, su
 def test_a_table_that_the_policy_allows_now_is_recorded_first(database: Database, subject: Subject) -> None:
     database.create_table("secrets")
     subject.sync()
-    subject.permits = lambda _namespace, table: table != "public.secrets"
+    subject.permits = lambda _namespace, table, _column: table != "public.secrets"
     subject.edit(table="secrets").sync()
     assert (subject.ready, subject.tables) == ("False TableNotAllowed", ["public.students"])
-    subject.permits = lambda _namespace, _table: True
+    subject.permits = lambda _namespace, _table, _column: True
     assert subject.sync() is Operation.NONE
     assert (subject.ready, subject.tables) == ("False TableRecorded", ["public.students", "public.secrets"])
     assert (database.rows(), database.rows("secrets")) == ([ROW], [])

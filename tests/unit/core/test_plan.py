@@ -22,8 +22,9 @@ from postgres_writer.core.plan import (
     is_drift,
     make_plan,
 )
-from postgres_writer.core.request import MAX_TABLES, HookRequest, Spec, is_table, load_request
+from postgres_writer.core.request import MAX_TABLES, HookRequest, load_request
 from postgres_writer.core.response import build_response
+from postgres_writer.core.row import Spec, is_table
 from postgres_writer.errors import DatabaseUnavailable, InvalidSpec, ResourceError, TableNotAllowed
 from support.payloads import DELETED, NOW, condition, payload, recorded, resource
 from support.spec_cases import ABSENT, spec_with
@@ -41,7 +42,7 @@ NO_AGE = InvalidSpec("spec.age is required.")
 NO_TABLE = InvalidSpec(load_request(payload(resource(spec_with(table="a.b.c")))).problem)
 
 
-def permits(namespace: str, table: str) -> bool:
+def permits(namespace: str, table: str, _column: str | None = None) -> bool:
     """Allow all tables but one."""
     return table != SECRETS and namespace == "default"
 
@@ -223,17 +224,21 @@ def test_without_a_deletion_timestamp_finalize_leaves_the_row() -> None:
 def test_the_policy_is_asked_with_the_namespace_and_the_relation() -> None:
     asked = []
 
-    def note(namespace: str, table: str) -> bool:
-        asked.append((namespace, table))
+    def note(namespace: str, table: str, column: str | None) -> bool:
+        asked.append((namespace, table, column))
         return True
 
     for table in ("Team.Students", "Students"):
         make_plan(load_request(payload(resource(spec_with(table=table), namespace="team-a"))), note)
-    assert asked == [("team-a", "Team.Students"), ("team-a", "public.Students")]
+    assert asked == [
+        ("team-a", table, column)
+        for table in ("Team.Students", "public.Students")
+        for column in (None, "name", "age", "country")
+    ]
 
 
 def test_the_policy_is_never_asked_for_what_cannot_be_a_table() -> None:
-    def refuse(namespace: str, table: str) -> bool:
+    def refuse(namespace: str, table: str, _column: str | None) -> bool:
         raise AssertionError((namespace, table))
 
     for table in ("pg_catalog.pg_class", "a.b.c", "", 'x"; DROP TABLE y', None, 7):

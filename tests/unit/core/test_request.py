@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from postgres_writer.core.request import COLUMNS, HookRequest, PriorStatus, Spec, is_table, is_text, load_request
+from postgres_writer.core.request import HookRequest, PriorStatus, load_request
+from postgres_writer.core.row import COLUMNS, Spec, is_table, is_text
 from postgres_writer.errors import InvalidRequest
 from support.payloads import DELETED, THEN, condition, finalizer, payload, recorded, resource
 from support.spec_cases import ABSENT, INVALID_SPECS, SPEC_CASES, WIRE_ONLY, SpecCase, spec_with

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from postgres_writer.core.plan import Outcome, Plan, Record, Remove, Skip, Write
-from postgres_writer.core.request import Spec
 from postgres_writer.core.response import OUTAGE_SECONDS, keeps_status
+from postgres_writer.core.row import Spec
 from postgres_writer.errors import (
     DatabaseBusy,
     DatabaseUnavailable,

@@ -23,13 +23,17 @@ COLUMNS = ("name", "age", "country")
 TABLE, OLD = "public.students", ("public.pupils", "Team.Order")
 SAMPLES: dict[str, object] = {
     "table": TABLE,
-    "columns": COLUMNS,
     "id_column": "key",
     "statement_timeout": 2.5,
     "lock_timeout": 1.5,
 }
-"""What the functions of the module are called with; ``vacate`` and ``local`` take all that they can."""
-WAYS: dict[str, tuple[object, ...]] = {"vacate": ((), OLD[:1], OLD), "local": (True, False)}
+"""What the functions of the module are called with; those of WAYS take all that they can."""
+WAYS: dict[str, tuple[object, ...]] = {
+    "vacate": ((), OLD[:1], OLD),
+    "local": (True, False),
+    "columns": (COLUMNS, ()),
+    "released": ((), ("seats", "note")),
+}
 NO_SQL = {"lock_key", "dataclass", "qualified", "quoted", "token_hex", "blake2b", "lru_cache"}
 
 
@@ -124,7 +128,7 @@ def made() -> dict[str, list[object]]:
 def test_the_module_makes_what_is_looked_at_here() -> None:
     found = made()
     assert {"LOCK", "SURVEY", "HELLO", "write", "remove", "matches", "present", "limits"} <= found.keys()
-    assert [len(found[name]) for name in ("write", "settings", "remove")] == [3, 2, 1]
+    assert [len(found[name]) for name in ("write", "settings", "remove")] == [12, 2, 1]
 
 
 @pytest.mark.parametrize("prepares", [True, False], ids=["prepared", "direct"])

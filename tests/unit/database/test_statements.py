@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pglast import ast, parse_sql
 
 from postgres_writer.core.refusals import Guard
-from postgres_writer.core.request import TABLE_PATTERN, relation_name
+from postgres_writer.core.row import TABLE_PATTERN, relation_name
 from postgres_writer.database import statements
 from postgres_writer.database.qualified import forbidden_function, quoted
 from postgres_writer.database.statements import WORD, Message
