@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
     from support.postgres import Database
 
-CRD = Path(__file__).parents[2] / "crds" / "postgreswriters.yaml"
+CRDS = Path(__file__).parents[2] / "crds"
+CRD = CRDS / "postgreswriters.yaml"
 _numbers = count(1)
 
 
@@ -128,14 +129,19 @@ def namespace(cluster: ApiServer) -> str:
     return name
 
 
-def apply_crd(server: ApiServer, crd: Path = CRD) -> None:
-    """Apply the CRD as the documentation says, and wait until its resources are served and its schema is published."""
-    server.kubectl("apply", "--server-side", "--validate=strict", "--filename", str(crd))
-    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/postgreswriters.demo.yash.com")
-    # the handler of the resources follows a changed CRD at once, the published schema a little later
-    version = yaml.safe_load(crd.read_text())["spec"]["versions"][0]
-    description = version["schema"]["openAPIV3Schema"]["properties"]["status"]["description"]
-    end = time.monotonic() + 30
-    while description not in " ".join(server.kubectl("explain", "postgreswriter.status", check=False).stdout.split()):
-        assert time.monotonic() < end, "the schema was not published within 30 s"
-        time.sleep(0.2)
+def apply_crd(server: ApiServer, crd: Path | None = None) -> None:
+    """Apply the CRDs as the documentation says, or one file; wait until the resources and schemas are served."""
+    server.kubectl(
+        "apply", "--server-side", "--validate=strict", *(("-k", str(CRDS)) if crd is None else ("-f", str(crd)))
+    )
+    for file in [crd] if crd is not None else CRDS.glob("postgres*.yaml"):
+        definition = yaml.safe_load(file.read_text())
+        server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{definition['metadata']['name']}")
+        # the handler of the resources follows a changed CRD at once, the published schema a little later
+        version = definition["spec"]["versions"][0]
+        status = version["schema"]["openAPIV3Schema"]["properties"]["status"]["description"]
+        path = f"{definition['spec']['names']['singular']}.status"
+        end = time.monotonic() + 30
+        while status not in " ".join(server.kubectl("explain", path, check=False).stdout.split()):
+            assert time.monotonic() < end, "the schema was not published within 30 s"
+            time.sleep(0.2)

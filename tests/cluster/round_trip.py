@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from support.custom_resource import KIND
 from support.payloads import payload
 
 if TYPE_CHECKING:
@@ -52,7 +51,9 @@ def write_statuses(anyone: Resource, objects: list[dict[str, Any]]) -> list[dict
     """
     content = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
     anyone.kubectl("replace", "--subresource=status", "--validate=strict", "--filename=-", input=content)
-    found = json.loads(anyone.kubectl("get", KIND, "--output=json").stdout)["items"]  # one request, not one per name
+    found = json.loads(anyone.kubectl("get", anyone.resource, "--output=json").stdout)[
+        "items"
+    ]  # one request, not one per name
     stored = {item["metadata"]["name"]: item for item in found}
     written = [stored[item["metadata"]["name"]] for item in objects]
     WRITTEN.extend(written)

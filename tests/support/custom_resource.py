@@ -1,10 +1,11 @@
-"""What the tests do to PostgresWriters with kubectl."""
+"""What the tests do to PostgresWriters and PostgresRows with kubectl."""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+from postgres_writer.core.row import GROUP, POSTGRES_WRITER, Kind
 from support.spec_cases import SpecCase, spec_with
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ PENDING: Final[dict[str, Any]] = {
 
 
 class Resource:
-    """One PostgresWriter of one namespace; every method is one kubectl call of the administrator."""
+    """One resource of one namespace; every method is one kubectl call of the administrator."""
 
-    def __init__(self, server: ApiServer, namespace: str, name: str = "sample") -> None:
+    def __init__(self, server: ApiServer, namespace: str, name: str = "sample", kind: Kind = POSTGRES_WRITER) -> None:
         self.server = server
         self.namespace = namespace
         self.name = name
+        self.kind = kind
+        self.resource = f"{kind.plural}.{GROUP}"
 
     def kubectl(
         self, *arguments: str, input: str | None = None, check: bool = True
@@ -45,19 +48,27 @@ class Resource:
 
     def create(self, spec: object = None, **metadata: object) -> None:
         """Create it, from the sample's spec if none is given (`ABSENT` for none at all)."""
-        manifest = SpecCase("", spec_with() if spec is None else spec).manifest(self.name, self.namespace)
-        manifest["metadata"].update(metadata)
+        manifest = self.manifest(spec_with() if spec is None else spec, **metadata)
         self.kubectl("create", "--validate=strict", "--filename=-", input=json.dumps(manifest))
+
+    def manifest(self, spec: object, **metadata: object) -> dict[str, Any]:
+        """Return what a user writes to create it."""
+        manifest = SpecCase("", spec).manifest(self.name, self.namespace)
+        manifest |= {"apiVersion": f"{GROUP}/{self.kind.version}", "kind": self.kind.name}
+        manifest["metadata"].update(metadata)
+        return manifest
 
     def get(self) -> dict[str, Any]:
         """Read it."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", KIND, self.name, "--output=json").stdout)
+        found: dict[str, Any] = json.loads(self.kubectl("get", self.resource, self.name, "--output=json").stdout)
         return found
 
     def patch(self, change: dict[str, Any], *options: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Merge the change into it; `--subresource=status` as an option for its status."""
         content = json.dumps(change)
-        return self.kubectl("patch", KIND, self.name, "--type=merge", "--patch", content, *options, check=check)
+        return self.kubectl(
+            "patch", self.resource, self.name, "--type=merge", "--patch", content, *options, check=check
+        )
 
     def patch_spec(self, check: bool = True, **fields: object) -> subprocess.CompletedProcess[str]:
         """Change fields of the spec, None takes a field away."""
@@ -69,7 +80,7 @@ class Resource:
 
     def gone(self) -> bool:
         """Say whether it does not exist."""
-        return "NotFound" in self.kubectl("get", KIND, self.name, check=False).stderr
+        return "NotFound" in self.kubectl("get", self.resource, self.name, check=False).stderr
 
 
 def condition(status: str, reason: str, message: str = "A sentence.", kind: str = "Ready") -> dict[str, Any]:

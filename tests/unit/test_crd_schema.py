@@ -1,35 +1,85 @@
-"""The shipped CRD says what the shared table of specs says; the API server judges the specs in tests/cluster."""
+"""The shipped CRDs say what the shared specs and the hook say; the API server judges specs in tests/cluster."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from postgres_writer.core.request import MAX_TABLES
+from postgres_writer.core.request import MAX_LISTED_COLUMNS, MAX_TABLES
+from postgres_writer.core.row import ID_COLUMN, KINDS, MAX_COLUMNS, POSTGRES_ROW, POSTGRES_WRITER, Kind, is_column
 from support.spec_cases import SPEC_CASES, SYSTEM_TABLE_PATTERN, TABLE_PATTERN
 
-CRD = Path(__file__).parents[2] / "crds" / "postgreswriters.yaml"
-VERSION: dict[str, Any] = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]
-SCHEMA: dict[str, Any] = VERSION["schema"]["openAPIV3Schema"]
+COLUMN_PATTERN = "^[A-Za-z_][A-Za-z0-9_$]{0,62}$"
+
+
+def definition(kind: Kind) -> dict[str, Any]:
+    """Return the spec of the CRD of a kind."""
+    file = Path(__file__).parents[2] / "crds" / f"{kind.plural}.yaml"
+    found: dict[str, Any] = yaml.safe_load(file.read_text())["spec"]
+    return found
+
+
+def schema(kind: Kind) -> dict[str, Any]:
+    """Return the schema of a kind's one version."""
+    (version,) = definition(kind)["versions"]
+    found: dict[str, Any] = version["schema"]["openAPIV3Schema"]
+    return found
+
+
+every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+ROW = schema(POSTGRES_ROW)["properties"]
+COLUMNS = ROW["spec"]["properties"]["columns"]
 
 
 def test_the_table_has_unique_sentences() -> None:
     assert len({case.id for case in SPEC_CASES}) == len(SPEC_CASES)
 
 
-def test_patterns_are_those_of_the_table() -> None:
-    table = SCHEMA["properties"]["spec"]["properties"]["table"]
+@every_kind
+def test_names_fields_and_versions_are_those_of_the_hook(kind: Kind) -> None:
+    found = definition(kind)
+    assert (found["names"]["kind"], found["names"]["plural"]) == (kind.name, kind.plural)
+    assert [version["name"] for version in found["versions"]] == [kind.version]
+    assert schema(kind)["properties"]["spec"]["properties"].keys() == kind.fields.keys()
+    assert ("columns" in schema(kind)["properties"]["status"]["properties"]) is kind.lists_columns
+
+
+@every_kind
+def test_patterns_are_those_of_the_table(kind: Kind) -> None:
+    table = schema(kind)["properties"]["spec"]["properties"]["table"]
     assert table["pattern"] == TABLE_PATTERN
     assert table["x-kubernetes-validations"][0]["rule"] == f"!self.matches('{SYSTEM_TABLE_PATTERN}')"
 
 
-def test_status_lists_as_many_tables_as_the_hook_does() -> None:
-    assert SCHEMA["properties"]["status"]["properties"]["tables"]["maxItems"] == MAX_TABLES
+def test_columns_are_named_and_counted_as_the_hook_does() -> None:
+    id_column, name = ROW["spec"]["properties"]["idColumn"], COLUMNS["items"]["properties"]["name"]
+    assert id_column["pattern"] == name["pattern"] == COLUMN_PATTERN
+    assert is_column("c" * name["maxLength"])
+    assert not is_column("c" * (name["maxLength"] + 1))
+    assert id_column["default"] == ID_COLUMN
+    assert (COLUMNS["maxItems"], ROW["status"]["properties"]["columns"]["maxItems"]) == (
+        MAX_COLUMNS,
+        MAX_LISTED_COLUMNS,
+    )
 
 
-def test_every_field_is_described_in_sentences() -> None:
+@every_kind
+def test_status_lists_as_many_tables_as_the_hook_does(kind: Kind) -> None:
+    assert schema(kind)["properties"]["status"]["properties"]["tables"]["maxItems"] == MAX_TABLES
+
+
+def test_what_both_kinds_have_is_the_same() -> None:
+    writer, row = (schema(kind)["properties"]["status"]["properties"] for kind in (POSTGRES_WRITER, POSTGRES_ROW))
+    assert {**writer, "id": row["id"], "columns": row["columns"]} == row
+    policies = [schema(kind)["properties"]["spec"]["properties"]["deletionPolicy"] for kind in KINDS.values()]
+    assert policies[0] == policies[1]
+
+
+@every_kind
+def test_every_field_is_described_in_sentences(kind: Kind) -> None:
     missing: list[str] = []
 
     def walk(schema: dict[str, Any], path: str) -> None:
@@ -42,5 +92,5 @@ def test_every_field_is_described_in_sentences() -> None:
         if schema.get("items", {}).get("type") == "object":
             walk(schema["items"], f"{path}[]")
 
-    walk(SCHEMA, "")
+    walk(schema(kind), "")
     assert missing == []
