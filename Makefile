@@ -9,7 +9,7 @@ BIN := .venv/bin
 # the Python of the Dockerfile; --upgrade, because `make lock` is run to get newer versions
 LOCK := --quiet --upgrade --python-version 3.13 --generate-hashes
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' hooks/postgres_writer/__init__.py)
-CRD := postgreswriters.demo.yash.com
+RESOURCES := postgreswriters.demo.yash.com postgresrows.demo.yash.com
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -109,15 +109,15 @@ kind-down: ## Delete the kind cluster
 
 # Install it on the cluster of the current kubectl context
 
-install: ## Install the CRD and the controller (CONTROLLER=composite or decorator)
+install: ## Install the CRDs and the controllers (CONTROLLER=composite or decorator)
 	$(KUBECTL) apply -k crds
-	$(KUBECTL) wait --for=condition=Established --timeout=60s crd/$(CRD)
+	$(KUBECTL) wait --for=condition=Established --timeout=60s $(RESOURCES:%=crd/%)
 	$(KUBECTL) apply -f metacontroller/$(CONTROLLER).yaml
 
 # The resources are deleted first, while the controller still runs: only it removes their finalizers.
-uninstall: ## Delete every PostgresWriter with its row, then the controller, then the CRD
-	@if $(KUBECTL) get crd $(CRD) >/dev/null 2>&1; then \
-		$(KUBECTL) delete $(CRD) --all --all-namespaces --wait --timeout=300s; fi
+uninstall: ## Delete every resource with its row, then the controllers, then the CRDs
+	@for resource in $(RESOURCES); do if $(KUBECTL) get crd $$resource >/dev/null 2>&1; then \
+		$(KUBECTL) delete $$resource --all --all-namespaces --wait --timeout=300s || exit; fi; done
 	$(KUBECTL) delete --ignore-not-found -f metacontroller/composite.yaml -f metacontroller/decorator.yaml
 	$(KUBECTL) delete --ignore-not-found -k crds
 

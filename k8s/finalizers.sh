@@ -1,6 +1,6 @@
 #!/bin/sh
-# Keeps PostgresWriters during a switch of controllers, and removes finalizers whose controller is gone. It changes only
-# metadata.finalizers: it writes no row and deletes no resource (but one that is being deleted disappears with its last
+# Keeps PostgresWriters and PostgresRows during a switch of controllers, and removes finalizers whose controller is gone. It
+# changes only metadata.finalizers: it writes no row and deletes no resource (but one that is being deleted disappears with its last
 # finalizer).
 #
 #   finalizers.sh hold                 add a finalizer of our own, demo.yash.com/hold, to all resources; fails while one
@@ -10,6 +10,8 @@
 #   finalizers.sh remove FINALIZER     remove it from all of them; their rows stay in the database
 #   finalizers.sh handover OLD NEW     remove OLD from the resources that NEW's controller manages: those that have NEW,
 #                                      and those being deleted whose status says that the row is deleted or unmanaged
+#
+# A finalizer of a CompositeController stands for that of its companion for PostgresRows, too, whose name ends in -row.
 #
 # The exit code is 1 while some resources still have the finalizer (with hold: do not have it yet): check those, and run
 # it again.
@@ -48,42 +50,50 @@ check_controller_is_gone() {
     esac
     found=$(kube get crd "${kind}s.metacontroller.k8s.io" --ignore-not-found -o name)
     [ -n "$found" ] || return 0
-    found=$(kube get "$kind.metacontroller.k8s.io" "${1#*controller-}" --ignore-not-found -o name)
-    [ -z "$found" ] || die "$found is still installed and owns $1: delete it first (kubectl delete $found)"
+    name=${1#*controller-}
+    found=$(kube get "$kind.metacontroller.k8s.io" "$name" "$name-row" --ignore-not-found -o name | tr '\n' ' ')
+    [ -z "$found" ] || die "the controller of $1 is still installed: delete it first (kubectl delete ${found% })"
 }
 
-# Prints "INDEX NAMESPACE NAME" for each resource that has the finalizer $1; INDEX is its place in the list of finalizers.
-# With $2, only of those that may be handed over to $2.
+# Sets $RESOURCES to those of our kinds that the cluster knows, with commas between.
+find_resources() {
+    found=$(kube get crd postgreswriters.demo.yash.com postgresrows.demo.yash.com --ignore-not-found -o name)
+    RESOURCES=$(printf '%s' "$found" | sed 's|.*/||' | paste -s -d , -)
+    [ -n "$RESOURCES" ] || die "this cluster has no CustomResourceDefinition of PostgresWriter or PostgresRow"
+}
+
+# Prints "INDEX FINALIZER VERSION KIND NAMESPACE NAME" for each resource that has the finalizer $1, or that with -row; INDEX is
+# its place in the list of finalizers. With $2, only of those that may be handed over to $2.
 carriers() {
     free=true
     [ -z "${2:-}" ] || free=false
-    kube get postgreswriters.demo.yash.com --all-namespaces -o go-template="
+    kube get "$RESOURCES" --all-namespaces -o go-template="
 {{- range \$object := .items}}
   {{- \$free := $free}}
-  {{- range .metadata.finalizers}}{{if eq . \"${2:-}\"}}{{\$free = true}}{{end}}{{end}}
+  {{- range .metadata.finalizers}}{{if eq . \"${2:-}\" \"${2:-}-row\"}}{{\$free = true}}{{end}}{{end}}
   {{- if and .metadata.deletionTimestamp .status}}{{range .status.conditions}}
     {{- if and (eq .type \"Ready\") (or (eq .reason \"RowDeleted\") (eq .reason \"Unmanaged\"))}}{{\$free = true}}{{end}}
   {{- end}}{{end}}
-  {{- range \$index, \$finalizer := .metadata.finalizers}}{{if and \$free (eq \$finalizer \"$1\")}}
-    {{- \$index}} {{\$object.metadata.namespace}} {{\$object.metadata.name}}{{\"\n\"}}
+  {{- range \$index, \$finalizer := .metadata.finalizers}}{{if and \$free (eq \$finalizer \"$1\" \"$1-row\")}}
+    {{- \$index}} {{\$finalizer}} {{\$object.apiVersion}} {{\$object.kind}} {{\$object.metadata.namespace}} {{\$object.metadata.name}}{{\"\n\"}}
   {{- end}}{{end}}
 {{- end}}"
 }
 
-# Prints "NAMESPACE NAME" for each resource that does not have the finalizer $1.
+# Prints "VERSION KIND NAMESPACE NAME" for each resource that does not have the finalizer $1.
 without() {
-    kube get postgreswriters.demo.yash.com --all-namespaces -o go-template="
+    kube get "$RESOURCES" --all-namespaces -o go-template="
 {{- range .items}}
   {{- \$carried := false}}
   {{- range .metadata.finalizers}}{{if eq . \"$1\"}}{{\$carried = true}}{{end}}{{end}}
-  {{- if not \$carried}}{{.metadata.namespace}} {{.metadata.name}}{{\"\n\"}}{{end}}
+  {{- if not \$carried}}{{.apiVersion}} {{.kind}} {{.metadata.namespace}} {{.metadata.name}}{{\"\n\"}}{{end}}
 {{- end}}"
 }
 
-# Prints a manifest for each resource that stdin names as "... NAMESPACE NAME"; $1 is added to its metadata.
+# Prints a manifest for each resource that stdin names as "VERSION KIND NAMESPACE NAME"; $1 is added to its metadata.
 manifests() {
-    while read -r namespace name; do
-        printf -- '---\napiVersion: demo.yash.com/v1\nkind: PostgresWriter\n'
+    while read -r version kind namespace name; do
+        printf -- '---\napiVersion: %s\nkind: %s\n' "$version" "$kind"
         printf 'metadata: {namespace: "%s", name: "%s"%s}\n' "$namespace" "$name" "${1:-}"
     done
 }
@@ -99,53 +109,54 @@ hold() {
     [ -z "$rest" ] || complain "These resources are not held. One that is being deleted cannot be: wait until it is gone, and try again." "$rest"
 }
 
-# Removes the finalizer $1 from the resources that stdin names as "INDEX NAMESPACE NAME". All of one index are patched in
-# one call, and each patch tests that the finalizer is still there, so that no other one is ever removed instead.
+# Removes the finalizers that stdin lists as "INDEX FINALIZER VERSION KIND NAMESPACE NAME". All of one place are patched in one
+# call, and each patch tests that the finalizer is still there, so that no other one is ever removed instead.
 take_off() {
     list=$(cat)
-    for index in $(printf '%s\n' "$list" | cut -d ' ' -f 1 | sort -u); do
-        printf '%s\n' "$list" | sed -n "s/^$index //p" | manifests | kube patch -f - --type=json -p "[
-            {\"op\": \"test\", \"path\": \"/metadata/finalizers/$index\", \"value\": \"$1\"},
+    printf '%s\n' "$list" | awk 'NF {print $1, $2}' | sort -u | while read -r index finalizer; do
+        printf '%s\n' "$list" | sed -n "s|^$index $finalizer ||p" | manifests | kube patch -f - --type=json -p "[
+            {\"op\": \"test\", \"path\": \"/metadata/finalizers/$index\", \"value\": \"$finalizer\"},
             {\"op\": \"remove\", \"path\": \"/metadata/finalizers/$index\"}]" || true
     done
 }
 
 complain() {
     echo "$1" >&2
-    printf '%s\n' "$2" | sed 's|^\([^ ]*\) |  \1/|' >&2
+    printf '%s\n' "$2" | sed 's|^[^ ]* \([^ ]* [^ ]*\) |  \1/|' >&2
     return 1
 }
 
 show_rest() {
-    rest=$(carriers "$1" | cut -d ' ' -f 2-)
+    rest=$(carriers "$1" | cut -d ' ' -f 3-)
     [ -z "$rest" ] || complain "These resources still have the finalizer $1:" "$rest"
 }
 
 [ $# -ge 1 ] || usage
 [ $# -eq 1 ] || check_name "$2"
 case $1:$# in
-hold:1)
-    hold
-    ;;
-release:2)
-    [ "$2" != "$HOLD" ] || die "NEW is the finalizer of the new controller, not $HOLD"
-    carriers "$HOLD" "$2" | take_off "$HOLD"
-    show_rest "$HOLD"
-    ;;
-list:2)
-    carriers "$2" | while read -r _ namespace name; do echo "$namespace/$name"; done
-    ;;
-remove:2)
-    check_controller_is_gone "$2"
-    carriers "$2" | take_off "$2"
-    show_rest "$2"
-    ;;
+hold:1 | list:2 | remove:2) ;;
+release:2) [ "$2" != "$HOLD" ] || die "NEW is the finalizer of the new controller, not $HOLD" ;;
 handover:3)
     check_name "$3"
     [ "$2" != "$3" ] || die "OLD and NEW are the same finalizer"
-    check_controller_is_gone "$2"
-    carriers "$2" "$3" | take_off "$2"
-    show_rest "$2"
     ;;
 *) usage ;;
+esac
+find_resources
+case $1 in
+hold)
+    hold
+    ;;
+release)
+    carriers "$HOLD" "$2" | take_off
+    show_rest "$HOLD"
+    ;;
+list)
+    carriers "$2" | while read -r _ _ _ kind namespace name; do echo "$kind $namespace/$name"; done
+    ;;
+remove | handover)
+    check_controller_is_gone "$2"
+    carriers "$2" "${3:-}" | take_off
+    show_rest "$2"
+    ;;
 esac

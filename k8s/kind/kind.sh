@@ -58,7 +58,7 @@ install_database() {
     kube apply --server-side -f k8s/kind/postgres.yaml
     secret database postgres --from-literal=password="$(openssl rand -hex 16)"
     kube -n database rollout status deployment/postgres --timeout=180s
-    psql "$(cat k8s/samples/students.sql)"
+    psql "$(cat k8s/samples/*.sql)"
 }
 
 install_postgres_writer() {
@@ -77,11 +77,12 @@ install_postgres_writer() {
 }
 
 show_sample() {
-    say "The sample and its row"
+    say "The samples and their rows"
     kube apply -k k8s/samples
-    kube wait --for=condition=Ready --timeout=120s postgreswriter/sample-student
-    kube get postgreswriters -o wide
+    kube wait --for=condition=Ready --timeout=120s postgreswriter/sample-student postgresrow/sample-tenant
+    kube get postgreswriters,postgresrows -o wide
     psql 'SELECT * FROM students'
+    psql 'SELECT * FROM tenants'
 }
 
 up() {

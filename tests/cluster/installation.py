@@ -6,7 +6,7 @@ import base64
 import contextlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.played_metacontroller import playing
 from support.manifests import guide, prepare, shell
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from support.postgres import Database
 
 RESOURCE = "postgreswriters.demo.yash.com"
+ROWS = "postgresrows.demo.yash.com"
 NAMESPACE, SECRETS = "default", "postgres-writer"
 WAIT_SECONDS = 60
 
@@ -42,13 +43,23 @@ class Installation:
         }
         self.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest))
 
+    def create_row(self, name: str, *, table: str = "tenants", **columns: Any) -> None:
+        """Create a PostgresRow."""
+        manifest = {
+            "apiVersion": "demo.yash.com/v1alpha1",
+            "kind": "PostgresRow",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"table": table, "columns": [{"name": key, "value": value} for key, value in columns.items()]},
+        }
+        self.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest))
+
     def delete(self, *names: str) -> None:
         """Ask for the deletion of PostgresWriters and do not wait for it."""
         self.cluster.kubectl("-n", NAMESPACE, "delete", RESOURCE, *names, "--wait=false")
 
-    def finalizers(self) -> dict[str, list[str]]:
-        """Return the finalizers of each resource; empty when there is no such kind (any more)."""
-        listed = self.cluster.kubectl("-n", NAMESPACE, "get", RESOURCE, "-o", "json", check=False)
+    def finalizers(self, resource: str = RESOURCE) -> dict[str, list[str]]:
+        """Return the finalizers of each resource of a kind; empty when there is no such kind (any more)."""
+        listed = self.cluster.kubectl("-n", NAMESPACE, "get", resource, "-o", "json", check=False)
         if listed.returncode != 0:
             return {}
         items = json.loads(listed.stdout)["items"]
@@ -94,7 +105,7 @@ def install(cluster: ApiServer) -> None:
     secrets, everything, *_ = guide("Install")
     shell(cluster, secrets, PSQL_PASSWORD="s3cret")
     shell(cluster, everything)
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}")
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}", f"crd/{ROWS}")
 
 
 def wipe(cluster: ApiServer) -> None:
@@ -105,10 +116,11 @@ def wipe(cluster: ApiServer) -> None:
     prepare(cluster)  # kubectl deletes nothing of a kind that it does not find
     kinds = "compositecontrollers.metacontroller.k8s.io,decoratorcontrollers.metacontroller.k8s.io"
     cluster.kubectl("delete", kinds, "--all")
-    cluster.kubectl("delete", "crd", RESOURCE, "--ignore-not-found", "--wait=false")
-    listed = cluster.kubectl("get", RESOURCE, "--all-namespaces", "-o", "json", check=False)
-    for item in json.loads(listed.stdout)["items"] if listed.returncode == 0 else []:
-        where = ("-n", item["metadata"]["namespace"], RESOURCE, item["metadata"]["name"])
-        cluster.kubectl("patch", *where, "--type=merge", "-p", '{"metadata": {"finalizers": null}}', check=False)
-    cluster.kubectl("wait", "--for=delete", f"crd/{RESOURCE}", f"--timeout={WAIT_SECONDS}s")
+    cluster.kubectl("delete", "crd", RESOURCE, ROWS, "--ignore-not-found", "--wait=false")
+    for resource in (RESOURCE, ROWS):
+        listed = cluster.kubectl("get", resource, "--all-namespaces", "-o", "json", check=False)
+        for item in json.loads(listed.stdout)["items"] if listed.returncode == 0 else []:
+            where = ("-n", item["metadata"]["namespace"], resource, item["metadata"]["name"])
+            cluster.kubectl("patch", *where, "--type=merge", "-p", '{"metadata": {"finalizers": null}}', check=False)
+    cluster.kubectl("wait", "--for=delete", f"crd/{RESOURCE}", f"crd/{ROWS}", f"--timeout={WAIT_SECONDS}s")
     cluster.kubectl("-n", SECRETS, "delete", "secrets", "--all")

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import requests
 
-from support.api_client import RESOURCES, ApiClient, ApiError, path_of
+from postgres_writer.core.row import GROUP, KINDS, Kind
+from support.api_client import ApiClient, ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,13 +42,15 @@ class PlayedMetacontroller:
     """Which kinds were installed, round by round, as long as there were resources."""
 
     def round(self) -> None:
-        """Look once at every controller and every resource."""
+        """Look once at every controller and every resource of its kinds."""
         controllers = [(kind, item) for kind in ("composite", "decorator") for item in self._controllers(kind)]
-        resources = self._resources()
-        if resources:
+        resources = {kind.plural: self._resources(kind) for kind in KINDS.values()}
+        if any(resources.values()):
             self.at_work.append(frozenset(kind for kind, _ in controllers))
         for kind, controller in controllers:
-            for resource in resources:
+            spec = controller["spec"]
+            rules = spec["resources"] if kind == "decorator" else [spec["parentResource"]]
+            for resource in [item for rule in rules for item in resources[rule["resource"]]]:
                 try:
                     self._sync(kind, controller, resource)
                 except ApiError as error:
@@ -95,8 +98,8 @@ class PlayedMetacontroller:
     def _controllers(self, kind: str) -> list[Object]:
         return self._items(f"{_CONTROLLERS}/{kind}controllers")
 
-    def _resources(self) -> list[Object]:
-        return self._items(RESOURCES)
+    def _resources(self, kind: Kind) -> list[Object]:
+        return self._items(f"/apis/{GROUP}/{kind.version}/{kind.plural}")
 
     def _items(self, path: str) -> list[Object]:
         try:
@@ -110,10 +113,9 @@ class PlayedMetacontroller:
         return [{"apiVersion": listed["apiVersion"], "kind": kind, **item} for item in listed["items"]]
 
     def _put(self, resource: Object, subresource: str = "") -> Object:
-        metadata = resource["metadata"]
-        changed: Object = self.api.request(
-            "PUT", path_of(metadata["namespace"], metadata["name"]) + subresource, resource
-        )
+        metadata, plural = resource["metadata"], KINDS[resource["kind"]].plural
+        path = f"/apis/{resource['apiVersion']}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
+        changed: Object = self.api.request("PUT", path + subresource, resource)
         return changed
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.conftest import apply_crd
-from cluster.installation import RESOURCE
+from cluster.installation import RESOURCE, ROWS
+from postgres_writer.core.row import POSTGRES_ROW
 from support.api_client import ApiClient, ApiError, path_of, resource
+from support.custom_resource import Resource
 from support.manifests import K8S, guide, overlay, shell
 from support.waiting import wait_until
 
@@ -76,6 +78,16 @@ def test_the_refusal_names_the_resource_and_the_way_out(protected: ApiServer, ow
     assert not delete(protected, RESOURCE, "two", own_namespace)
 
 
+def test_a_row_is_protected_in_the_same_way(protected: ApiServer, own_namespace: str) -> None:
+    Resource(protected, own_namespace, "one", POSTGRES_ROW).create(
+        {"table": "tenants"}, annotations={ANNOTATION: "true"}
+    )
+    refused = protected.kubectl("-n", own_namespace, "delete", ROWS, "one", check=False)
+    assert f"PostgresRow {own_namespace}/one {REFUSAL}" in refused.stderr
+    protected.kubectl("-n", own_namespace, "annotate", ROWS, "one", f"{ANNOTATION}-")
+    assert delete(protected, ROWS, "one", own_namespace)
+
+
 def test_a_collection_is_not_deleted_over_a_protected_one(protected: ApiServer, own_namespace: str) -> None:
     create(protected, own_namespace, "guarded", "true")
     client = ApiClient(protected.url, protected.token, str(protected.certificate))
@@ -104,7 +116,7 @@ def test_a_namespace_that_is_deleted_stays_terminating_until_the_annotation_is_g
 
 
 def test_a_namespace_and_the_definition_are_protected_in_the_same_way(protected: ApiServer, own_namespace: str) -> None:
-    targets = [("namespace", own_namespace), ("crd", RESOURCE)]
+    targets = [("namespace", own_namespace), ("crd", RESOURCE), ("crd", ROWS)]
     assert all(delete(protected, kind, name, dry_run=True) for kind, name in targets)
     shell(protected, guide("Protect from deletion")[2], NAMESPACE=own_namespace)
     assert not any(delete(protected, kind, name) for kind, name in targets)

@@ -56,8 +56,8 @@ def born_with(client: ApiClient, *finalizers: str) -> list[str] | None:
 
 
 def shipped_controller(kind: str) -> dict[str, Any]:
-    [shipped] = documents((ROOT / "metacontroller" / f"{kind}.yaml").read_text(encoding="utf-8"))
-    return shipped
+    """Return the shipped controller of PostgresWriters."""
+    return documents((ROOT / "metacontroller" / f"{kind}.yaml").read_text(encoding="utf-8"))[0]
 
 
 def manifest(name: str, *finalizers: str) -> dict[str, Any]:
@@ -76,6 +76,24 @@ def test_what_is_there_is_kept_and_nothing_is_there_twice(client: ApiClient, kin
     assert client.finalizers_at_birth(empty) == [own]
     empty["metadata"]["finalizers"] = None
     assert client.finalizers_at_birth(empty) == [own]
+
+
+def test_a_row_has_the_finalizer_of_its_own_controller(served: ApiServer, kind: str) -> None:
+    row = {
+        "apiVersion": "demo.yash.com/v1alpha1",
+        "kind": "PostgresRow",
+        "metadata": {"name": "probe", "namespace": "default"},
+        "spec": {"table": "tenants"},
+    }
+
+    def born() -> list[str]:
+        made = served.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", input=json.dumps(row), check=False)
+        return json.loads(made.stdout)["metadata"].get("finalizers", []) if made.returncode == 0 else ["unknown yet"]
+
+    own = COMPOSITE + "-row" if kind == "composite" else DECORATOR
+    wait_until(lambda: born() == [own], "the policy to see the controller of rows")
+    served.kubectl("delete", "--ignore-not-found", "-f", str(ROOT / "metacontroller" / f"{kind}.yaml"))
+    wait_until(lambda: born() == [], "the policy to see that it is gone")
 
 
 @pytest.mark.parametrize("mode", [(), ("--server-side",)], ids=["client-side", "server-side"])
@@ -137,13 +155,13 @@ def test_a_controller_that_is_being_deleted_gives_none(served: ApiServer, client
     served.kubectl("patch", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
 
 
-def test_without_a_controller_or_with_one_of_another_name_there_is_none(served: ApiServer, client: ApiClient) -> None:
+def test_without_a_controller_or_with_one_that_is_not_ours_there_is_none(served: ApiServer, client: ApiClient) -> None:
     shipped = shipped_controller("composite")
     served.kubectl("apply", "-f", "-", input=yaml.safe_dump(shipped))
     wait_until(lambda: born_with(client) == [COMPOSITE], "the policy to be at work")
     served.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "postgres-writer")
     wait_until(lambda: born_with(client) == [], "the policy to see that its controller is gone")
-    shipped["metadata"]["name"] = "another"
+    shipped["metadata"] |= {"name": "another", "labels": {"app.kubernetes.io/name": "another"}}
     served.kubectl("apply", "-f", "-", input=yaml.safe_dump(shipped))
     client.create(manifest("unmanaged"))
     client.delete("default", "unmanaged")

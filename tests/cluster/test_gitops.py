@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PAGE = (ROOT / "docs" / "gitops.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 PROTECTION: dict[str, str] = yaml.safe_load(BLOCKS[0])
-KEPT = ["CompositeController", "CustomResourceDefinition", "Namespace"]
+KEPT = [*["CompositeController"] * 2, *["CustomResourceDefinition"] * 2, "Namespace"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,12 @@ def protected(manifests: list[dict[str, Any]]) -> list[str]:
 def test_what_others_depend_on_is_not_pruned(installed: ApiServer, tmp_path: Path) -> None:
     assert protected(build(installed, K8S)) == KEPT
     decorator = build(installed, overlay(tmp_path, ("decorator",)))
-    assert protected(decorator) == ["CustomResourceDefinition", "DecoratorController", "Namespace"]
+    assert protected(decorator) == [
+        "CustomResourceDefinition",
+        "CustomResourceDefinition",
+        "DecoratorController",
+        "Namespace",
+    ]
 
 
 @pytest.mark.parametrize("mode", [(), ("--server-side",)], ids=["client-side", "server-side"])
@@ -65,7 +70,7 @@ def test_the_pages_examples_name_what_there_is(installed: ApiServer) -> None:
     examples = [one for block in BLOCKS for one in yaml.safe_load_all(block) if "spec" in one]
     checks = [check for one in examples for check in one["spec"].get("healthChecks", [])]
     made = {(m["apiVersion"], m["kind"], m["metadata"]["name"]) for m in build(installed, K8S)}
-    assert len(checks) == 2
+    assert len(checks) == 3
     assert {(check["apiVersion"], check["kind"], check["name"]) for check in checks} <= made
     paths = [one["spec"].get("path") or one["spec"]["source"]["path"] for one in examples]
     assert [(ROOT / path / "kustomization.yaml").is_file() for path in paths] == [True, True, False]

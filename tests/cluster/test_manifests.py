@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from postgres_writer.core.row import GROUP, KINDS
 from support.manifests import (
     EARLY_FINALIZER,
     K8S,
@@ -74,7 +76,7 @@ def test_a_combination_of_components_applies_twice_and_its_pods_are_admitted(
     folder = overlay(tmp_path, components)
     manifests = build(prepared, folder)
     controllers = [m["kind"] for m in manifests if m["apiVersion"].startswith("metacontroller.k8s.io/")]
-    assert controllers == ["DecoratorController" if "decorator" in components else "CompositeController"]
+    assert controllers == (["DecoratorController"] if "decorator" in components else ["CompositeController"] * 2)
     apply(prepared, folder)
     first = settled_versions(prepared, folder)
     assert len(first) == len(manifests)
@@ -174,9 +176,12 @@ def test_the_decorator_component_gives_the_decorator_of_the_folder_metacontrolle
 def test_a_controller_is_valid_and_calls_the_service(prepared: ApiServer, name: str) -> None:
     file = ROOT / "metacontroller" / f"{name}.yaml"
     prepared.kubectl("apply", "--dry-run=server", "--server-side", "--validate=strict", "-f", str(file))
-    (controller,) = documents(file.read_text())
+    controllers = documents(file.read_text())
+    rules = [rule for one in controllers for rule in one["spec"].get("resources") or [one["spec"]["parentResource"]]]
+    expected = [(f"{GROUP}/{kind.version}", kind.plural) for kind in KINDS.values()]
+    assert [(rule["apiVersion"], rule["resource"]) for rule in rules] == expected
     service = pick(build(prepared, K8S), "Service")
-    for hook in ("sync", "finalize"):
+    for controller, hook in itertools.product(controllers, ("sync", "finalize")):
         webhook = controller["spec"]["hooks"][hook]["webhook"]
         called = {**service["metadata"], "port": service["spec"]["ports"][0]["port"]}
         assert webhook["service"] == {key: called[key] for key in ("name", "namespace", "port")}

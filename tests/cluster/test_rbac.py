@@ -16,20 +16,25 @@ METACONTROLLER = "system:serviceaccount:metacontroller:metacontroller"
 HOOK_SERVER = "system:serviceaccount:postgres-writer:postgres-writer"
 READ = ("get", "list", "watch")
 WRITE = ("create", "update", "patch", "delete", "deletecollection")
-RESOURCE = "postgreswriters.demo.yash.com"
-STATUS = f"{RESOURCE}/status"
+RESOURCES = ("postgreswriters.demo.yash.com", "postgresrows.demo.yash.com")
+RESOURCE = RESOURCES[0]
+
+
+def on_both(*verbs: str, status: str) -> set[tuple[str, str]]:
+    """Return the rights to do this with both kinds, and one thing with their status."""
+    return {(kind, verb) for kind in RESOURCES for verb in verbs} | {(f"{kind}/status", status) for kind in RESOURCES}
+
 
 ALLOWED = {
-    "viewer": {(RESOURCE, verb) for verb in READ} | {(STATUS, "get")},
-    "editor": {(RESOURCE, verb) for verb in (*READ, *WRITE)} | {(STATUS, "get")},
-    "administrator": {(RESOURCE, verb) for verb in (*READ, *WRITE)} | {(STATUS, "get")},
-    METACONTROLLER: {(RESOURCE, verb) for verb in (*READ, "update")}
-    | {(STATUS, "update"), ("events", "create"), ("events", "patch")},
+    "viewer": on_both(*READ, status="get"),
+    "editor": on_both(*READ, *WRITE, status="get"),
+    "administrator": on_both(*READ, *WRITE, status="get"),
+    METACONTROLLER: on_both(*READ, "update", status="update") | {("events", "create"), ("events", "patch")},
     HOOK_SERVER: set(),
 }
 QUESTIONS = [
-    *((RESOURCE, verb) for verb in (*READ, *WRITE)),
-    *((STATUS, verb) for verb in ("get", "update", "patch")),
+    *((kind, verb) for kind in RESOURCES for verb in (*READ, *WRITE)),
+    *((f"{kind}/status", verb) for kind in RESOURCES for verb in ("get", "update", "patch")),
     ("events", "create"),
     ("events", "patch"),
     ("secrets", "get"),

@@ -13,8 +13,10 @@ import requests
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from postgres_writer.core.row import POSTGRES_ROW
 from support.alerts import RULES, promtool
 from support.api_client import resource
+from support.custom_resource import Resource
 from support.manifests import build, overlay, pick, prepare
 from support.metacontroller import free_port
 from support.waiting import wait_until
@@ -64,6 +66,9 @@ def made(cluster: ApiServer) -> str:
         cluster.kubectl("-n", namespace, "patch", "pgw", name, "--subresource=status", "--type=merge", "-p", status)
     cluster.kubectl("-n", namespace, "patch", "pgw", "edited", "--type=merge", "-p", '{"spec": {"age": 24}}')
     cluster.kubectl("-n", namespace, "delete", "pgw", "leaving", "--wait=false")
+    row = Resource(cluster, namespace, "fine", POSTGRES_ROW)
+    row.create({"table": "tenants"})
+    row.patch({"status": {"conditions": [READY]}}, "--subresource=status")
     return namespace
 
 
@@ -113,7 +118,8 @@ def samples(
     def complete() -> bool:
         found.clear()
         found.update(scraped(address, made))
-        return {dict(labels)["name"] for _, labels in found} == set(STATUSES)
+        seen = {(dict(labels)["customresource_kind"], dict(labels)["name"]) for _, labels in found}
+        return seen == {("PostgresRow", "fine"), *(("PostgresWriter", name) for name in STATUSES)}
 
     with kube_state_metrics(state_metrics_program, cluster, build(cluster, component), folder) as address:
         wait_until(complete, "metrics of every resource")
@@ -138,7 +144,8 @@ def scraped(address: str, namespace: str) -> Samples:
 
 
 def strip(labels: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in labels.items() if not name.startswith("customresource_")}
+    constant = {"customresource_group", "customresource_version"}
+    return {name: value for name, value in labels.items() if name not in constant}
 
 
 def of(samples: Samples, metric: str, *by: str) -> dict[tuple[str, ...], float]:
@@ -158,6 +165,11 @@ def test_every_condition_of_every_resource_is_a_metric(samples: Samples) -> None
     assert of(samples, "condition", "name", "type", "reason") == expected
 
 
+def test_resources_of_one_name_are_told_apart_by_their_kind(samples: Samples) -> None:
+    found = of(samples, "condition", "customresource_kind", "name")
+    assert {kind for kind, name in found if name == "fine"} == {"PostgresWriter", "PostgresRow"}
+
+
 def test_a_deletion_under_way_is_a_metric(samples: Samples) -> None:
     assert of(samples, "deletion_timestamp_seconds", "name").keys() == {("leaving",)}
 
@@ -175,7 +187,8 @@ def test_the_alerts_name_just_the_resources_that_need_someone(samples: Samples, 
 
     def firing(alert: str, resources: set[str]) -> dict[str, Any]:
         common = {"alertname": alert, "alertstate": "firing"}
-        expected = [{**common, "severity": "warning", "namespace": made, "name": name} for name in sorted(resources)]
+        shared = {**common, "severity": "warning", "namespace": made, "customresource_kind": "PostgresWriter"}
+        expected = [{**shared, "name": name} for name in sorted(resources)]
         labels = [{"labels": series("ALERTS", one), "value": 1} for one in expected]
         return {"expr": series("ALERTS", common), "eval_time": "20m", "exp_samples": labels}
 

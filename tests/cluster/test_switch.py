@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cluster.installation import Installation
+from cluster.installation import ROWS, Installation
 from support.manifests import COMPOSITE, DECORATOR, HOLD, K8S, guide, overlay, shell
 from support.waiting import wait_until
 
@@ -41,7 +41,10 @@ def test_there_and_back_no_row_is_lost_and_the_two_never_work_together(
     with installation.served(tmp_path) as metacontroller:
         for name in names:
             installation.create(name)
+        installation.database.query("CREATE TABLE tenants (id text PRIMARY KEY, plan text)")
+        installation.create_row("one", plan="gold")
         installation.wait_ready(*names)
+        wait_until(lambda: installation.finalizers(ROWS) == {"one": [f"{COMPOSITE}-row"]}, "the row's own controller")
         rows = installation.database.query(
             "SELECT id, xmin::text FROM students WHERE id != 'default/deleted-meanwhile'"
         )
@@ -54,10 +57,13 @@ def test_there_and_back_no_row_is_lost_and_the_two_never_work_together(
         switch(installation, steps(), overlay(tmp_path / "decorator", ["decorator"]), change_meanwhile)
         installation.wait_ready("one", "two", "created-meanwhile")
         assert installation.finalizers() == {name: [DECORATOR] for name in ("one", "two", "created-meanwhile")}
+        assert installation.finalizers(ROWS) == {"one": [DECORATOR]}
         assert installation.ids() == ["created-meanwhile", "one", "two"]
 
         switch(installation, steps(back=True), K8S, lambda: installation.delete("created-meanwhile"))
         wait_until(lambda: installation.finalizers() == {"one": [COMPOSITE], "two": [COMPOSITE]}, "the way back")
+        assert installation.finalizers(ROWS) == {"one": [f"{COMPOSITE}-row"]}
+        assert installation.database.query("SELECT * FROM tenants") == [("row/default/one", "gold")]
         assert installation.ids() == ["one", "two"]
         # xmin is the transaction that last wrote a row: no one wrote these two
         assert installation.database.query("SELECT id, xmin::text FROM students") == rows
@@ -141,7 +147,7 @@ def test_hold_adds_to_the_finalizers_that_are_there_and_can_be_repeated(installa
         shell(installation.cluster, "k8s/finalizers.sh hold")
         assert installation.finalizers() == {"none": [HOLD], "two": [COMPOSITE, "a.example.com/x", HOLD]}
     listed = shell(installation.cluster, f"k8s/finalizers.sh list {HOLD}").stdout.split()
-    assert listed == ["default/none", "default/two"]
+    assert listed == ["PostgresWriter", "default/none", "PostgresWriter", "default/two"]
     shell(installation.cluster, f"k8s/finalizers.sh remove {HOLD}")
     assert installation.finalizers() == {"none": [], "two": [COMPOSITE, "a.example.com/x"]}
 

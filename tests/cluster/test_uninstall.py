@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.installation import RESOURCE, Installation
+from cluster.installation import RESOURCE, ROWS, Installation
 from support.manifests import COMPOSITE, GUIDE, K8S, guide, shell
 from support.waiting import wait_until
 
@@ -31,12 +31,15 @@ def used(installation: Installation, tmp_path: Path) -> Installation:
 def test_the_guide_s_install_serves_the_sample(installation: Installation, tmp_path: Path) -> None:
     _, _, rollout, look_again, sample = guide("Install")
     assert "rollout status" in rollout  # needs a node, so it is the one command that nothing here can run
+    installation.database.query((K8S / "samples" / "tenants.sql").read_text())
     with installation.served(tmp_path):
         shell(installation.cluster, look_again)
         shown = shell(installation.cluster, sample).stdout
     assert "sample-student" in shown
     assert "RowSynced" in shown
     assert installation.database.rows() == [("default/sample-student", "alex", 23, "canada")]
+    found = installation.database.query("SELECT plan, seats, limits, regions, trial_ends FROM tenants")
+    assert found == [("gold", 250, {"cpu": 4, "memory": "8Gi"}, ["eu", "us"], None)]
 
 
 def test_the_guide_s_table_and_grants_are_enough(installation: Installation, tmp_path: Path) -> None:
@@ -64,13 +67,19 @@ def test_the_documented_order_deletes_rows_and_everything_else(installation: Ins
         installation.create("one")
         installation.create("two")
         installation.wait_ready("one", "two")
+        installation.database.query("CREATE TABLE tenants (id text PRIMARY KEY, plan text)")
+        installation.create_row("one", plan="gold")
+        installation.cluster.kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"{ROWS}/one", "-n", "default")
         shell(installation.cluster, resources)
         assert installation.ids() == []
+        assert installation.database.query("SELECT * FROM tenants") == []
         shell(installation.cluster, everything)
     for gone in (
         ("namespace", "postgres-writer"),
         ("crd", RESOURCE),
+        ("crd", ROWS),
         ("compositecontrollers.metacontroller.k8s.io", "postgres-writer"),
+        ("compositecontrollers.metacontroller.k8s.io", "postgres-writer-row"),
         ("clusterrole", "postgres-writer-edit"),
     ):
         assert not installation.exists(*gone)
@@ -120,7 +129,7 @@ def test_with_metacontroller_s_own_kinds_gone_the_second_line_is_enough(used: In
 
 
 def test_installing_again_finishes_what_hung(used: Installation, tmp_path: Path) -> None:
-    used.cluster.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "postgres-writer")
+    used.cluster.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "--all")
     used.delete("one")
     shell(used.cluster, guide("Install")[1])
     with used.served(tmp_path):
@@ -144,9 +153,9 @@ def test_only_the_finalizer_that_is_named_goes(installation: Installation) -> No
         "without": ("a.example.com/x",),
     }.items():
         installation.create(name, finalizers=finalizers)
-    installation.cluster.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "postgres-writer")
+    installation.cluster.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "--all")
     listed = shell(installation.cluster, f"{SCRIPT} list {COMPOSITE}").stdout.split()
-    assert sorted(listed) == ["default/123", "default/first", "default/last"]
+    assert sorted(set(listed)) == ["PostgresWriter", "default/123", "default/first", "default/last"]
     shell(installation.cluster, f"{SCRIPT} remove {COMPOSITE}")
     assert installation.finalizers() == {
         "123": [],

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from postgres_writer.core.row import GROUP, KINDS
 from support.kube_tools import HOW_TO_GET_THEM
 from support.programs import ProgramMissing, find_program
 
@@ -73,8 +74,9 @@ def argo_health(objects: Iterable[dict[str, Any]]) -> list[str]:
 def _health_check() -> str:
     blocks = re.findall(r"^```yaml\n(.*?)^```$", _GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     (config,) = [block for block in blocks if "resource.customizations.health" in block]
-    found: str = yaml.safe_load(config)["data"]["resource.customizations.health.demo.yash.com_PostgresWriter"]
-    return found
+    data: dict[str, str] = yaml.safe_load(config)["data"]
+    (check,) = {data[f"resource.customizations.health.{GROUP}_{kind}"] for kind in KINDS}
+    return check
 
 
 def _lua(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -54,8 +55,9 @@ _FOREIGN_KINDS = {
 
 
 def documents(text: str) -> list[Manifest]:
-    """Return the YAML documents of a text."""
-    return [document for document in yaml.safe_load_all(text) if document]
+    """Return the YAML documents of a text, the items of a List one by one and without parts in common."""
+    found = [document for document in yaml.safe_load_all(text) if document]
+    return [copy.deepcopy(item) for one in found for item in (one["items"] if one["kind"] == "List" else [one])]
 
 
 def build(server: ApiServer, folder: Path) -> list[Manifest]:

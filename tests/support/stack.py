@@ -16,7 +16,7 @@ from support.api_client import ApiClient, ApiError, Recorder, ready_of, resource
 from support.apiserver import ApiServer
 from support.balancer import Balancer
 from support.certificates import Certificate, make_certificate
-from support.manifests import EARLY_FINALIZER
+from support.manifests import EARLY_FINALIZER, documents
 from support.metacontroller import Metacontroller, crd_manifests
 from support.postgres import Database, PostgresInstance, prepare_programs, private_instance
 from support.server import ServerProcess
@@ -81,7 +81,7 @@ class Stack:
         self.client = ApiClient(self.api.url, self.api.token, str(self.api.certificate))
         for manifest in crd_manifests():
             self.apply(manifest)
-        self.api.kubectl("apply", "--server-side", "--filename", str(TOP / "crds" / "postgreswriters.yaml"))
+        self.api.kubectl("apply", "--server-side", "-k", str(TOP / "crds"))
         self.api.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
         self.api.start_controllers()  # after the CRDs: what they find at their start they need not discover
         self._start_database()
@@ -129,10 +129,9 @@ class Stack:
         time.sleep(0.5)
 
     def controller(self, url: str, kind: str | None = None) -> dict[str, Any]:
-        """Return the shipped controller with the hooks' address, version and credentials put in."""
+        """Return the shipped controller of PostgresWriters with the hooks' address, version and credentials put in."""
         kind = kind or self.variant.kind
-        documents = list(yaml.safe_load_all((TOP / "metacontroller" / f"{kind}.yaml").read_text()))
-        manifest: dict[str, Any] = next(d for d in documents if d and d["kind"].endswith("Controller"))
+        manifest = documents((TOP / "metacontroller" / f"{kind}.yaml").read_text())[0]
         for name, hook in manifest["spec"]["hooks"].items():
             hook["version"] = self.variant.version
             hook["webhook"] = self._webhook(f"{url}/{name}", hook["webhook"])
