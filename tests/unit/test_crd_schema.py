@@ -44,7 +44,7 @@ def test_names_fields_and_versions_are_those_of_the_hook(kind: Kind) -> None:
     assert (found["names"]["kind"], found["names"]["plural"]) == (kind.name, kind.plural)
     assert [version["name"] for version in found["versions"]] == [kind.version]
     assert schema(kind)["properties"]["spec"]["properties"].keys() == kind.fields.keys()
-    assert ("columns" in schema(kind)["properties"]["status"]["properties"]) is kind.lists_columns
+    assert ("columns" in schema(kind)["properties"]["status"]["properties"]) is (kind.fixed is None)
 
 
 @every_kind
