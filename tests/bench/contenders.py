@@ -46,7 +46,7 @@ def shipped(stack: Stack, kind: str) -> Iterator[int]:
 def late(stack: Stack, kind: str) -> Iterator[int]:
     """Do the same without the component early-finalizer, as on an older Kubernetes."""
     stack.install(Variant(kind), LOG_FORMAT="json")
-    stack.apply(stack.controller(stack.hooks[0].url))
+    stack.apply(*stack.controllers(stack.hooks[0].url))
     try:
         yield stack.hooks[0].pid
     finally:
@@ -62,7 +62,7 @@ def naive(stack: Stack, kind: str) -> Iterator[int]:
     environ = os.environ | {"NAIVE_DSN": make_dsn(**stack.database.connect)}
     stack.variant = Variant(kind)
     with _running(command, environ, Path(__file__).parent) as pid:
-        stack.apply(stack.controller(f"http://127.0.0.1:{port}"))
+        stack.apply(*stack.controllers(f"http://127.0.0.1:{port}"))
         yield pid
         stack.remove_controller(kind)
 

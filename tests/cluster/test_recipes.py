@@ -148,7 +148,7 @@ def test_retain_becomes_the_default_for_new_resources_and_by_command_for_old_one
     def policy(name: str) -> str:
         return prepared.kubectl("-n", namespace, "get", RESOURCE, name, "-o", "jsonpath={.spec.deletionPolicy}").stdout
 
-    def create(name: str, **spec: str) -> None:
+    def create(name: str, **spec: Any) -> None:
         prepared.kubectl("create", "-f", "-", input=json.dumps(resource(namespace, name, **spec)))
 
     create("old")

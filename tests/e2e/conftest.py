@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from e2e.report import Report
+from postgres_writer.core.row import KINDS
 from support.kube_tools import find_tools
 from support.metacontroller import SKIP_REASON, find_binary
 from support.programs import found_or_skipped
@@ -103,7 +104,8 @@ def namespace(installed: Stack) -> Iterator[str]:
     name = f"case-{next(_numbers)}"
     installed.client.create_namespace(name)
     yield name
-    installed.api.kubectl("delete", "postgreswriters", "--all", f"--namespace={name}", "--timeout=60s")
+    for kind in KINDS.values():
+        installed.api.kubectl("delete", kind.plural, "--all", f"--namespace={name}", "--timeout=60s")
     installed.forget_rows(name)
 
 

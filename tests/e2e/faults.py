@@ -124,7 +124,7 @@ def spoil_rows(stack: Stack) -> None:
     """Edit half of the rows and delete half of them, behind the back of the hooks."""
     for table in stack.world.rows():
         identifier = sql.Identifier(*table.split("."))
-        spoil = sql.SQL("UPDATE {} SET age = 0, country = NULL WHERE random() < 0.5").format(identifier)
+        spoil = sql.SQL("UPDATE {} SET age = 0 * age, country = NULL WHERE random() < 0.5").format(identifier)
         stack.database.query(spoil)
         stack.database.query(sql.SQL("DELETE FROM {} WHERE random() < 0.5").format(identifier))
 

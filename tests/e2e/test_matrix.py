@@ -1,4 +1,8 @@
-"""What users do, on every kind of controller, hook version and transport; asserted on the state of the world."""
+"""What users do, on every kind of controller, hook version and transport; asserted on the state of the world.
+
+Every case runs with both kinds of resources, whose rows look the same; what only a PostgresRow can do is in
+test_columns.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from support.api_client import ApiError, resource
+from postgres_writer.core.row import POSTGRES_ROW, POSTGRES_WRITER, Kind
+from support.api_client import ApiError
 from support.stack import Stack, gone
 from support.waiting import wait_until
 from support.world import PAUSED
@@ -19,7 +24,20 @@ if TYPE_CHECKING:
 # Finalizer and status; a DecoratorController writes the object itself once more after its status.
 CREATE_WRITES = {"composite": 2, "decorator": 3}
 LOOSE_SPEC = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/postgreswriters.demo.yash.com"
+CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{}.demo.yash.com"
+TABLE_LIKE = ({"table": "a.b.c"}, {"table": 'x"; DROP TABLE students; --'})
+BROKEN: dict[str, tuple[dict[str, Any], ...]] = {
+    "PostgresWriter": (*TABLE_LIKE, {"age": "23"}, {"name": None}),
+    "PostgresRow": (
+        *TABLE_LIKE,
+        {"columns": "name"},
+        {"columns": [{"name": 'x"; DROP TABLE students; --'}]},
+        {"idColumn": 1},
+    ),
+}
+
+# the kind last, so that a variant is installed once for both
+pytestmark = pytest.mark.usefixtures("kind")
 
 
 class TestRow:
@@ -28,7 +46,7 @@ class TestRow:
     def test_applied_sample_becomes_ready_and_a_row(self, installed: Stack, namespace: str) -> None:
         apply_sample(installed, namespace)
         wait_with_kubectl(installed, namespace, "sample-student")
-        assert installed.row("students", namespace, "sample-student") == row(namespace, "sample-student")
+        assert installed.row("students", namespace, "sample-student") == row(installed, namespace, "sample-student")
         status = (installed.client.get(namespace, "sample-student") or {})["status"]
         assert (status["observedGeneration"], status["tables"]) == (1, ["public.students"])
         installed.world.converge(10)
@@ -37,24 +55,23 @@ class TestRow:
         apply_sample(installed, namespace)
         wait_with_kubectl(installed, namespace, "sample-student")
         wait_until(
-            lambda: (
-                installed.recorder.versions(namespace, "sample-student") == 1 + CREATE_WRITES[installed.variant.kind]
-            ),
+            lambda: versions(installed, namespace) == 1 + CREATE_WRITES[installed.variant.kind],
             lambda: "\n".join(["not created and settled", *history(installed, namespace, "sample-student")]),
         )
         apply_sample(installed, namespace)
         touch(installed, namespace, "sample-student")
         installed.world.converge(10)
         time.sleep(0.5)
-        versions = installed.recorder.versions(namespace, "sample-student")
-        assert versions == 2 + CREATE_WRITES[installed.variant.kind], "more than the touch was written"
+        assert versions(installed, namespace) == 2 + CREATE_WRITES[installed.variant.kind], (
+            "more than the touch was written"
+        )
 
     def test_edit_changes_the_row(self, installed: Stack, namespace: str) -> None:
         make_ready(installed, namespace, "edited")
         installed.client.edit(namespace, "edited", age=24, country="O'Higgins \U0001f1e8\U0001f1f1")
         installed.wait_ready(namespace, "edited", "True/RowSynced@2")
         assert installed.row("students", namespace, "edited") == (
-            f"{namespace}/edited",
+            installed.key(namespace, "edited"),
             "alex",
             24,
             "O'Higgins \U0001f1e8\U0001f1f1",
@@ -70,26 +87,30 @@ class TestRow:
 
     def test_drift_is_put_right_at_the_next_sync(self, installed: Stack, namespace: str) -> None:
         make_ready(installed, namespace, "drifted")
-        key = f"{namespace}/drifted"
+        key = installed.key(namespace, "drifted")
         for statement in ("DELETE FROM students WHERE id = %s", "UPDATE students SET age = 1 WHERE id = %s"):
             installed.database.query(statement, key)
             touch(installed, namespace, "drifted")
             wait_until(
-                lambda: installed.row("students", namespace, "drifted") == row(namespace, "drifted"), "row restored"
+                lambda: installed.row("students", namespace, "drifted") == row(installed, namespace, "drifted"),
+                "row restored",
             )
 
     def test_delete_takes_the_row_along(self, installed: Stack, namespace: str) -> None:
         make_ready(installed, namespace, "deleted")
-        installed.api.kubectl("delete", "postgreswriter/deleted", f"--namespace={namespace}", "--timeout=20s")
+        installed.api.kubectl(
+            "delete", installed.client.kind.plural, "deleted", f"--namespace={namespace}", "--timeout=20s"
+        )
         installed.world.converge(10)
 
     def test_foreground_deletion_ends_too(self, installed: Stack, namespace: str) -> None:
         make_ready(installed, namespace, "deleted")
         cascade = ("--cascade=foreground", "--timeout=30s")
-        installed.api.kubectl("delete", "postgreswriter/deleted", f"--namespace={namespace}", *cascade)
+        kind = installed.client.kind
+        installed.api.kubectl("delete", kind.plural, "deleted", f"--namespace={namespace}", *cascade)
         installed.world.converge(10)
         # Kubernetes takes its own finalizer off at the same time; Metacontroller may then meet an object that is gone.
-        known = "can't remove finalizer for PostgresWriter"
+        known = f"can't remove finalizer for {kind.name}"
         assert [text for text in installed.client.warnings() if known not in text or "not found" not in text] == []
         installed.client.clear_events()
 
@@ -99,7 +120,7 @@ class TestRow:
         for life, table in enumerate(("teachers", "students", "students", "archive.students", "teachers")):
             client.delete(namespace, "phoenix")
             wait_until(lambda: gone(client, namespace, "phoenix"), "phoenix is gone")
-            client.create(resource(namespace, "phoenix", table=table, age=life))
+            client.create(client.manifest(namespace, "phoenix", table=table, age=life))
             installed.wait_ready(namespace, "phoenix", "True/RowSynced@1")
             installed.world.converge(10)
 
@@ -108,7 +129,7 @@ class TestRow:
         make_ready(installed, "default", "twin", age=2)
         installed.client.delete("default", "twin")
         wait_until(lambda: gone(installed.client, "default", "twin"), "twin of default is gone")
-        assert installed.row("students", namespace, "twin") == row(namespace, "twin", age=1)
+        assert installed.row("students", namespace, "twin") == row(installed, namespace, "twin", age=1)
         installed.world.converge(10)
 
 
@@ -122,7 +143,7 @@ class TestPolicy:
         wait_until(lambda: condition(installed, namespace, "paused", "Paused") == "True", "Paused=True")
         wait_until(lambda: observed_generation(installed, namespace, "paused") == 2, "generation 2 was seen")
         assert installed.ready(namespace, "paused") == "True/RowSynced@1"
-        assert installed.row("students", namespace, "paused") == row(namespace, "paused")
+        assert installed.row("students", namespace, "paused") == row(installed, namespace, "paused")
         pause(installed, namespace, "paused", None)
         installed.wait_ready(namespace, "paused", "True/RowSynced@2")
         assert condition(installed, namespace, "paused", "Paused") is None
@@ -139,7 +160,7 @@ class TestPolicy:
         make_ready(installed, namespace, "retained", deletionPolicy="Retain")
         installed.client.delete(namespace, "retained")
         wait_until(lambda: gone(installed.client, namespace, "retained"), "retained is gone")
-        assert installed.row("students", namespace, "retained") == row(namespace, "retained")
+        assert installed.row("students", namespace, "retained") == row(installed, namespace, "retained")
 
     def test_opted_out_by_label_the_row_stays_and_the_finalizer_goes(
         self, installed: Stack, namespace: str, selector: None
@@ -148,7 +169,7 @@ class TestPolicy:
         label(installed, namespace, "free", "true")
         wait_until(lambda: not finalizers(installed, namespace, "free"), "the finalizer is released")
         installed.wait_ready(namespace, "free", "Unknown/Unmanaged@1")
-        assert installed.row("students", namespace, "free") == row(namespace, "free")
+        assert installed.row("students", namespace, "free") == row(installed, namespace, "free")
         label(installed, namespace, "free", None)
         installed.wait_ready(namespace, "free", "True/RowSynced@1")
         installed.world.converge(10)
@@ -156,7 +177,7 @@ class TestPolicy:
         wait_until(lambda: not finalizers(installed, namespace, "free"), "the finalizer is released again")
         installed.client.delete(namespace, "free")
         wait_until(lambda: gone(installed.client, namespace, "free"), "free is gone")
-        assert installed.row("students", namespace, "free") == row(namespace, "free")
+        assert installed.row("students", namespace, "free") == row(installed, namespace, "free")
 
 
 class TestTrouble:
@@ -165,7 +186,7 @@ class TestTrouble:
     def test_missing_table_is_told_and_its_creation_heals(
         self, installed: Stack, namespace: str, later_table: str
     ) -> None:
-        installed.client.create(resource(namespace, "early", table=later_table))
+        installed.client.create(installed.client.manifest(namespace, "early", table=later_table))
         installed.wait_ready(namespace, "early", "False/TableNotFound@1")
         installed.world.converge(10)
         installed.make_table(later_table)
@@ -179,23 +200,25 @@ class TestTrouble:
         make_ready(installed, namespace, "stays")
         installed.client.edit(namespace, "stays", table=later_table)
         installed.wait_ready(namespace, "stays", "False/TableNotFound@2")
-        assert installed.row("students", namespace, "stays") == row(namespace, "stays")
+        assert installed.row("students", namespace, "stays") == row(installed, namespace, "stays")
         installed.make_table(later_table)
         touch(installed, namespace, "stays")
         installed.wait_ready(namespace, "stays", "True/RowSynced@2")
         installed.world.converge(10)
 
-    @pytest.mark.parametrize(
-        "broken", [{"age": "23"}, {"table": "a.b.c"}, {"table": 'x"; DROP TABLE students; --'}, {"name": None}], ids=str
-    )
     def test_invalid_spec_admitted_by_an_old_crd_is_told_and_deletable(
-        self, installed: Stack, namespace: str, loose_crd: None, broken: dict[str, Any]
+        self, installed: Stack, namespace: str, loose_crd: None
     ) -> None:
-        installed.client.create(resource(namespace, "broken", **broken))
-        installed.wait_ready(namespace, "broken", "False/InvalidSpec@1")
-        assert not [key for rows in installed.world.rows().values() for key in rows if key.startswith(namespace)]
-        installed.client.delete(namespace, "broken")
-        wait_until(lambda: gone(installed.client, namespace, "broken"), "broken is gone")
+        broken = {f"broken-{number}": spec for number, spec in enumerate(BROKEN[installed.client.kind.name])}
+        for name, spec in broken.items():
+            installed.client.create(installed.client.manifest(namespace, name, **spec))
+        for name in broken:
+            installed.wait_ready(namespace, name, "False/InvalidSpec@1")
+        assert not [key for rows in installed.world.rows().values() for key in rows if namespace in key]
+        for name in broken:
+            installed.client.delete(namespace, name)
+        for name in broken:
+            wait_until(lambda name=name: gone(installed.client, namespace, name), f"{name} is gone")  # type: ignore[misc]
         installed.world.converge(10)
 
 
@@ -206,13 +229,21 @@ class TestMany:
         crowd = f"{namespace}-crowd"
         installed.client.create_namespace(crowd)
         for number in range(200):
-            installed.client.create(resource(crowd, f"student-{number}", age=number))
+            installed.client.create(installed.client.manifest(crowd, f"student-{number}", age=number))
         installed.world.converge(30)
         installed.api.kubectl("delete", "namespace", crowd, "--timeout=90s", timeout=100)
         installed.world.converge(10)
 
     def test_all_this_gave_no_warning_event(self, installed: Stack) -> None:
         assert installed.client.warnings() == []
+
+
+@pytest.fixture(params=[POSTGRES_WRITER, POSTGRES_ROW], ids=lambda kind: kind.name)
+def kind(installed: Stack, request: pytest.FixtureRequest) -> Iterator[Kind]:
+    """Let the stack's client speak of one kind of resources and then of the other."""
+    installed.client = installed.client.of(request.param)
+    yield request.param
+    installed.client = installed.client.of(POSTGRES_WRITER)
 
 
 @pytest.fixture
@@ -227,21 +258,21 @@ def later_table(installed: Stack) -> Iterator[str]:
 
 @pytest.fixture
 def selector(installed: Stack) -> Iterator[None]:
-    """Let the controller leave alone what has the label `unmanaged`."""
-    shipped = installed.controller(installed.address)
-    patched = installed.controller(installed.address)
+    """Let the controllers leave alone what has the label `unmanaged`."""
+    patched = installed.controllers(installed.address)
     rule = {"matchExpressions": [{"key": "unmanaged", "operator": "DoesNotExist"}]}
-    spec = patched["spec"]
-    (spec["parentResource"] if "parentResource" in spec else spec["resources"][0])["labelSelector"] = rule
-    installed.apply(patched)
+    for spec in (controller["spec"] for controller in patched):
+        for served in [spec["parentResource"]] if "parentResource" in spec else spec["resources"]:
+            served["labelSelector"] = rule
+    installed.apply(*patched)
     yield
-    installed.apply(shipped)
+    installed.apply(*installed.controllers(installed.address))
 
 
 @pytest.fixture
-def loose_crd(installed: Stack) -> Iterator[None]:
+def loose_crd(installed: Stack, kind: Kind) -> Iterator[None]:
     """Serve a CRD that lets any spec pass, and put the shipped one back."""
-    found = installed.client.request("GET", CRD_PATH)
+    found = installed.client.request("GET", CRD_PATH.format(kind.plural))
     schema = found["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     original = yaml.safe_load(yaml.safe_dump(schema))
     schema["properties"]["spec"] = LOOSE_SPEC
@@ -254,42 +285,48 @@ def loose_crd(installed: Stack) -> Iterator[None]:
 
 
 def replace_schema(stack: Stack, schema: dict[str, Any]) -> None:
-    found = stack.client.request("GET", CRD_PATH)
+    path = CRD_PATH.format(stack.client.kind.plural)
+    found = stack.client.request("GET", path)
     found["spec"]["versions"][0]["schema"]["openAPIV3Schema"] = schema
-    stack.client.request("PUT", CRD_PATH, found)
+    stack.client.request("PUT", path, found)
 
 
 def admits(stack: Stack, spec: dict[str, Any]) -> bool:
-    manifest = resource("default", "dry") | {"spec": spec}
+    manifest = stack.client.manifest("default", "dry") | {"spec": spec}
     try:
-        stack.client.request("POST", "/apis/demo.yash.com/v1/namespaces/default/postgreswriters?dryRun=All", manifest)
+        stack.client.request("POST", f"{stack.client.path('default')}?dryRun=All", manifest)
     except ApiError:
         return False
     return True
 
 
-def row(namespace: str, name: str, age: int = 23) -> tuple[str, str, int, str]:
-    return (f"{namespace}/{name}", "alex", age, "canada")
+def row(stack: Stack, namespace: str, name: str, age: int = 23) -> tuple[str, str, int, str]:
+    return (stack.key(namespace, name), "alex", age, "canada")
 
 
 def apply_sample(stack: Stack, namespace: str) -> None:
-    sample = stack.sample()
-    sample["metadata"]["namespace"] = namespace
+    sample = stack.client.manifest(namespace, "sample-student")
+    if stack.client.kind is POSTGRES_WRITER:
+        assert {**stack.sample(), "metadata": sample["metadata"]} == sample
     stack.api.kubectl("apply", "--filename", "-", input=yaml.safe_dump(sample))
 
 
 def wait_with_kubectl(stack: Stack, namespace: str, name: str) -> None:
     condition_flags = ("--for=condition=Ready", "--timeout=20s")
-    stack.api.kubectl("wait", *condition_flags, f"postgreswriter/{name}", f"--namespace={namespace}")
+    stack.api.kubectl("wait", *condition_flags, f"{stack.client.kind.plural}/{name}", f"--namespace={namespace}")
 
 
 def make_ready(stack: Stack, namespace: str, name: str, **spec: Any) -> None:
-    stack.client.create(resource(namespace, name, **spec))
+    stack.client.create(stack.client.manifest(namespace, name, **spec))
     stack.wait_ready(namespace, name, "True/RowSynced@1")
 
 
 def history(stack: Stack, namespace: str, name: str) -> list[str]:
-    return stack.recorder.history(f"{namespace}/{name}")
+    return stack.recorder.history(stack.key(namespace, name))
+
+
+def versions(stack: Stack, namespace: str) -> int:
+    return stack.recorder.versions(stack.key(namespace, "sample-student"))
 
 
 def touch(stack: Stack, namespace: str, name: str) -> None:

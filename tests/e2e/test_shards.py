@@ -43,7 +43,7 @@ def shards(stack: Stack, request: pytest.FixtureRequest) -> Iterator[dict[str, M
     for metacontroller in running.values():
         metacontroller.stop()
     stack.metacontroller.start()
-    stack.apply(stack.controller(stack.address))  # for uninstall() to take away
+    stack.apply(*stack.controllers(stack.address))  # for uninstall() to take away
     stack.uninstall()
 
 

@@ -56,7 +56,7 @@ def test_the_finalizers_survive_the_deletion_of_their_controller(stack: Stack, k
     stack.remove_controller(kind)
     wait_until(lambda: f"Stopped controller: {NAME}" in events(stack), "the end of the controller")
     assert carried(stack) == {FINALIZER.format(kind)}
-    stack.apply(stack.controller(stack.address))
+    stack.apply(*stack.controllers(stack.address))
     stack.uninstall()
 
 
@@ -72,7 +72,7 @@ def switch(stack: Stack, old: str, new: str, traffic: Traffic) -> None:
     time.sleep(15)
     traffic.wait_until_busy(actions=30)
     stack.variant = replace(stack.variant, kind=new)
-    stack.apply(stack.controller(stack.address))
+    stack.apply(*stack.controllers(stack.address))
     deadline = time.monotonic() + 60
     while complaint := handed_over(stack, old, new):
         assert time.monotonic() < deadline, f"resources still carry the finalizer of {old}: {complaint}"
@@ -102,4 +102,4 @@ def finalizers(stack: Stack, *arguments: str) -> str:
 
 def carried(stack: Stack) -> set[str]:
     """Return every finalizer that any resource carries."""
-    return {name for found in stack.client.resources() for name in found["metadata"].get("finalizers", [])}
+    return {name for found in stack.client.every() for name in found["metadata"].get("finalizers", [])}

@@ -1,4 +1,4 @@
-"""Users under load: several seeded clients that create, edit, move, pause, delete and recreate resources."""
+"""Users under load: several seeded clients that create, edit, move, pause, delete and recreate resources of any kind."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from support.api_client import ApiClient, ApiError, Recorder, resource
+from postgres_writer.core.row import COLUMNS, KINDS, Kind
+from support.api_client import ApiClient, ApiError, Recorder, key_of
 from support.world import PAUSED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COUNTRIES = ("canada", "italia", "日本", "O'Higgins", 'quo"te', "100%", "back\\slash")
-_WEIGHTS = {"edit": 40, "move": 25, "delete": 10, "recreate": 10, "touch": 10, "pause": 5}
+Name = tuple[Kind, str, str]
+_WEIGHTS = {"edit": 40, "move": 25, "delete": 10, "recreate": 10, "touch": 10, "pause": 5, "drop": 5}
 
 
 @dataclass
 class Traffic:
     """`clients` threads that share `objects` names out among themselves; the same seed makes the same choices.
 
-    What the API server refuses by the rule on spec.table (422) is counted and left; while it is away they wait.
+    What the API server refuses by the rules on spec.table and spec.columns (422) is counted and left; while it is away
+    they wait. Each name is that of a resource of every kind, so that they would meet if their ids could.
     """
 
     client: ApiClient
@@ -59,10 +62,10 @@ class Traffic:
             thread.join(60)
         if self._failures:
             raise self._failures[0]
-        for found in self.client.resources():
+        for found in self.client.every():
             if found["metadata"].get("annotations", {}).get(PAUSED):
                 with contextlib.suppress(ApiError):  # 404: it was on its way out
-                    self._annotate(found["metadata"]["namespace"], found["metadata"]["name"], None)
+                    self._annotate(_name_of(found), None)
 
     def wait_until_busy(self, actions: int = 100, timeout: float = 60) -> None:
         """Wait until all names were created once and a number of actions has been done since the call."""
@@ -72,13 +75,11 @@ class Traffic:
                 raise TimeoutError(f"the clients come to nothing: {self.counts} {self._failures}")
             time.sleep(0.1)
 
-    def names(self, number: int | None = None) -> list[tuple[str, str]]:
-        """Return (namespace, name) of all objects, or of one client's share."""
-        every = [
-            (self.namespaces[index % len(self.namespaces)], f"load-{index // len(self.namespaces)}")
-            for index in range(self.objects)
-        ]
-        return every if number is None else every[number :: self.clients]
+    def names(self, number: int) -> list[Name]:
+        """Return the kind, the namespace and the name of each object of a client's share."""
+        homes = [(kind, namespace) for namespace in self.namespaces for kind in KINDS.values()]
+        every = [(*homes[index % len(homes)], f"load-{index // len(homes)}") for index in range(self.objects)]
+        return every[number :: self.clients]
 
     def _guard(self, number: int) -> None:
         try:
@@ -89,22 +90,22 @@ class Traffic:
     def _run(self, number: int) -> None:
         dice = random.Random(f"{self.seed}/{number}")
         names = self.names(number)
-        existing = {(f["metadata"]["namespace"], f["metadata"]["name"]) for f in self.client.resources()}
-        for namespace, name in names:
-            if (namespace, name) not in existing and not self._stop.is_set():
-                self._try("create", namespace, name, dice)
+        existing = {key_of(found) for found in self.client.every()}
+        for name in names:
+            if _key(name) not in existing and not self._stop.is_set():
+                self._try("create", name, dice)
         self._creating -= 1
         while not self._stop.wait(self.pause * dice.uniform(0.5, 1.5)):
             action = dice.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
-            self._try(action, *dice.choice(names), dice)
+            self._try(action, dice.choice(names), dice)
 
-    def _try(self, action: str, namespace: str, name: str, dice: random.Random) -> None:
+    def _try(self, action: str, name: Name, dice: random.Random) -> None:
         """Do one thing; an object that is not there is created instead."""
         while True:
             try:
-                self._act(action, namespace, name, dice)
+                self._act(action, name, dice)
             except ApiError as error:
-                self.recorder.note(f"{namespace}/{name}", f"USER     {action} refused: {error.code}")
+                self.recorder.note(_key(name), f"USER     {action} refused: {error.code}")
                 if error.code == 404 and action != "create":
                     action = "create"
                     continue
@@ -119,24 +120,39 @@ class Traffic:
                 self.counts[action] += 1
             return
 
-    def _act(self, action: str, namespace: str, name: str, dice: random.Random) -> None:
-        self.recorder.note(f"{namespace}/{name}", f"USER     {action}")
+    def _act(self, action: str, one: Name, dice: random.Random) -> None:
+        self.recorder.note(_key(one), f"USER     {action}")
+        kind, *name = one
+        client = self.client.of(kind)
         if action in ("delete", "recreate"):
-            self.client.delete(namespace, name)
+            client.delete(*name)
         if action in ("create", "recreate"):
-            self.client.create(resource(namespace, name, table=dice.choice(self.tables), **_values(dice)))
+            client.create(client.manifest(*name, table=dice.choice(self.tables), **_values(dice)))
         elif action == "edit":
-            self.client.edit(namespace, name, **_values(dice))
+            client.edit(*name, **_values(dice))
         elif action == "move":
-            self.client.edit(namespace, name, table=dice.choice(self.tables))
+            client.edit(*name, table=dice.choice(self.tables))
         elif action == "touch":
-            self.client.merge(namespace, name, {"metadata": {"annotations": {"touched": str(dice.random())}}})
+            client.merge(*name, {"metadata": {"annotations": {"touched": str(dice.random())}}})
         elif action == "pause":
-            self._annotate(namespace, name, dice.choice(["true", None]))
+            self._annotate(one, dice.choice(["true", None]))
+        elif action == "drop" and kind.fixed is None:
+            values = _values(dice)
+            kept = dice.sample(COLUMNS, dice.randrange(len(COLUMNS)))
+            client.edit(*name, columns=[{"name": column, "value": values[column]} for column in kept])
 
-    def _annotate(self, namespace: str, name: str, value: str | None) -> None:
-        self.client.merge(namespace, name, {"metadata": {"annotations": {PAUSED: value}}})
+    def _annotate(self, name: Name, value: str | None) -> None:
+        kind, namespace, own_name = name
+        self.client.of(kind).merge(namespace, own_name, {"metadata": {"annotations": {PAUSED: value}}})
 
 
-def _values(dice: random.Random) -> dict[str, object]:
+def _key(name: Name) -> str:
+    return f"{name[0].prefix}{name[1]}/{name[2]}"
+
+
+def _name_of(found: dict[str, Any]) -> Name:
+    return KINDS[found["kind"]], found["metadata"]["namespace"], found["metadata"]["name"]
+
+
+def _values(dice: random.Random) -> dict[str, Any]:
     return {"name": f"name {dice.random()}", "age": dice.randrange(2**31), "country": dice.choice(COUNTRIES)}

@@ -6,17 +6,18 @@ import json
 import threading
 import time
 from collections import defaultdict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from postgres_writer.core.row import COLUMNS, GROUP, KINDS, POSTGRES_WRITER, Kind
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-GROUP_PATH = "/apis/demo.yash.com/v1"
-RESOURCES = f"{GROUP_PATH}/postgreswriters"
+RESOURCES = f"/apis/{GROUP}/{POSTGRES_WRITER.version}/{POSTGRES_WRITER.plural}"
 _HISTORY_LENGTH = 60
 
 Object = dict[str, Any]
@@ -30,30 +31,66 @@ class ApiError(Exception):
         self.code = code
 
 
-def resource(namespace: str, name: str, /, **spec: Any) -> Object:
-    """Return a PostgresWriter; fields of the spec that are not given take the sample's values."""
+def resource(namespace: str, name: str, /, kind: Kind = POSTGRES_WRITER, **spec: Any) -> Object:
+    """Return a resource; fields of the spec that are not given take the sample's values.
+
+    Those of a PostgresWriter's columns become columns of a PostgresRow, unless ``columns`` is given.
+    """
+    fields = {"table": "students", "name": "alex", "age": 23, "country": "canada", **spec}
     return {
-        "apiVersion": "demo.yash.com/v1",
-        "kind": "PostgresWriter",
+        "apiVersion": f"{GROUP}/{kind.version}",
+        "kind": kind.name,
         "metadata": {"namespace": namespace, "name": name},
-        "spec": {"table": "students", "name": "alex", "age": 23, "country": "canada", **spec},
+        "spec": {**_as_columns(fields), **fields} if kind.fixed is None else fields,
     }
 
 
-def path_of(namespace: str, name: str = "") -> str:
-    """Return the path of a resource, or of the collection of a namespace."""
-    collection = f"{GROUP_PATH}/namespaces/{namespace}/postgreswriters"
+def _as_columns(fields: Object) -> Object:
+    """Take what are columns out of the fields and return them as spec.columns, if there are any."""
+    columns = [{"name": name, "value": fields.pop(name)} for name in COLUMNS if name in fields]
+    return {"columns": columns} if columns else {}
+
+
+def values_of(found: Object) -> Object:
+    """Return the values that a resource asks for, by column."""
+    spec = found["spec"]
+    if "columns" in spec:
+        return {column["name"]: column.get("value") for column in spec["columns"]}
+    return {name: spec[name] for name in COLUMNS}
+
+
+def key_of(found: Object) -> str:
+    """Return the id of the row that a resource asks for."""
+    return f"{KINDS[found['kind']].prefix}{found['metadata']['namespace']}/{found['metadata']['name']}"
+
+
+def path_of(namespace: str, name: str = "", kind: Kind = POSTGRES_WRITER) -> str:
+    """Return the path of a resource, or of the collection of a namespace; without one, that of all namespaces."""
+    inside = f"namespaces/{namespace}/" if namespace else ""
+    collection = f"/apis/{GROUP}/{kind.version}/{inside}{kind.plural}"
     return f"{collection}/{name}" if name else collection
 
 
 @dataclass
 class ApiClient:
-    """HTTP calls with a bearer token; a session per thread, because sessions are not to be shared."""
+    """HTTP calls with a bearer token; a session per thread, because sessions are not to be shared.
+
+    What is said of a resource by its namespace and name is said of one of ``kind``.
+    """
 
     url: str
     token: str
     verify: str | bool
+    kind: Kind = POSTGRES_WRITER
     _local: threading.local = field(default_factory=threading.local)
+
+    def of(self, kind: Kind) -> ApiClient:
+        """Return a client for another kind of resources."""
+        return replace(self, kind=kind)
+
+    def path(self, namespace: str, name: str = "") -> str:
+        """Return the path of a resource or of a collection."""
+        return path_of(namespace, name, self.kind)
 
     def request(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
         """Send one request and return the decoded answer; ApiError from HTTP 400 on, OSError when unreachable."""
@@ -67,15 +104,19 @@ class ApiClient:
             raise ApiError(response.status_code, response.text)
         return response.json() if "json" in response.headers.get("Content-Type", "") else response.text
 
+    def manifest(self, namespace: str, name: str, /, **spec: Any) -> Object:
+        """Return a resource as `resource()` does, of this client's kind."""
+        return resource(namespace, name, self.kind, **spec)
+
     def create(self, manifest: Object) -> Object:
-        """Create a PostgresWriter."""
-        created: Object = self.request("POST", path_of(manifest["metadata"]["namespace"]), manifest)
+        """Create a resource."""
+        created: Object = self.request("POST", self.path(manifest["metadata"]["namespace"]), manifest)
         return created
 
     def finalizers_at_birth(self, manifest: Object) -> list[str] | None:
-        """Return the finalizers that a new PostgresWriter would have; None while policies do not know its schema."""
+        """Return the finalizers that a new resource would have; None while policies do not know its schema."""
         try:
-            born = self.request("POST", f"{path_of(manifest['metadata']['namespace'])}?dryRun=All", manifest)
+            born = self.request("POST", f"{self.path(manifest['metadata']['namespace'])}?dryRun=All", manifest)
         except ApiError as error:
             if error.code != 503 or "There can be a delay" not in str(error):
                 raise
@@ -84,34 +125,42 @@ class ApiClient:
         return found
 
     def get(self, namespace: str, name: str) -> Object | None:
-        """Return a PostgresWriter, or None."""
+        """Return a resource, or None."""
         try:
-            found: Object = self.request("GET", path_of(namespace, name))
+            found: Object = self.request("GET", self.path(namespace, name))
         except ApiError as error:
             if error.code == 404:
                 return None
             raise
         return found
 
-    def resources(self, namespace: str | None = None) -> list[Object]:
-        """Return all PostgresWriters, of one namespace or of all."""
-        items: list[Object] = self.request("GET", path_of(namespace) if namespace else RESOURCES)["items"]
+    def resources(self, namespace: str = "") -> list[Object]:
+        """Return all resources, of one namespace or of all."""
+        items: list[Object] = self.request("GET", self.path(namespace))["items"]
         return items
 
+    def every(self) -> list[Object]:
+        """Return all resources of all kinds."""
+        return [found for kind in KINDS.values() for found in self.of(kind).resources()]
+
     def merge(self, namespace: str, name: str, patch: Object) -> Object:
-        """Apply a JSON merge patch to a PostgresWriter."""
+        """Apply a JSON merge patch to a resource."""
         changed: Object = self.request(
-            "PATCH", path_of(namespace, name), patch, content_type="application/merge-patch+json"
+            "PATCH", self.path(namespace, name), patch, content_type="application/merge-patch+json"
         )
         return changed
 
     def edit(self, namespace: str, name: str, /, **spec: Any) -> Object:
-        """Change fields of the spec of a PostgresWriter."""
+        """Change fields of the spec of a resource; those that are columns of a PostgresRow beside its other columns."""
+        if self.kind.fixed is None and not spec.keys().isdisjoint(COLUMNS):
+            values = values_of(self.request("GET", self.path(namespace, name)))
+            values |= {column: spec.pop(column) for column in COLUMNS if column in spec}
+            spec["columns"] = [{"name": column, "value": value} for column, value in values.items()]
         return self.merge(namespace, name, {"spec": spec})
 
     def delete(self, namespace: str, name: str) -> None:
-        """Delete a PostgresWriter; one that is gone is all right."""
-        self._ignoring(404, "DELETE", path_of(namespace, name))
+        """Delete a resource; one that is gone is all right."""
+        self._ignoring(404, "DELETE", self.path(namespace, name))
 
     def create_namespace(self, name: str) -> None:
         """Create a namespace; one that exists is all right."""
@@ -148,11 +197,11 @@ class ApiClient:
         return counts
 
     def watch(self, since: str, stop: threading.Event) -> Iterator[tuple[str, Object]]:
-        """Yield (event type, PostgresWriter) from a resourceVersion on until the connection ends."""
+        """Yield (event type, resource) from a resourceVersion on until the connection ends."""
         query = f"?watch=1&resourceVersion={since}&allowWatchBookmarks=true&timeoutSeconds=300"
         headers = {"Authorization": f"Bearer {self.token}"}
         with requests.get(
-            self.url + RESOURCES + query, headers=headers, verify=self.verify, stream=True, timeout=(5, 310)
+            self.url + self.path("") + query, headers=headers, verify=self.verify, stream=True, timeout=(5, 310)
         ) as response:
             if response.status_code != 200:
                 raise ApiError(response.status_code, response.text)
@@ -170,7 +219,7 @@ class ApiClient:
         stop: threading.Event,
         since: str = "",
     ) -> None:
-        """Watch until ``stop`` is set; ``keep`` gets each event's type and PostgresWriter.
+        """Watch until ``stop`` is set; ``keep`` gets each event's type and resource.
 
         ``take_stock`` lists what there is and returns the list, at whose version the watch begins: at the start, unless
         ``since`` names a version, and whenever the version is too old.
@@ -209,10 +258,10 @@ def _new_history() -> deque[str]:
 
 @dataclass
 class Recorder:
-    """Watches all PostgresWriters and keeps what the API server stored: counts, and the latest history of each.
+    """Watches all resources and keeps what the API server stored: counts, and the latest history of each.
 
     Every stored version is one event, so `versions()` counts writes that changed something. `setbacks` counts
-    statuses that were overwritten by one of an earlier generation.
+    statuses that were overwritten by one of an earlier generation. An object is known by the id of its row.
 
     `vanished` are resources that went although they had a finalizer, without ever being marked for deletion: the API
     server decides on what it read before the finalizer came, and removes the object without looking again
@@ -228,22 +277,21 @@ class Recorder:
     _histories: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(_new_history))
     _counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
     _start: float = 0.0
 
     def start(self) -> None:
         """Begin to watch."""
         self._start = self.clock()
-        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
-        self._thread.start()
+        for kind in KINDS.values():
+            threading.Thread(target=self._run, args=(self.client.of(kind),), name=kind.plural, daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching; the thread ends with its next event, or with the process."""
+        """Stop watching; the threads end with their next event, or with the process."""
         self._stop.set()
 
-    def versions(self, namespace: str, name: str) -> int:
+    def versions(self, key: str) -> int:
         """Return how many versions of an object (or of all that had its name) were stored."""
-        return self._counts[f"{namespace}/{name}"]
+        return self._counts[key]
 
     def history(self, key: str) -> list[str]:
         """Return the latest versions of an object and what was done to the whole, a line each, in their order."""
@@ -257,12 +305,12 @@ class Recorder:
         """Add a line of the test's own to an object's history."""
         self._histories[key].append(f"{self.clock() - self._start:9.3f} {text}")
 
-    def _run(self) -> None:
-        self.client.follow(lambda: self.client.request("GET", RESOURCES), self._keep, self._stop)
+    def _run(self, client: ApiClient) -> None:
+        client.follow(lambda: client.request("GET", client.path("")), self._keep, self._stop)
 
     def _keep(self, kind: str, found: Object) -> None:
         metadata = found["metadata"]
-        key = f"{metadata['namespace']}/{metadata['name']}"
+        key = key_of(found)
         self._counts[key] += 1
         self.note(key, f"{kind:8} {summary(found)}")
         if kind == "DELETED" and metadata.get("finalizers") and not metadata.get("deletionTimestamp"):

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from psycopg2 import sql
 
-from support.api_client import ApiClient, ApiError, Recorder, ready_of, resource
+from postgres_writer.core.row import KINDS
+from support.api_client import ApiClient, ApiError, Recorder, ready_of
 from support.apiserver import ApiServer
 from support.balancer import Balancer
 from support.certificates import Certificate, make_certificate
@@ -108,7 +109,7 @@ class Stack:
             self.hooks.append(server)
         self.balancer = Balancer([server.port for server in self.hooks])
         self.balancer.start()
-        self.apply(self.controller(self.address))
+        self.apply(*self.controllers(self.address))
 
     def new_metacontroller(self, name: str, *flags: str) -> Metacontroller:
         """Return one more Metacontroller, not started; it ends with the stack at the latest."""
@@ -118,29 +119,34 @@ class Stack:
 
     def uninstall(self) -> None:
         """Delete every resource, wait until they are gone, then take controller and hook servers away."""
-        self.api.kubectl("delete", "postgreswriters", "--all", "--all-namespaces", "--timeout=60s", timeout=90)
+        for kind in KINDS.values():
+            self.api.kubectl("delete", kind.plural, "--all", "--all-namespaces", "--timeout=60s", timeout=90)
         self.remove_controller(self.variant.kind)
         self._stop_hooks()
 
     def remove_controller(self, kind: str) -> None:
-        """Delete the controller of a kind and give Metacontroller the moment it takes to stop it."""
-        name = self.controller("http://unused", kind)["metadata"]["name"]
-        self.client.request("DELETE", f"{CONTROLLERS_PATH.format(kind)}/{name}")
+        """Delete what is installed of a kind of controller, and give Metacontroller the moment it takes to stop it."""
+        for controller in self.controllers("http://unused", kind):
+            self.client.request("DELETE", f"{CONTROLLERS_PATH.format(kind)}/{controller['metadata']['name']}")
         time.sleep(0.5)
 
     def controller(self, url: str, kind: str | None = None) -> dict[str, Any]:
-        """Return the shipped controller of PostgresWriters with the hooks' address, version and credentials put in."""
-        kind = kind or self.variant.kind
-        manifest = documents((TOP / "metacontroller" / f"{kind}.yaml").read_text())[0]
-        for name, hook in manifest["spec"]["hooks"].items():
-            hook["version"] = self.variant.version
-            hook["webhook"] = self._webhook(f"{url}/{name}", hook["webhook"])
-        return manifest
+        """Return the first of `controllers()`, which serves PostgresWriters."""
+        return self.controllers(url, kind)[0]
 
-    def apply(self, manifest: dict[str, Any]) -> None:
-        """Apply one manifest as a user does."""
+    def controllers(self, url: str, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return the shipped controllers of a kind, with the hooks' address, version and credentials put in."""
+        shipped = documents((TOP / "metacontroller" / f"{kind or self.variant.kind}.yaml").read_text())
+        for manifest in shipped:
+            for name, hook in manifest["spec"]["hooks"].items():
+                hook["version"] = self.variant.version
+                hook["webhook"] = self._webhook(f"{url}/{name}", hook["webhook"])
+        return shipped
+
+    def apply(self, *manifests: dict[str, Any]) -> None:
+        """Apply manifests as a user does."""
         command = ("apply", "--server-side", "--force-conflicts", "--filename", "-")
-        self.api.kubectl(*command, input=yaml.safe_dump(manifest))
+        self.api.kubectl(*command, input=yaml.safe_dump_all(manifests))
 
     def hook_environment(self) -> dict[str, str]:
         """Return the variables of a hook server: the least privileged role, its password in a file."""
@@ -173,11 +179,16 @@ class Stack:
         """Delete the rows that outlived their resources in a namespace, as Retain and an opt-out let them."""
         for table in self.world.rows():
             statement = sql.SQL("DELETE FROM {} WHERE id LIKE %s").format(sql.Identifier(*table.split(".")))
-            self.database.query(statement, f"{namespace}/%")
+            for kind in KINDS.values():
+                self.database.query(statement, f"{kind.prefix}{namespace}/%")
+
+    def key(self, namespace: str, name: str) -> str:
+        """Return the id of the row of a resource of the client's kind."""
+        return f"{self.client.kind.prefix}{namespace}/{name}"
 
     def row(self, table: str, namespace: str, name: str) -> Row | None:
         """Return the row of a resource in a table, or None."""
-        return self.world.rows().get(table, {}).get(f"{namespace}/{name}")
+        return self.world.rows().get(table, {}).get(self.key(namespace, name))
 
     def ready(self, namespace: str, name: str) -> str:
         """Return "status/reason@generation" of the condition Ready, or an empty text; @- before the first sync."""
@@ -187,7 +198,7 @@ class Stack:
 
     def wait_ready(self, namespace: str, name: str, wanted: str, timeout: float = 20) -> None:
         """Wait until `ready()` gives `wanted`."""
-        key = f"{namespace}/{name}"
+        key = self.key(namespace, name)
         wait_until(
             lambda: self.ready(namespace, name) == wanted,
             lambda: "\n".join([f"{key} is {self.ready(namespace, name)}, not {wanted}", *self.recorder.history(key)]),
@@ -197,22 +208,27 @@ class Stack:
     @contextmanager
     def early_finalizer(self) -> Iterator[None]:
         """Apply the policies that give a new resource the finalizer of the installed controller, for the block."""
-        probe = resource("default", "probe")
+        clients = [self.client.of(kind) for kind in KINDS.values()]
+
+        def born() -> list[list[str] | None]:
+            return [client.finalizers_at_birth(client.manifest("default", "probe")) for client in clients]
+
         self.api.kubectl("apply", "--filename", str(EARLY_FINALIZER))
-        wait_until(lambda: self.client.finalizers_at_birth(probe), "the policies to be at work")
+        wait_until(lambda: all(born()), "the policies to be at work")
         try:
             yield
         finally:
             self.api.kubectl("delete", "--filename", str(EARLY_FINALIZER))
-            wait_until(lambda: self.client.finalizers_at_birth(probe) == [], "the policies to be gone")
+            wait_until(lambda: all(names == [] for names in born()), "the policies to be gone")
 
     def wait_for_controller(self, timeout: float = 30) -> None:
-        """Wait until a new resource becomes Ready, so that a case does not pay for the controller's start."""
-        probe = f"probe-{secrets.token_hex(3)}"
-        self.client.create(resource("default", probe))
-        ready = f"--timeout={timeout:.0f}s"
-        self.api.kubectl("wait", "--for=condition=Ready", ready, f"postgreswriter/{probe}", "--namespace=default")
-        self.api.kubectl("delete", "--timeout=30s", f"postgreswriter/{probe}", "--namespace=default")
+        """Wait until a new resource of each kind is Ready, so that a case does not pay for the controller's start."""
+        name = f"probe-{secrets.token_hex(3)}"
+        for client in (self.client.of(kind) for kind in KINDS.values()):
+            client.create(client.manifest("default", name))
+            probe = (f"{client.kind.plural}/{name}", "--namespace=default")
+            self.api.kubectl("wait", "--for=condition=Ready", f"--timeout={timeout:.0f}s", *probe)
+            self.api.kubectl("delete", "--timeout=30s", *probe)
 
     def sample(self) -> dict[str, Any]:
         """Return the shipped sample."""

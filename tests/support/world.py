@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 from psycopg2 import sql
 
-from support.api_client import ApiClient, ApiError, Object, Recorder, ready_of
+from postgres_writer.core.row import KINDS, relation_name
+from support.api_client import ApiClient, ApiError, Object, Recorder, key_of, ready_of, values_of
 
 if TYPE_CHECKING:
     from support.postgres import Database
 
 PAUSED = "demo.yash.com/paused"
 _TABLES = """
-    SELECT table_schema, table_name FROM information_schema.tables
-    WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ('pg_catalog', 'information_schema')
+    SELECT table_schema, table_name FROM information_schema.tables NATURAL JOIN information_schema.columns
+    WHERE table_type = 'BASE TABLE' AND column_name = 'country'
 """
 
-Row = tuple[str, str, int, str]
+Row = tuple[str, Any, Any, Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class World:
     foreign: set[tuple[str, str]] = field(default_factory=set)
 
     def rows(self) -> dict[str, dict[str, Row]]:
-        """Return every row of every table of users, by table and id."""
+        """Return every row of every table that is made like students, by table and id."""
         found = {}
         with self.database.connection() as connection, connection.cursor() as cursor:
             cursor.execute(_TABLES)
@@ -70,7 +71,7 @@ class World:
 
     def problems(self) -> list[Problem]:
         """Return everything that is wrong now."""
-        resources = {f"{r['metadata']['namespace']}/{r['metadata']['name']}": r for r in self.client.resources()}
+        resources = {key_of(found): found for found in self.client.every()}
         rows = self._rows_but_vanished(resources)
         found = [Problem("strange table", table, "was not made by the test") for table in rows.keys() - self.tables]
         for key, resource in resources.items():
@@ -85,7 +86,7 @@ class World:
         """Return the rows without those of resources that the API server removed in spite of their finalizer."""
         rows = self.rows()
         for gone in self.recorder.vanished if self.recorder else ():
-            key, row = f"{gone['metadata']['namespace']}/{gone['metadata']['name']}", row_of(gone)
+            key, row = key_of(gone), row_of(gone)
             table = gone["spec"]["table"]
             wanted = key in resources and resources[key]["spec"]["table"] == table
             if not wanted and rows.get(table, {}).get(key) == row:
@@ -132,8 +133,8 @@ class World:
 
 def row_of(resource: Object) -> Row:
     """Return the row that a resource asks for."""
-    metadata, spec = resource["metadata"], resource["spec"]
-    return (f"{metadata['namespace']}/{metadata['name']}", spec["name"], spec["age"], spec["country"])
+    values = values_of(resource)
+    return (key_of(resource), values.get("name"), values.get("age"), values.get("country"))
 
 
 def _check_row(key: str, wanted: Row, table: str, held: dict[str, Row]) -> list[Problem]:
@@ -155,9 +156,11 @@ def _check_status(key: str, resource: Object) -> list[Problem]:
         "observedGeneration": (status.get("observedGeneration"), metadata["generation"]),
         "id": (status.get("id"), key),
         "observedTable": (status.get("observedTable"), resource["spec"]["table"]),
-        "tables": (status.get("tables"), [resource["spec"]["table"]]),
+        "tables": (status.get("tables"), [relation_name(resource["spec"]["table"])]),
         "finalizers": (len(metadata.get("finalizers", [])), 1),
     }
+    if KINDS[resource["kind"]].fixed is None:
+        expected["columns"] = (status.get("columns"), sorted(values_of(resource)))
     return [
         Problem("dishonest status", key, f"{name} is {seen!r}, not {wanted!r} ({ready.get('message')})")
         for name, (seen, wanted) in expected.items()
@@ -169,7 +172,8 @@ def _check_without_table(key: str, resource: Object, held: dict[str, Row]) -> li
     ready, tables = ready_of(resource), resource.get("status", {}).get("tables", [])
     problems = [
         Problem("unlisted row", key, f"a row in {table}, but status.tables is {tables}")
-        for table in held.keys() - set(tables)
+        for table in held
+        if relation_name(table) not in tables
     ]
     if (ready.get("status"), ready.get("reason")) != ("False", "TableNotFound"):
         problems.append(Problem("dishonest status", key, f"Ready is {ready} but the table does not exist"))
