@@ -16,7 +16,12 @@ from bench import bodies
 from postgres_writer.deadlines import KEEPALIVE_SECONDS
 
 THREADS = 4
-ANSWER = {"status": bodies.status("noop"), "children": [], "resyncAfterSeconds": 271.828, "finalized": False}
+ANSWER = {
+    "status": bodies.status("noop", bodies.WRITER),
+    "children": [],
+    "resyncAfterSeconds": 271.828,
+    "finalized": False,
+}
 
 app = Flask("bare")
 

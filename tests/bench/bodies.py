@@ -3,31 +3,59 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
+
+from postgres_writer.core.row import DEFAULT_SCHEMA, GROUP, POSTGRES_ROW, POSTGRES_WRITER, Kind
 
 NUMBER = "@N@"
 NAMESPACE = "bench"
-TABLE = "students"
-RELATION = f"public.{TABLE}"
-SPEC = {"table": TABLE, "name": f"alex {NUMBER}", "age": 23, "country": "canada"}
-
 _SINCE = "2026-01-01T00:00:00Z"
 _FINALIZER = "metacontroller.io/compositecontroller-postgres-writer"
 
 
-def row_id(prefix: str) -> str:
-    """Give the primary key of the rows of objects called prefix-NUMBER."""
-    return f"{NAMESPACE}/{prefix}-{NUMBER}"
+@dataclass(frozen=True)
+class Shape:
+    """What the objects declare: their kind, and the table and the values of their rows."""
+
+    kind: Kind
+    table: str
+    values: dict[str, Any]
+
+    @property
+    def relation(self) -> str:
+        """The table with its schema."""
+        return f"{DEFAULT_SCHEMA}.{self.table}"
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The spec of an object."""
+        if self.kind.fixed is not None:
+            return {"table": self.table, **self.values}
+        columns = [{"name": name, "value": value} for name, value in self.values.items()]
+        return {"table": self.table, "idColumn": "id", "columns": columns, "deletionPolicy": "Delete"}
+
+    def row_id(self, prefix: str) -> str:
+        """Give the primary key of the rows of objects called prefix-NUMBER."""
+        return f"{self.kind.prefix}{NAMESPACE}/{prefix}-{NUMBER}"
 
 
-def sync(prefix: str, *, synced: bool) -> str:
+_STUDENT = {"name": f"alex {NUMBER}", "age": 23, "country": "canada"}
+WRITER = Shape(POSTGRES_WRITER, "students", _STUDENT)
+ROW = Shape(POSTGRES_ROW, "students", _STUDENT)
+"""The same row, declared column by column: only the kind makes the difference."""
+WIDE = Shape(POSTGRES_ROW, "wide", {f"column_{n}": n if n % 3 else f"value {NUMBER}" for n in range(30)})
+SHAPES = (WRITER, ROW, WIDE)
+
+
+def sync(prefix: str, *, synced: bool, shape: Shape = WRITER) -> str:
     """Give the body of a sync; ``synced``: with the status of a resource whose row stands."""
-    return _body(_resource(prefix, synced=synced))
+    return _body(_resource(prefix, shape, synced=synced))
 
 
 def foreign(prefix: str, fields: int = 1000) -> str:
     """Give the body of a sync of a synced object that others have filled with annotations and managed fields."""
-    resource = _resource(prefix, synced=True)
+    resource = _resource(prefix, WRITER, synced=True)
     half = range(fields // 2)
     resource["metadata"]["annotations"] = {f"example.com/annotation-{n}": f"what somebody noted, {n}" for n in half}
     names: dict[str, Any] = {f"f:example.com/annotation-{n}": {} for n in half}
@@ -37,29 +65,35 @@ def foreign(prefix: str, fields: int = 1000) -> str:
 
 def finalize(prefix: str) -> str:
     """Give the body of a finalize of an object that is being deleted."""
-    resource = _resource(prefix, synced=True)
+    resource = _resource(prefix, WRITER, synced=True)
     resource["metadata"] |= {"deletionTimestamp": _SINCE, "deletionGracePeriodSeconds": 0, "generation": 2}
     return _body(resource, finalizing=True)
 
 
-def status(prefix: str) -> dict[str, Any]:
+def status(prefix: str, shape: Shape) -> dict[str, Any]:
     """Give the status of a synced object, as the hook answers it."""
     ready = {
         "type": "Ready",
         "status": "True",
         "reason": "RowSynced",
-        "message": f"The row in table {RELATION} matches the spec.",
+        "message": f"The row in table {shape.relation} matches the spec.",
         "observedGeneration": 1,
         "lastTransitionTime": _SINCE,
     }
-    known = {"observedGeneration": 1, "id": row_id(prefix), "observedTable": TABLE, "tables": [RELATION]}
-    return {**known, "conditions": [ready]}
+    known = {
+        "observedGeneration": 1,
+        "id": shape.row_id(prefix),
+        "observedTable": shape.table,
+        "tables": [shape.relation],
+    }
+    listed = {"columns": sorted(shape.values)} if shape.kind.fixed is None else {}
+    return {**known, **listed, "conditions": [ready]}
 
 
-def _resource(prefix: str, *, synced: bool) -> dict[str, Any]:
+def _resource(prefix: str, shape: Shape, *, synced: bool) -> dict[str, Any]:
     resource: dict[str, Any] = {
-        "apiVersion": "demo.yash.com/v1",
-        "kind": "PostgresWriter",
+        "apiVersion": f"{GROUP}/{shape.kind.version}",
+        "kind": shape.kind.name,
         "metadata": {
             "name": f"{prefix}-{NUMBER}",
             "namespace": NAMESPACE,
@@ -68,20 +102,23 @@ def _resource(prefix: str, *, synced: bool) -> dict[str, Any]:
             "generation": 1,
             "creationTimestamp": _SINCE,
             "finalizers": [_FINALIZER],
-            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": SPEC})},
-            "managedFields": [_managed("kubectl-client-side-apply"), _managed("metacontroller")],
+            "annotations": {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": shape.spec})},
+            "managedFields": [_managed(by, shape) for by in ("kubectl-client-side-apply", "metacontroller")],
         },
-        "spec": SPEC,
+        "spec": shape.spec,
     }
-    return {**resource, "status": status(prefix)} if synced else resource
+    return {**resource, "status": status(prefix, shape)} if synced else resource
 
 
-def _managed(manager: str) -> dict[str, Any]:
-    fields = {"f:spec": {".": {}, **{f"f:{field}": {} for field in SPEC}}, "f:metadata": {"f:finalizers": {".": {}}}}
+def _managed(manager: str, shape: Shape) -> dict[str, Any]:
+    owned: dict[str, Any] = {f"f:{field}": {} for field in shape.spec}
+    if "f:columns" in owned:
+        owned["f:columns"] = {".": {}, **{f'k:{{"name":"{name}"}}': {} for name in shape.values}}
+    fields = {"f:spec": {".": {}, **owned}, "f:metadata": {"f:finalizers": {".": {}}}}
     return {
         "manager": manager,
         "operation": "Update",
-        "apiVersion": "demo.yash.com/v1",
+        "apiVersion": f"{GROUP}/{shape.kind.version}",
         "time": _SINCE,
         "fieldsType": "FieldsV1",
         "fieldsV1": fields,

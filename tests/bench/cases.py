@@ -23,6 +23,8 @@ _MOST_DELETES = 6_000
 """Rows per second of a finalize case that wait to be deleted; more than any machine deletes."""
 _SCRAPE_SECONDS = 1.0
 """Prometheus scrapes every 15 to 60 s."""
+ROWS = {"3 columns": bodies.ROW, "30 columns": bodies.WIDE}
+"""The PostgresRows that are compared with a PostgresWriter."""
 Kind = tuple[int, bool, str]
 """How many connections, whether each serves one request only, and the scheme."""
 
@@ -98,6 +100,18 @@ def bare(parts: Bench, connections: int, *, close: bool = False) -> Case:
     return Case(name, parts.bare, Load(f"{parts.bare.url}/sync", template, connections, OBJECTS, close))
 
 
+def row_cases(hook: ServerProcess, connections: int = 16) -> list[Case]:
+    """Give no-op and write of a PostgresRow with the columns of a PostgresWriter, and of one with 30."""
+    return [
+        case
+        for name, shape in ROWS.items()
+        for case in (
+            noop(hook, connections, f"no-op, {name}", bodies.sync("noop", synced=True, shape=shape)),
+            write(hook, connections, f"write-{shape.table}", f"write, {name}", shape),
+        )
+    ]
+
+
 def noop(
     server: ServerProcess, connections: int, name: str = "no-op", template: str = "", *, close: bool = False
 ) -> Case:
@@ -106,9 +120,11 @@ def noop(
     return Case(name, server, Load(f"{server.url}/sync", body, connections, OBJECTS, close), "unchanged")
 
 
-def write(server: ServerProcess, connections: int, prefix: str, name: str = "write") -> Case:
+def write(
+    server: ServerProcess, connections: int, prefix: str, name: str = "write", shape: bodies.Shape = bodies.WRITER
+) -> Case:
     """Give the first sync of an object: every request inserts a row."""
-    body = bodies.sync(prefix, synced=False)
+    body = bodies.sync(prefix, synced=False, shape=shape)
     return Case(name, server, Load(f"{server.url}/sync", body, connections, _ENDLESS), "inserted")
 
 

@@ -47,6 +47,11 @@ class Measured:
         """Requests per second."""
         return self.requests / self.seconds
 
+    @property
+    def cpu_ms(self) -> float:
+        """CPU time of the server and PostgreSQL together per request in ms."""
+        return 1000 * (self.server_cpu + self.database_cpu) / self.requests
+
 
 def run(load: Load, seconds: int, first: int = 0) -> Measured:
     """Send the load for some seconds, beginning with the object number ``first``.

@@ -18,7 +18,7 @@ from bench import bodies, load
 from bench.cases import OBJECTS, noop
 from bench.servers import Bench, counted, hook_server
 from postgres_writer.config.settings import Config
-from postgres_writer.core.row import COLUMNS, relation_name
+from postgres_writer.core.row import COLUMNS
 from postgres_writer.database import statements
 from support.postgres import Database
 from support.server import ServerProcess
@@ -35,9 +35,9 @@ class Raw:
     client_ms: float
 
 
-def wal_bytes(parts: Bench, requests: int) -> tuple[int, int]:
+def wal_bytes(parts: Bench, requests: int, shape: bodies.Shape = bodies.WRITER) -> tuple[int, int]:
     """Give (no-op syncs answered, bytes of WAL that were written meanwhile), for at least so many."""
-    case = noop(parts.hook, 16)
+    case = noop(parts.hook, 16, template=bodies.sync("noop", synced=True, shape=shape))
     # the first statements of a session set hint bits on pages of the catalogue, which is logged once
     pace = load.run(case.load, 2).rate
     before = _wal_position(parts.database)
@@ -185,7 +185,7 @@ def start_seconds(database: Database, tries: int = 3) -> float:
 
 def raw(database: Database, seconds: int) -> list[Raw]:
     """Run the message of a sync in one loop with psycopg2, prepared and in autocommit, as fast as it goes."""
-    table = relation_name(bodies.TABLE) or ""
+    table = bodies.WRITER.relation
     messages = {"noop": statements.matches(table, COLUMNS), "raw": statements.write(table, COLUMNS)}
     with database.connection() as connection, connection.cursor() as cursor:
         cursor.execute("SET plan_cache_mode = force_generic_plan")
@@ -206,8 +206,8 @@ def _loop(cursor: psycopg2.extensions.cursor, text: str, seconds: int, prefix: s
     later = time.time() + 3600
     while time.monotonic() < began + seconds:
         number = f"{done if fresh else done % OBJECTS:012d}"
-        row = bodies.row_id(prefix).replace(bodies.NUMBER, number)
-        doc = json.dumps({column: bodies.SPEC[column] for column in COLUMNS}).replace(bodies.NUMBER, number)
+        row = bodies.WRITER.row_id(prefix).replace(bodies.NUMBER, number)
+        doc = json.dumps(bodies.WRITER.values).replace(bodies.NUMBER, number)
         key = {"key": statements.lock_key(row), "word": statements.WORD, "until": later, "by": later}
         cursor.execute(text, {"id": row, "doc": doc, **key})
         found = cursor.fetchone()

@@ -43,6 +43,12 @@ TARGETS = (
     Target("rss_growth_mb", 2),
     Target("start_seconds", 2),
     Target("foreign_time_ratio", 2),
+    Target("3_columns_noop_wal_bytes", 2048),
+    Target("30_columns_noop_wal_bytes", 2048),
+    Target("3_columns_noop_cpu_ratio", 1.1),
+    Target("3_columns_write_cpu_ratio", 1.1),
+    Target("30_columns_noop_cpu_ratio", 1.6),
+    Target("30_columns_write_cpu_ratio", 1.6),
 )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench import growth, probes, report
-from bench.cases import OBJECTS, Case, keep_alive_cases, run_rounds
+from bench.cases import OBJECTS, ROWS, Case, keep_alive_cases, row_cases, run_rounds
 from bench.others import other_cases
 from bench.servers import Bench, bench, counted
 from postgres_writer.config.settings import Config
@@ -37,7 +37,7 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
     with bench(OBJECTS) as parts:
         say(f"{Config.connections} connections, as shipped\n")
         figures |= _promises(parts, say)
-        cases = keep_alive_cases(parts, _CONCURRENCIES)
+        cases = keep_alive_cases(parts, _CONCURRENCIES) + row_cases(parts.hook)
         with other_cases(parts) as others:
             cases += others
             run_rounds(cases, ROUNDS, max(1, seconds // ROUNDS), parts.postgres.pid)
@@ -57,11 +57,16 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
 
 def _promises(parts: Bench, say: Say) -> Figures:
     requests, wal = probes.wal_bytes(parts, _WAL_REQUESTS)
+    row_wal = {
+        f"{key(name)}_noop_wal_bytes": probes.wal_bytes(parts, _WAL_REQUESTS, it)[1] for name, it in ROWS.items()
+    }
     trips = probes.round_trips(parts.database)
     start = probes.start_seconds(parts.database)
-    say(f"{requests:,} no-op syncs wrote {wal} bytes of WAL; round trips: {trips}; `serve` answers after {start:.2f} s")
+    say(f"{requests:,} no-op syncs wrote {wal} bytes of WAL, those of PostgresRows {list(row_wal.values())}")
+    say(f"round trips: {trips}; `serve` answers after {start:.2f} s")
     return {
         "noop_wal_bytes": wal,
+        **row_wal,
         "noop_round_trips": trips["no-op"],
         "write_round_trips": trips["write"],
         "delete_round_trips": trips["finalize"],
@@ -102,7 +107,16 @@ def ratios(cases: Iterable[Case]) -> Figures:
             figures[figure] = at_16[name].middle(lambda m: m.p99_ms / m.p50_ms)
     if foreign := at_16.get("no-op, 1,000 foreign fields"):
         figures["foreign_time_ratio"] = noop.over(foreign, lambda m: m.rate)
+    for name in ROWS:
+        for operation, writer in (("no-op", noop), ("write", write)):
+            if row := at_16.get(f"{operation}, {name}"):
+                figures[f"{key(name)}_{key(operation)}_cpu_ratio"] = row.over(writer, lambda m: m.cpu_ms)
     return {name: round(value, 3) for name, value in figures.items()}
+
+
+def key(name: str) -> str:
+    """Give a case's name as part of a figure's: without blanks and signs."""
+    return name.replace("-", "").replace(" ", "_")
 
 
 def connections(parts: Bench) -> Figures:

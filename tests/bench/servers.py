@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -47,8 +48,13 @@ def bench(objects: int, **environ: str) -> Iterator[Bench]:
         tempfile.TemporaryDirectory(prefix="pgw-bench-") as folder,
     ):
         database = postgres.maintenance.create_sibling()
-        fill(database, "noop", objects)
-        database.query("VACUUM (ANALYZE, FREEZE) students")
+        wide = ", ".join(
+            f"{name} {'int' if isinstance(it, int) else 'text'}" for name, it in bodies.WIDE.values.items()
+        )
+        database.query(f"CREATE TABLE wide (id text PRIMARY KEY, {wide})")
+        for shape in bodies.SHAPES:
+            fill(database, "noop", objects, shape=shape)
+        database.query("VACUUM (ANALYZE, FREEZE) students, wide")
         database.query("CHECKPOINT")
         with hook_server(database.environ, **environ) as hook, serving(BareServer(environ)) as yardstick:
             yield Bench(postgres, database, hook, yardstick, Path(folder))
@@ -59,20 +65,17 @@ def hook_server(database: Mapping[str, str], **environ: str) -> contextlib.Abstr
     return serving(ServerProcess({**database, **environ}))
 
 
-def fill(database: Database, prefix: str, objects: int, first: int = 0) -> None:
+def fill(database: Database, prefix: str, objects: int, first: int = 0, shape: bodies.Shape = bodies.WRITER) -> None:
     """Insert the rows of the objects prefix-first and so on."""
-    numbered = "replace(%s, %s, lpad(n::text, 12, '0'))"
+    row = json.dumps({"id": shape.row_id(prefix), **shape.values})
     database.query(
-        f"INSERT INTO students SELECT {numbered}, {numbered}, %s, %s FROM generate_series(%s, %s) n "
+        f"INSERT INTO {shape.table} SELECT r.* FROM generate_series(%s, %s) n, "
+        f"json_populate_record(NULL::{shape.table}, replace(%s, %s, lpad(n::text, 12, '0'))::json) r "
         "ON CONFLICT DO NOTHING",
-        bodies.row_id(prefix),
-        bodies.NUMBER,
-        bodies.SPEC["name"],
-        bodies.NUMBER,
-        bodies.SPEC["age"],
-        bodies.SPEC["country"],
         first,
         first + objects - 1,
+        row,
+        bodies.NUMBER,
     )
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import load, probes, report, run, spread
-from bench.cases import Case, bare, finalize, noop, run_rounds, write
+from bench import bodies, load, probes, report, run, spread
+from bench.cases import Case, bare, finalize, noop, row_cases, run_rounds, write
 from bench.report import Target
 from bench.servers import Bench, bench
 
@@ -24,6 +24,10 @@ _BOUNDS = (
     Target("noop_ratio", 0.06, at_least=True),
     Target("write_ratio", 0.05, at_least=True),
     Target("noop_cpu_ratio", 3),
+    Target("3_columns_noop_cpu_ratio", 1.6),
+    Target("3_columns_write_cpu_ratio", 1.6),
+    Target("30_columns_noop_cpu_ratio", 2.6),
+    Target("30_columns_write_cpu_ratio", 2.6),
 )
 
 
@@ -36,12 +40,14 @@ def parts() -> Iterator[Bench]:
 @pytest.fixture(scope="module")
 def cases(parts: Bench) -> list[Case]:
     found = [bare(parts, 16), noop(parts.hook, 16), write(parts.hook, 16, "quick"), finalize(parts, 16)]
+    found += row_cases(parts.hook)
     run_rounds(found, 3, 1, parts.postgres.pid)
     return found
 
 
-def test_unchanged_rows_write_no_wal(parts: Bench) -> None:
-    requests, written = probes.wal_bytes(parts, 10_000)
+@pytest.mark.parametrize("shape", bodies.SHAPES, ids=lambda shape: f"{shape.kind.name}-{len(shape.values)}")
+def test_unchanged_rows_write_no_wal(parts: Bench, shape: bodies.Shape) -> None:
+    requests, written = probes.wal_bytes(parts, 10_000, shape)
     assert requests >= 10_000
     assert written < 2048
 

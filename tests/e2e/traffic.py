@@ -1,4 +1,4 @@
-"""Users under load: several seeded clients that create, edit, move, pause, delete and recreate resources of any kind."""
+"""Users under load: several seeded clients that create, edit, move, pause, delete and recreate resources."""
 
 from __future__ import annotations
 
@@ -122,24 +122,24 @@ class Traffic:
 
     def _act(self, action: str, one: Name, dice: random.Random) -> None:
         self.recorder.note(_key(one), f"USER     {action}")
-        kind, *name = one
+        kind, namespace, name = one
         client = self.client.of(kind)
         if action in ("delete", "recreate"):
-            client.delete(*name)
+            client.delete(namespace, name)
         if action in ("create", "recreate"):
-            client.create(client.manifest(*name, table=dice.choice(self.tables), **_values(dice)))
+            client.create(client.manifest(namespace, name, table=dice.choice(self.tables), **_values(dice)))
         elif action == "edit":
-            client.edit(*name, **_values(dice))
+            client.edit(namespace, name, **_values(dice))
         elif action == "move":
-            client.edit(*name, table=dice.choice(self.tables))
+            client.edit(namespace, name, table=dice.choice(self.tables))
         elif action == "touch":
-            client.merge(*name, {"metadata": {"annotations": {"touched": str(dice.random())}}})
+            client.merge(namespace, name, {"metadata": {"annotations": {"touched": str(dice.random())}}})
         elif action == "pause":
             self._annotate(one, dice.choice(["true", None]))
         elif action == "drop" and kind.fixed is None:
             values = _values(dice)
             kept = dice.sample(COLUMNS, dice.randrange(len(COLUMNS)))
-            client.edit(*name, columns=[{"name": column, "value": values[column]} for column in kept])
+            client.edit(namespace, name, columns=[{"name": column, "value": values[column]} for column in kept])
 
     def _annotate(self, name: Name, value: str | None) -> None:
         kind, namespace, own_name = name
