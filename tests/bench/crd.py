@@ -1,10 +1,11 @@
-"""What one object costs the API server and etcd: 0.1.0's CustomResourceDefinition beside the one of today.
+"""What one object costs the API server and etcd: 0.1.0's CustomResourceDefinition beside those of today.
 
 Run by `make bench-crd` (OBJECTS=20 and ROUNDS=41 by default); it needs the API server only. Every definition is
 installed under a group of its own in one API server, and all take their turn in each round. The requests for an object
 are those of a user and of Metacontroller's composite controller: create is POST, PUT (finalizer), PUT of the status;
 update is PATCH, GET, PUT of the status; delete is DELETE, GET, PUT (finalizer). A watch is open for each definition.
-VARIANTS names others, which take a part out to show what it costs: see `VARIANTS` below.
+VARIANTS names others, which take a part out to show what it costs or have more columns: see `VARIANTS` below. Those of
+PostgresRows are compared with today's PostgresWriter, too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 import requests
 import yaml
 
+from postgres_writer.core.row import KINDS, POSTGRES_ROW, POSTGRES_WRITER, Kind
 from support.apiserver import ApiServer
 from support.kube_tools import find_tools
 
@@ -33,7 +35,7 @@ TOP = Path(__file__).parents[2]
 OBJECTS = int(os.environ.get("OBJECTS") or 20)
 ROUNDS = int(os.environ.get("ROUNDS") or 41)
 STEPS = ("create", "update", "delete")
-BEFORE, NOW = "0.1.0", "now"
+BEFORE, NOW, ROW = "0.1.0", "now", "row"
 FINALIZER = "metacontroller.io/compositecontroller-postgres-writer"
 
 Crd = dict[str, Any]
@@ -67,15 +69,33 @@ def _without_columns(crd: Crd) -> None:
     del crd["spec"]["versions"][0]["additionalPrinterColumns"]
 
 
+def _without_removal_rule(crd: Crd) -> None:
+    del _schema(crd)["x-kubernetes-validations"][1]
+
+
+def _granular_columns(crd: Crd) -> None:
+    del _schema(crd)["properties"]["spec"]["properties"]["columns"]["items"]["x-kubernetes-map-type"]
+
+
 VARIANTS: dict[str, Callable[[Crd], None]] = {
     BEFORE: lambda _: None,
     NOW: lambda _: None,
+    ROW: lambda _: None,
+    "row of 30": lambda _: None,
+    "row of 100": lambda _: None,
+    "row without the removal rule": _without_removal_rule,
+    "row with granular columns": _granular_columns,
     "without any rule": _without_rules,
     "without the transition rules": _without_transition_rules,
     "status field by field": _granular,
     "without status defaults": _without_defaults,
     "without columns": _without_columns,
 }
+
+
+def is_row(name: str) -> bool:
+    """Say whether a variant is one of PostgresRow."""
+    return name.startswith(ROW)
 
 
 @dataclass
@@ -92,13 +112,19 @@ class Variant:
         """Give the CPU ms of both processes, in the order of the rounds."""
         return [sum(pair) for pair in zip(self.apiserver_ms[step], self.etcd_ms[step], strict=True)]
 
+    def over(self, other: Variant, step: str) -> float:
+        """Give the median of the ratios to another variant's total in the same round."""
+        return median(a / b for a, b in zip(self.total(step), other.total(step), strict=True))
+
 
 class Api:
-    """Requests for the objects of one group."""
+    """Requests for the objects of one group: PostgresWriters, or PostgresRows of a number of columns."""
 
-    def __init__(self, server: ApiServer, group: str) -> None:
-        self.group = group
-        self.url = f"{server.url}/apis/{group}/v1/namespaces/default/postgreswriters"
+    def __init__(self, server: ApiServer, group: str, kind: Kind, columns: int) -> None:
+        self.version = f"{group}/{kind.version}"
+        self.kind = kind
+        self.columns = columns
+        self.url = f"{server.url}/apis/{self.version}/namespaces/default/{kind.plural}"
         self._session = requests.Session()
         self._session.headers["Authorization"] = f"Bearer {server.token}"
         self._session.verify = str(server.certificate)
@@ -112,6 +138,14 @@ class Api:
         )
         answer.raise_for_status()
         return answer.json()
+
+    def spec(self, age: int) -> dict[str, Any]:
+        """Give the spec of an object; the age is what an update changes."""
+        values = {"name": "alex", "age": age, "country": "canada"}
+        if self.kind.fixed is not None:
+            return {"table": "students", **values}
+        values |= {f"column_{number}": f"value {number}" for number in range(len(values), self.columns)}
+        return {"table": "students", "columns": [{"name": name, "value": it} for name, it in values.items()]}
 
     def watch(self) -> None:
         """Hold a watch open, as Metacontroller does, and read what it sends until the API server ends."""
@@ -128,7 +162,7 @@ def _drain(stream: requests.Response) -> None:
 
 def main() -> int:
     """Run all rounds and print the table and one line of JSON."""
-    names = [name.strip() for name in (os.environ.get("VARIANTS") or f"{BEFORE},{NOW}").split(",")]
+    names = [name.strip() for name in (os.environ.get("VARIANTS") or f"{BEFORE},{NOW},{ROW}").split(",")]
     unknown = [name for name in names if name not in VARIANTS]
     if unknown:
         print(f"VARIANTS: {', '.join(unknown)}: choose from {', '.join(VARIANTS)}.", file=sys.stderr)
@@ -148,15 +182,17 @@ def main() -> int:
 
 def install(server: ApiServer, name: str, number: int) -> Api:
     """Install a variant under a group of its own."""
-    path = TOP / ("tests/cluster/data/crd_0.1.0.yaml" if name == BEFORE else "crds/postgreswriters.yaml")
+    kind = POSTGRES_ROW if is_row(name) else POSTGRES_WRITER
+    path = TOP / ("tests/cluster/data/crd_0.1.0.yaml" if name == BEFORE else f"crds/{kind.plural}.yaml")
     crd = deepcopy(yaml.safe_load(path.read_text(encoding="utf-8")))
     VARIANTS[name](crd)
     group = f"v{number}.example.org"
-    crd["metadata"]["name"] = f"postgreswriters.{group}"
+    crd["metadata"]["name"] = f"{kind.plural}.{group}"
     crd["spec"]["group"] = group
     server.kubectl("apply", "--server-side", "--filename=-", input=yaml.safe_dump(crd))
-    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/postgreswriters.{group}")
-    return Api(server, group)
+    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{kind.plural}.{group}")
+    words = name.split()
+    return Api(server, group, kind, int(words[-1]) if words[-1].isdigit() else 3)
 
 
 def run(server: ApiServer, variant: Variant, *, measured: bool) -> None:
@@ -183,19 +219,20 @@ def _cpu_seconds(pid: int) -> float:
 
 
 def _create(api: Api, name: str) -> None:
-    spec = {"table": "students", "name": "alex", "age": 23, "country": "canada"}
-    manifest = {"apiVersion": f"{api.group}/v1", "kind": "PostgresWriter", "metadata": {"name": name}, "spec": spec}
+    manifest = {"apiVersion": api.version, "kind": api.kind.name, "metadata": {"name": name}, "spec": api.spec(23)}
     created = api.call("POST", "?fieldManager=kubectl-create", manifest)
     created["metadata"]["finalizers"] = [FINALIZER]
     stored = api.call("PUT", f"/{name}", created)
-    api.call("PUT", f"/{name}/status", {**stored, "status": _status(name, 1)})
+    api.call("PUT", f"/{name}/status", {**stored, "status": _status(stored, 1)})
 
 
 def _update(api: Api, name: str) -> None:
-    patch = {"spec": {"age": 24}}
+    # of a list a merge patch has to give the whole
+    spec = api.spec(24)
+    patch = {"spec": {field: spec[field] for field in ("age", "columns") if field in spec}}
     api.call("PATCH", f"/{name}?fieldManager=kubectl-patch", patch, "application/merge-patch+json")
     stored = api.call("GET", f"/{name}")
-    api.call("PUT", f"/{name}/status", {**stored, "status": _status(name, 2)})
+    api.call("PUT", f"/{name}/status", {**stored, "status": _status(stored, 2)})
 
 
 def _delete(api: Api, name: str) -> None:
@@ -208,7 +245,7 @@ def _delete(api: Api, name: str) -> None:
 _STEPS: dict[str, Callable[[Api, str], None]] = {"create": _create, "update": _update, "delete": _delete}
 
 
-def _status(name: str, generation: int) -> dict[str, Any]:
+def _status(stored: dict[str, Any], generation: int) -> dict[str, Any]:
     ready = {
         "type": "Ready",
         "status": "True",
@@ -217,27 +254,35 @@ def _status(name: str, generation: int) -> dict[str, Any]:
         "observedGeneration": generation,
         "lastTransitionTime": "2026-01-02T03:04:05Z",
     }
+    columns = sorted(column["name"] for column in stored["spec"].get("columns", ()))
     return {
         "observedGeneration": generation,
-        "id": f"default/{name}",
+        "id": f"{KINDS[stored['kind']].prefix}default/{stored['metadata']['name']}",
         "observedTable": "students",
         "tables": ["public.students"],
+        **({"columns": columns} if columns else {}),
         "conditions": [ready],
     }
 
 
 def report(variants: list[Variant]) -> None:
-    """Print a table of medians; the ratios are those to the first variant in the same round."""
+    """Print a table of medians; the ratios are those to the first variant in the same round.
+
+    In the line of JSON, those of a PostgresRow to today's PostgresWriter are added if both are there.
+    """
     first = variants[0]
+    writer = next((variant for variant in variants if variant.name == NOW), first)
     print("| definition | bytes | " + " | ".join(f"{step}, CPU ms (etcd's) | to {first.name}" for step in STEPS) + " |")
     print("| --- | --: |" + " --: | --: |" * len(STEPS))
     figures = {}
     for variant in variants:
         cells = [f"{variant.size:,}"]
         for step in STEPS:
-            over = median(a / b for a, b in zip(variant.total(step), first.total(step), strict=True))
+            over = variant.over(first, step)
             cells += [f"{median(variant.total(step)):.2f} ({median(variant.etcd_ms[step]):.2f})", f"{over:.2f}"]
             figures[f"{variant.name} {step}"] = round(over, 3)
+            if is_row(variant.name):
+                figures[f"{variant.name} {step} to {writer.name}"] = round(variant.over(writer, step), 3)
         print(f"| {variant.name} | {' | '.join(cells)} |")
     print(json.dumps({"objects": OBJECTS, "rounds": ROUNDS, **figures}))
 
