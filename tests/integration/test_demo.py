@@ -49,8 +49,8 @@ def test_every_step_holds_and_nothing_is_left(folder: Path) -> None:
     ended = subprocess.run([str(PROGRAM), "demo"], env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "\033" not in ended.stdout
-    assert len(re.findall(r"^   ok ", ended.stdout, re.MULTILINE)) == 8
-    assert ended.stdout.endswith("All 8 steps succeeded.\n")
+    assert len(re.findall(r"^   ok ", ended.stdout, re.MULTILINE)) == 10
+    assert ended.stdout.endswith("All 10 steps succeeded.\n")
     assert processes_of(folder) == []
     assert list(folder.iterdir()) == []
     drawn = "".join(html.unescape(" ".join(ElementTree.parse(PICTURE).getroot().itertext())).split())
@@ -79,7 +79,7 @@ def lines_of(terminal: BinaryIO) -> Iterator[bytes]:
 
 def test_it_is_coloured_on_a_terminal(folder: Path) -> None:
     with on_a_terminal(environment(folder)) as (process, lines):
-        assert b"\033[32mAll 8 steps succeeded.\033[0m" in list(lines)[-1]
+        assert b"\033[32mAll 10 steps succeeded.\033[0m" in list(lines)[-1]
         assert process.wait(30) == 0
 
 

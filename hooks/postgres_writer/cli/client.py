@@ -20,12 +20,12 @@ import yaml
 from postgres_writer.cli.commands import Command, NotDone, in_columns
 from postgres_writer.config.variables import certificates
 from postgres_writer.core.response import timestamp
+from postgres_writer.core.row import KINDS
 from postgres_writer.deadlines import CONNECTION_SECONDS
 from postgres_writer.errors import ConfigError, PostgresWriterError
 from postgres_writer.server.files import load_tokens
 from postgres_writer.telemetry.logs import printable
 
-KIND = "PostgresWriter"
 CONTROLLER = "postgres-writer"
 """The name of the controller in metacontroller/*.yaml; Metacontroller makes its finalizer of it."""
 
@@ -169,8 +169,8 @@ def as_request(document: Any) -> dict[str, Any]:
         raise PostgresWriterError(f"A document is not an object but a {type(document).__name__}.")
     if "parent" in document or "object" in document:
         return document
-    if document.get("kind") != KIND:
-        raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {KIND}.")
+    if document.get("kind") not in KINDS:
+        raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {' or '.join(KINDS)}.")
     # the API server would fill these in
     filled = {"namespace": "default", "generation": 1, **_mapping(document.get("metadata"))}
     about = {"controller": {"metadata": {"name": CONTROLLER}}, "parent": {**document, "metadata": filled}}

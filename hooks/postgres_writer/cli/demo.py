@@ -15,18 +15,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 
-from postgres_writer.audit.rows import connect
 from postgres_writer.cli.client import HookClient, as_request, finalizing
 from postgres_writer.cli.commands import Command, NotDone
-from postgres_writer.cli.embedded import connection_variables
-from postgres_writer.config.settings import DatabaseConfig, ignore_libpq_variables
+from postgres_writer.cli.embedded import psql
+from postgres_writer.config.settings import ignore_libpq_variables
 
 SAMPLE: dict[str, Any] = {
     "apiVersion": "demo.yash.com/v1",
@@ -34,7 +34,26 @@ SAMPLE: dict[str, Any] = {
     "metadata": {"name": "sample-student", "uid": "5a1f7d0e-3c0f-4a5e-9a51-0d1e5b5a7c11", "generation": 1},
     "spec": {"table": "students", "name": "alex", "age": 23, "country": "canada"},
 }
-ROW_ID = "default/sample-student"
+TENANT: dict[str, Any] = {
+    "apiVersion": "demo.yash.com/v1alpha1",
+    "kind": "PostgresRow",
+    "metadata": {"name": "acme", "uid": "c0f3a0b6-7d35-4a0c-8f8e-6c1f3a5d9b42", "generation": 1},
+    "spec": {
+        "table": "tenants",
+        "columns": [
+            {"name": "plan", "value": "gold"},
+            {"name": "seats", "value": 250},
+            {"name": "regions", "value": ["eu", "us"]},
+            {"name": "limits", "value": {"cpu": 4}},
+            {"name": "trial_ends"},
+        ],
+    },
+}
+_TABLES = """
+    CREATE TABLE alumni (LIKE students INCLUDING ALL);
+    CREATE TABLE tenants
+        (id text PRIMARY KEY, plan text, seats int DEFAULT 5, regions text[], limits jsonb, trial_ends date)
+"""
 
 
 @click.command(
@@ -57,7 +76,7 @@ def demo() -> int:
         for number, step in enumerate(STEPS, start=1):
             # before the step, whose first line then shows that the row is gone
             if step is repair:
-                world.query("DELETE FROM students WHERE id = %(id)s")
+                world.psql("DELETE FROM students")
             click.secho(f"{number}. {(step.__doc__ or '').removesuffix('.')}", bold=True)
             _print_state("before", world)
             said = step(world)
@@ -69,10 +88,10 @@ def demo() -> int:
 
 @dataclass
 class World:
-    """The server, the driver's connection to its database, and the object as the API server would hold it."""
+    """The server, its database as psql shows it, and the object as the API server would hold it."""
 
     client: HookClient
-    connection: Any
+    psql: Callable[[str], str]
     resource: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(SAMPLE))
     condition: tuple[str, str, str] = ("", "", "")
     finalized: bool | None = None
@@ -86,23 +105,13 @@ class World:
         self.condition, self.finalized = answer.condition, answer.body["finalized"]
 
     def rows(self) -> str:
-        """Return the resource's row in each table, in words."""
-        found = self.query(
-            "SELECT 'students', name, age, country FROM students WHERE id = %(id)s UNION ALL"
-            " SELECT 'alumni', name, age, country FROM alumni WHERE id = %(id)s"
-        )
-        return "; ".join(f"{table}: ({name}, {age}, {country})" for table, name, age, country in found) or "no row"
+        """Return the rows of each table."""
+        shown = {table: self.psql(f"TABLE {table}").splitlines() for table in ("students", "alumni", "tenants")}
+        return "; ".join(f"{table}: ({row})" for table, rows in shown.items() for row in rows) or "no row"
 
     def version(self) -> str:
         """Return what PostgreSQL changes with every write of the row: the writing transaction and the place."""
-        [(xmin, ctid)] = self.query("SELECT xmin, ctid FROM students WHERE id = %(id)s")
-        return f"{xmin} {ctid}"
-
-    def query(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run a statement on the demo's own connection: it reads the rows itself; ``%(id)s`` is the id of the row."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(statement, {"id": ROW_ID})
-            return cursor.fetchall() if cursor.description else []
+        return self.psql("SELECT xmin, ctid FROM students").strip()
 
     def condition_text(self) -> str:
         """Return the condition in words."""
@@ -126,22 +135,20 @@ def sync(world: World, rows: str, reason: str = "RowSynced", **spec: Any) -> Non
     world.resource["spec"] |= spec
     world.resource["metadata"]["generation"] += bool(spec)
     world.call("sync")
-    # first, because the rows of a table that is gone cannot be read
-    expect(world.query("SELECT to_regclass('students')") != [(None,)], "the table students is gone")
     expect(world.rows() == rows, f"the tables hold {world.rows()!r}, not {rows!r}")
     expect(world.condition[1] == reason, f"the condition is {world.condition_text()!r}, not {reason}")
 
 
 def create(world: World) -> str:
     """Apply sample-student (alex, 23, canada)."""
-    sync(world, "students: (alex, 23, canada)")
+    sync(world, "students: (default/sample-student, alex, 23, canada)")
     return "The row was inserted."
 
 
 def repeat(world: World) -> str:
     """Apply it again, unchanged."""
     before, status = world.version(), copy.deepcopy(world.resource["status"])
-    sync(world, "students: (alex, 23, canada)")
+    sync(world, "students: (default/sample-student, alex, 23, canada)")
     after = world.version()
     expect(before == after, f"the row was written: its version went from {before} to {after}")
     expect(world.resource["status"] == status, "the status changed")
@@ -150,33 +157,38 @@ def repeat(world: World) -> str:
 
 def update(world: World) -> str:
     """Change the age to 24."""
-    sync(world, "students: (alex, 24, canada)", age=24)
+    sync(world, "students: (default/sample-student, alex, 24, canada)", age=24)
     return "The row follows the spec."
 
 
 def repair(world: World) -> str:
     """DELETE the row directly in PostgreSQL."""
     expect(world.rows() == "no row", "the row is still there after a DELETE")
-    sync(world, "students: (alex, 24, canada)")
+    sync(world, "students: (default/sample-student, alex, 24, canada)")
     return "The next sync restored the missing row."
 
 
 def move(world: World) -> str:
     """Move it to the table alumni."""
-    sync(world, "alumni: (alex, 24, canada)", table="alumni")
+    sync(world, "alumni: (default/sample-student, alex, 24, canada)", table="alumni")
     return "One transaction deleted the row from the old table and inserted it into the new one."
 
 
 def miss(world: World) -> str:
     """Set spec.table to a table that does not exist."""
-    sync(world, "alumni: (alex, 24, canada)", "TableNotFound", table="graduates")
+    sync(world, "alumni: (default/sample-student, alex, 24, canada)", "TableNotFound", table="graduates")
     expect("graduates" in world.condition[2], "the message does not name the table")
     return "The old row is untouched, and the condition says what to do."
 
 
 def inject(world: World) -> str:
     """Set spec.table to students"; DROP TABLE students; --."""
-    sync(world, "alumni: (alex, 24, canada)", "InvalidSpec", table='students"; DROP TABLE students; --')
+    sync(
+        world,
+        "alumni: (default/sample-student, alex, 24, canada)",
+        "InvalidSpec",
+        table='students"; DROP TABLE students; --',
+    )
     return "No SQL was injected. The CRD already refuses such a name, but the server does not rely on that."
 
 
@@ -189,7 +201,21 @@ def delete(world: World) -> str:
     return "The row was deleted first, then the finalizer was removed. To finalize twice does no harm."
 
 
-STEPS = (create, repeat, update, repair, move, miss, inject, delete)
+def declare(world: World) -> str:
+    """Apply a PostgresRow, acme: any columns of any table."""
+    world.resource, world.finalized = copy.deepcopy(TENANT), None
+    sync(world, 'tenants: (row/default/acme, gold, 250, {eu,us}, {"cpu": 4}, NULL)')
+    return "Each value became one of its column's type: an array, jsonb, and a NULL where there is no value."
+
+
+def release(world: World) -> str:
+    """Remove the column seats from acme."""
+    columns = [column for column in TENANT["spec"]["columns"] if column["name"] != "seats"]
+    sync(world, 'tenants: (row/default/acme, gold, 5, {eu,us}, {"cpu": 4}, NULL)', columns=columns)
+    return "A column that the resource no longer names has its DEFAULT again."
+
+
+STEPS = (create, repeat, update, repair, move, miss, inject, delete, declare, release)
 """What is played; a step's docstring is its title, and what it returns says what happened."""
 
 
@@ -219,13 +245,10 @@ def served(folder: Path) -> Iterator[World]:
         click.echo("Starting a temporary hook server and PostgreSQL ...")
         with contextlib.closing(HookClient(url)) as client:
             _wait_until_ready(client, process, log)
-            connection = connect(DatabaseConfig.from_env(connection_variables(folder / "data")))
-            connection.autocommit = True
-            with contextlib.closing(connection):
-                world = World(client, connection)
-                world.query("CREATE TABLE alumni (LIKE students INCLUDING ALL)")
-                click.echo(f"Using a temporary hook server at {url} and a temporary PostgreSQL.\n")
-                yield world
+            world = World(client, partial(psql, folder / "data"))
+            world.psql(_TABLES)
+            click.echo(f"Using a temporary hook server at {url} and a temporary PostgreSQL.\n")
+            yield world
     finally:
         _stop(process)
 
