@@ -18,6 +18,8 @@ SPELLINGS = ("a", "b", "c", "other.d", "public.a")
 """What spec.table may say: two of them are one table."""
 BYSTANDER = ("default/bystander", "somebody", 1, "nowhere")
 """Another's row, in every table; it must never be changed."""
+DEFAULT_COUNTRY = "unknown"
+"""What a column holds that no resource names (any more)."""
 HIDDEN = "mallory"
 """The name in a row that the writer does not see where a table hides rows."""
 
@@ -72,7 +74,7 @@ _MEND = {
 }
 FAULTS = tuple(_BREAK)
 _MAKE = (
-    "CREATE TABLE {table} (id text PRIMARY KEY, name text, age int, country text); "
+    f"CREATE TABLE {{table}} (id text PRIMARY KEY, name text, age int, country text DEFAULT '{DEFAULT_COUNTRY}'); "
     "INSERT INTO {table} VALUES (%s, %s, %s, %s); GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO {role}; "
     f"CREATE POLICY seen ON {{table}} USING (name <> '{HIDDEN}')"
 )

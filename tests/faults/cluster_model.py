@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postgres_writer.core.request import PAUSED_ANNOTATION, Controller
+from postgres_writer.core.row import COLUMNS, GROUP, POSTGRES_WRITER, Kind
 
 NAMESPACE = "default"
 OTHER_FINALIZER = "example.com/other"
@@ -26,10 +27,29 @@ class Conflict(Exception):
     """The object has changed, or is another one, since it was read."""
 
 
-def may_change(old: Object, new: Object, *, rule: bool = True) -> bool:
-    """Evaluate the transition rule of crds/postgreswriters.yaml, term by term; without ``rule`` all may change."""
-    if not rule:
-        return True
+def values_of(spec: Object) -> Object:
+    """Return the fields of a spec, those of spec.columns among them."""
+    columns = {column["name"]: column.get("value") for column in spec.get("columns", ())}
+    return {**{field: value for field, value in spec.items() if field != "columns"}, **columns}
+
+
+def spec_of(kind: Kind, values: Object) -> Object:
+    """Return the spec of a resource of that kind; a column is left out where its value is `...`."""
+    values = {field: value for field, value in values.items() if value is not ...}
+    if kind.fixed:
+        return values
+    columns = [{"name": column, "value": values.pop(column)} for column in COLUMNS if column in values]
+    return {**values, "columns": columns}
+
+
+def may_change(old: Object, new: Object, *, rules: bool = True) -> bool:
+    """Evaluate the transition rules of the CustomResourceDefinitions; without ``rules`` all may change."""
+    removed = values_of(old["spec"]).keys() - values_of(new["spec"]).keys() - {"deletionPolicy"}
+    return not rules or (_may_change_table(old, new) and removed <= set(old.get("status", {}).get("columns", ())))
+
+
+def _may_change_table(old: Object, new: Object) -> bool:
+    """Evaluate the rule on spec.table, term by term."""
     return (
         "spec" not in old
         or "table" not in old["spec"]
@@ -47,21 +67,24 @@ class ApiServer:
     """The resources by name, and every version of each that a cache may still show."""
 
     max_tables: int
-    rule: bool = True
+    rules: bool = True
+    kind: Kind = POSTGRES_WRITER
     objects: dict[str, Object] = field(default_factory=dict)
     history: dict[str, list[Object | None]] = field(default_factory=dict)
     _counter: int = 0
 
-    def create(self, name: str, spec: Object) -> None:
+    def create(self, name: str, values: Object) -> None:
         """Create a resource; its uid differs from every earlier one's of that name."""
+        about = {"apiVersion": f"{GROUP}/{self.kind.version}", "kind": self.kind.name}
         uid = f"uid-{self._next()}"
         metadata = {"namespace": NAMESPACE, "name": name, "uid": uid, "generation": 1, "labels": {"managed": "yes"}}
-        self._keep(name, {"metadata": {**metadata, "annotations": {}, "finalizers": []}, "spec": dict(spec)})
+        found = {**about, "metadata": {**metadata, "annotations": {}, "finalizers": []}}
+        self._keep(name, {**found, "spec": spec_of(self.kind, values)})
 
     def edit(self, name: str, values: Object) -> None:
-        """Change fields of the spec. Raises Refused when the transition rule forbids it."""
+        """Change fields of the spec. Raises Refused when a transition rule forbids it."""
         new = copy.deepcopy(self.objects[name])
-        new["spec"].update(values)
+        new["spec"] = spec_of(self.kind, {**values_of(new["spec"]), **values})
         self.update(name, new)
 
     def update(self, name: str, new: Object) -> None:
@@ -69,7 +92,7 @@ class ApiServer:
         old = self.objects[name]
         new = copy.deepcopy(new)
         if new["spec"] != old["spec"]:
-            if not may_change(old, new, rule=self.rule):
+            if not may_change(old, new, rules=self.rules):
                 raise Refused(new["spec"]["table"])
             new["metadata"]["generation"] = old["metadata"]["generation"] + 1
         self._keep(name, new)

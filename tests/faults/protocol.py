@@ -4,6 +4,7 @@ Two things are not random, because the protocol assumes them: a policy or a gran
 on its way, and what the controller has sent under another policy or grant it sends again only in a newer version.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from faults.breakable_tables import FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
+from faults.breakable_tables import DEFAULT_COUNTRY, FAULTS, HIDDEN, SPELLINGS, TABLES, BreakableTables, Row, resolved
 from faults.cluster_model import (
     NAMESPACE,
     OTHER_FINALIZER,
@@ -22,11 +23,13 @@ from faults.cluster_model import (
     Sync,
     is_managed,
     is_paused,
+    values_of,
 )
 from faults.late_commits import Flight, SteppedSession
 from postgres_writer.core.plan import Permits, Plan, make_plan
 from postgres_writer.core.request import PAUSED_ANNOTATION, Controller, HookRequest, load_request
 from postgres_writer.core.response import build_response
+from postgres_writer.core.row import POSTGRES_WRITER, Kind
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
 
@@ -34,7 +37,7 @@ MAX_TABLES = 3
 """Lower than the product's cap, so that histories of a few edits reach it."""
 POLICED = "public.c"
 ROUNDS = 10
-EDITS = ("age", "name", "deletionPolicy", "broken")
+EDITS = ("age", "name", "country", "deletionPolicy", "broken")
 SWITCHES = ("paused", "managed", "other finalizer")
 
 # the interesting histories are those of one resource
@@ -64,8 +67,9 @@ class Protocol(RuleBasedStateMachine):
     store: ClassVar[Store]
     no_store: ClassVar[Store]
     """A store whose database cannot be reached."""
-    kind: ClassVar[Controller]
-    rule_enforced: ClassVar[bool] = True
+    controls: ClassVar[Controller]
+    kind: ClassVar[Kind] = POSTGRES_WRITER
+    rules_enforced: ClassVar[bool] = True
     planner: ClassVar[Planner] = staticmethod(make_plan)
     session: ClassVar[type[SteppedSession]] = SteppedSession
     histories: ClassVar[int] = 0
@@ -75,8 +79,8 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         type(self).histories += 1
         self.tables.clear()
-        self.api = ApiServer(MAX_TABLES, self.rule_enforced)
-        self.controller = Metacontroller(self.api, self.kind)
+        self.api = ApiServer(MAX_TABLES, self.rules_enforced, self.kind)
+        self.controller = Metacontroller(self.api, self.controls)
         self.syncs: dict[str, Sync] = {}
         self.left: dict[str, set[str]] = {}
         """Tables in which a row stays for good, by the user's wish: retained, or no longer managed."""
@@ -187,7 +191,7 @@ class Protocol(RuleBasedStateMachine):
         if written and self.controller.write(sync) and _stays(sync):
             # what is in flight when its resource is let go may land afterwards: the audit finds it
             lands = TABLES if self.flight.concerns(name) else ()
-            self.left.setdefault(name, set()).update(_holders(name, self.tables.rows()), lands)
+            self.left.setdefault(name, set()).update(self.holders(name, self.tables.rows()), lands)
 
     def _ask(self, sync: Sync, hangs: bool) -> Object:
         if self.outage:
@@ -204,7 +208,7 @@ class Protocol(RuleBasedStateMachine):
         request = load_request(self.controller.payload(sync), finalizing=sync.finalizing)
         outcome = store.apply(type(self).planner(request, self._permits), Call(time.monotonic(), lambda: False))
         answer = build_response(request, outcome, self.now, 300.0)
-        children = "children" if self.kind == "composite" else "attachments"
+        children = "children" if self.controls == "composite" else "attachments"
         assert answer.keys() == {"status", children, "resyncAfterSeconds", "finalized"}
         assert answer["finalized"] is False or sync.finalizing, "a sync must not release the finalizer"
         return answer
@@ -221,7 +225,7 @@ class Protocol(RuleBasedStateMachine):
         rows = self.tables.rows()
         return all(
             current.get("status", {}).get("observedTable") == current["spec"]["table"]
-            and _holders(name, rows) <= _listed(current) | self.left.get(name, set())
+            and self.holders(name, rows) <= _listed(current) | self.left.get(name, set())
             for name, current in self.api.objects.items()
         )
 
@@ -231,6 +235,16 @@ class Protocol(RuleBasedStateMachine):
         self.syncs = {name: sync for name, sync in self.syncs.items() if sync.answer is not None or not sync.stale}
 
     # What must hold
+
+    def row_id(self, name: str) -> str:
+        return f"{self.kind.prefix}{NAMESPACE}/{name}"
+
+    def row_of(self, name: str, spec: Object) -> Row:
+        values = values_of(spec)
+        return (self.row_id(name), values["name"], values["age"], values.get("country", DEFAULT_COUNTRY))
+
+    def holders(self, name: str, rows: dict[str, dict[str, Row]]) -> set[str]:
+        return {table for table, found in rows.items() if self.row_id(name) in found}
 
     @invariant()
     def state_is_sound(self) -> None:
@@ -247,7 +261,7 @@ class Protocol(RuleBasedStateMachine):
                 allowed -= _listed(current) if ours else set()
                 if ours or "deletionTimestamp" not in current["metadata"]:
                     allowed = allowed | _listed(current) | {resolved(current["spec"]["table"])}
-            lost = _holders(name, rows) - allowed
+            lost = self.holders(name, rows) - allowed
             if lost:
                 raise OrphanedRow(f"{name} has a row in {sorted(lost)}, only {sorted(allowed)} are recorded")
 
@@ -258,8 +272,8 @@ class Protocol(RuleBasedStateMachine):
             is_new = found.get("observedGeneration") == current["metadata"]["generation"]
             if self.tampered or found["status"] != "True" or not is_new:
                 continue
-            row = rows[resolved(spec["table"])].get(f"{NAMESPACE}/{name}")
-            if row is None or row[1:] != (spec["name"], spec["age"], spec["country"]):
+            row = rows[resolved(spec["table"])].get(self.row_id(name))
+            if row != self.row_of(name, spec):
                 raise FalseReady(f"{name} is Ready with {spec}, its row is {row}")
 
     def teardown(self) -> None:
@@ -276,20 +290,20 @@ class Protocol(RuleBasedStateMachine):
         rows = self.tables.rows()
         for name in self.api.history:
             self._check_settled(name, rows)
-        assert {row for found in rows.values() for row in found} <= {f"{NAMESPACE}/{name}" for name in self.api.history}
+        assert {row for found in rows.values() for row in found} <= {self.row_id(name) for name in self.api.history}
 
     def _check_settled(self, name: str, rows: dict[str, dict[str, Row]]) -> None:
         """Check that the row matches the resource, and that there is no other row for it."""
         current = self.api.objects.get(name)
-        holders, left = _holders(name, rows), self.left.get(name, set())
+        holders, left = self.holders(name, rows), self.left.get(name, set())
         if current is None or "deletionTimestamp" in current["metadata"]:
             if not holders <= left:
                 raise OrphanedRow(f"{name} is gone, and its row is in {sorted(holders - left)}")
             return
-        spec, status, row = current["spec"], current["status"], f"{NAMESPACE}/{name}"
-        table = resolved(spec["table"])
-        if rows[table].get(row) != (row, spec["name"], spec["age"], spec["country"]):
-            raise FalseReady(f"{name} is settled with {spec}, its row is {rows[table].get(row)}")
+        spec, status = current["spec"], current["status"]
+        table, row = resolved(spec["table"]), rows[resolved(spec["table"])].get(self.row_id(name))
+        if row != self.row_of(name, spec):
+            raise FalseReady(f"{name} is settled with {spec}, its row is {row}")
         assert holders <= left | {table}
         assert (status["tables"], status["observedTable"]) == ([table], spec["table"])
         assert [(c["type"], c["status"], c["reason"]) for c in status["conditions"]] == [("Ready", "True", "RowSynced")]
@@ -335,16 +349,19 @@ class ProtocolUnderFaults(Protocol):
     def edit(self, name: str, what: str) -> None:
         if name not in self.api.objects:
             return
-        spec = self.api.objects[name]["spec"]
-        retains = spec.get("deletionPolicy") == "Retain"
+        spec = values_of(self.api.objects[name]["spec"])
+        retains, age = spec.get("deletionPolicy") == "Retain", spec["age"] if isinstance(spec["age"], int) else 0
+        absent = "chad" if self.kind.fixed else ...
         values: dict[str, Object] = {
-            "age": {"age": max(spec["age"], 0) + 1},
+            "age": {"age": max(age, 0) + 1},
             "name": {"name": spec["name"] + "'"},
+            "country": {"country": absent if spec.get("country") == "canada" else "canada"},
             "deletionPolicy": {"deletionPolicy": "Delete" if retains else "Retain"},
-            "broken": {"age": -1},
-            "toggle": {"age": 24 if spec["age"] == 23 else 23},
+            "broken": {"age": -1 if self.kind.fixed else "\0"},
+            "toggle": {"age": 24 if age == 23 else 23},
         }
-        self.api.edit(name, values[what])
+        with contextlib.suppress(Refused):
+            self.api.edit(name, values[what])
 
     @rule(name=names, what=st.sampled_from(SWITCHES))
     def switch(self, name: str, what: str) -> None:
@@ -380,11 +397,7 @@ class ProtocolUnderFaults(Protocol):
         self.flight.end_all()
         self.tampered = True
         if self.tables.exists(table):
-            self.tables.tamper(table, f"{NAMESPACE}/{name}", value)
-
-
-def _holders(name: str, rows: dict[str, dict[str, Row]]) -> set[str]:
-    return {table for table, found in rows.items() if f"{NAMESPACE}/{name}" in found}
+            self.tables.tamper(table, self.row_id(name), value)
 
 
 def _listed(resource: Object) -> set[str]:

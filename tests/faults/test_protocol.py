@@ -33,6 +33,7 @@ from faults.protocol import (
 )
 from postgres_writer.core.plan import Permits, Plan, Record, Write, make_plan
 from postgres_writer.core.request import HookRequest
+from postgres_writer.core.row import POSTGRES_ROW, POSTGRES_WRITER
 from postgres_writer.database import statements
 from postgres_writer.database.statements import Statement
 from postgres_writer.database.store import Store
@@ -64,7 +65,18 @@ def tables(shared_database: Database) -> Iterator[BreakableTables]:
         yield tables
 
 
-@pytest.fixture(params=["composite", "decorator"])
+EITHER = [
+    pytest.param(("composite", POSTGRES_WRITER), id="composite"),
+    pytest.param(("decorator", POSTGRES_ROW), id="decorator, rows"),
+]
+ALL = [
+    *EITHER,
+    pytest.param(("decorator", POSTGRES_WRITER), id="decorator"),
+    pytest.param(("composite", POSTGRES_ROW), id="composite, rows"),
+]
+
+
+@pytest.fixture(params=EITHER)
 def attributes(
     request: pytest.FixtureRequest, tables: BreakableTables, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[dict[str, Any]]:
@@ -73,7 +85,8 @@ def attributes(
     tables.reset()
     store = Store(tables.writer)
     no_store = Store(dataclasses.replace(tables.writer, host_names=("127.0.0.1",), ports=(1,)))
-    yield {"tables": tables, "store": store, "no_store": no_store, "kind": request.param}
+    controls, kind = request.param
+    yield {"tables": tables, "store": store, "no_store": no_store, "controls": controls, "kind": kind}
     store.close()
 
 
@@ -132,6 +145,7 @@ def walk_all(machine: type[Protocol]) -> None:
         walked.teardown()
 
 
+@pytest.mark.parametrize("attributes", ALL, indirect=True)
 @pytest.mark.parametrize("machine", [Protocol, ProtocolUnderFaults])
 def test_one_row_per_resource_in_every_history(machine: type[Protocol], attributes: dict[str, Any]) -> None:
     machine = type(machine.__name__, (machine,), attributes)
@@ -147,7 +161,7 @@ def test_one_row_per_resource_in_many_short_histories(attributes: dict[str, Any]
 @pytest.mark.parametrize(
     "sabotage",
     [
-        pytest.param({"rule_enforced": False}, id="without the CRD's transition rule"),
+        pytest.param({"rules_enforced": False}, id="without the CRD's transition rules"),
         pytest.param({"planner": staticmethod(without_deletes)}, id="without deletes from the old tables"),
         pytest.param({"planner": staticmethod(without_record)}, id="without the record-first step"),
     ],
@@ -157,6 +171,21 @@ def test_a_protocol_that_lacks_one_part_is_caught(attributes: dict[str, Any], sa
     with pytest.raises(OrphanedRow):
         walk_all(machine)
     print(f"found in history {machine.histories}")  # shown by pytest -rP
+
+
+def without_release(request: HookRequest, permits: Permits) -> Plan:
+    """Plan, but leave the values of the columns that spec names no longer."""
+    plan = make_plan(request, permits)
+    return dataclasses.replace(plan, released=()) if isinstance(plan, Write) else plan
+
+
+@pytest.mark.parametrize("attributes", ALL[1::2], indirect=True)
+def test_a_column_that_is_not_released_is_caught(attributes: dict[str, Any]) -> None:
+    machine: type[Protocol] = type(
+        "Sabotaged", (ProtocolUnderFaults,), {**attributes, "planner": staticmethod(without_release)}
+    )
+    with pytest.raises(FalseReady):
+        walk_all(machine)
 
 
 MAY_WRITE = Statement("SET LOCAL row_security = off")
