@@ -7,10 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg2.errors
 import pytest
 
+from postgres_writer.core.row import POSTGRES_ROW
 from support.payloads import DELETED, payload, resource
 from support.postgres import Database, program, scrubbed_environment
 from support.server import running_server
@@ -24,13 +26,13 @@ NEEDS_AN_OWNER = (
 )
 
 
-@pytest.fixture
-def role(database: Database) -> Iterator[Database]:
+@pytest.fixture(params=[{}])
+def role(request: pytest.FixtureRequest, database: Database) -> Iterator[Database]:
     """Make a role with the grants of the script on students, run by psql as documented; nothing comes from PUBLIC."""
     name = f"least_{database.name}"
     database.query(f"REVOKE ALL ON SCHEMA public FROM PUBLIC; REVOKE ALL ON DATABASE {database.name} FROM PUBLIC")
     database.query(f"CREATE ROLE {name} LOGIN PASSWORD 'least'")
-    variables = {"role": name, "database": database.name, "schema": "public", "table": "students"}
+    variables = {"role": name, "database": database.name, "schema": "public", "table": "students", **request.param}
     connect = database.connect
     subprocess.run(
         [
@@ -57,6 +59,27 @@ def test_the_script_grants_enough_for_the_life_of_a_row(role: Database, database
         assert database.rows() == [("default/sample", "alex", 24, "canada")]
         answer = server.post("finalize", payload(resource(spec, status, **DELETED), finalizing=True)).json()
         assert answer["finalized"] is True
+        assert database.rows() == []
+
+
+@pytest.mark.parametrize("role", [{"id": "id", "columns": "name, age"}], ids=["on columns"], indirect=True)
+def test_grants_on_columns_are_enough_for_a_row_of_them(role: Database, database: Database) -> None:
+    columns = [{"name": "name", "value": "alex"}, {"name": "age", "value": 23}]
+    spec: dict[str, Any] = {"table": "students", "columns": columns}
+    with running_server(role) as server:
+        status = server.post("sync", payload(resource(spec, kind=POSTGRES_ROW))).json()["status"]
+        assert database.rows() == [("row/default/sample", "alex", 23, None)], status
+        # the next one looks only, the one after it releases a column
+        assert server.post("sync", payload(resource(spec, status, kind=POSTGRES_ROW))).json()["status"] == status
+        fewer = resource({**spec, "columns": columns[:1]}, status, kind=POSTGRES_ROW, generation=2)
+        status = server.post("sync", payload(fewer)).json()["status"]
+        assert database.rows() == [("row/default/sample", "alex", None, None)], status
+        more = {**spec, "columns": [*columns, {"name": "country", "value": "canada"}]}
+        denied = server.post("sync", payload(resource(more, status, kind=POSTGRES_ROW, generation=3))).json()["status"]
+        assert denied["conditions"][0]["reason"] == "AccessDenied"
+        assert "column country" in denied["conditions"][0]["message"]
+        gone = resource(more, denied, kind=POSTGRES_ROW, **DELETED)
+        assert server.post("finalize", payload(gone, finalizing=True)).json()["finalized"] is True
         assert database.rows() == []
 
 
