@@ -34,20 +34,12 @@ SAMPLE: dict[str, Any] = {
     "metadata": {"name": "sample-student", "uid": "5a1f7d0e-3c0f-4a5e-9a51-0d1e5b5a7c11", "generation": 1},
     "spec": {"table": "students", "name": "alex", "age": 23, "country": "canada"},
 }
+_COLUMNS = {"plan": "gold", "seats": 250, "regions": ["eu", "us"], "limits": {"cpu": 4}, "trial_ends": None}
 TENANT: dict[str, Any] = {
     "apiVersion": "demo.yash.com/v1alpha1",
     "kind": "PostgresRow",
     "metadata": {"name": "acme", "uid": "c0f3a0b6-7d35-4a0c-8f8e-6c1f3a5d9b42", "generation": 1},
-    "spec": {
-        "table": "tenants",
-        "columns": [
-            {"name": "plan", "value": "gold"},
-            {"name": "seats", "value": 250},
-            {"name": "regions", "value": ["eu", "us"]},
-            {"name": "limits", "value": {"cpu": 4}},
-            {"name": "trial_ends"},
-        ],
-    },
+    "spec": {"table": "tenants", "columns": [{"name": name, "value": value} for name, value in _COLUMNS.items()]},
 }
 _TABLES = """
     CREATE TABLE alumni (LIKE students INCLUDING ALL);

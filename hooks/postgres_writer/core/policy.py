@@ -56,16 +56,12 @@ def parse_policy(text: str, schema: str) -> TablePolicy:
     except (yaml.YAMLError, ValidationError, AttributeError, LookupError, RecursionError) as exc:
         # the last three for a value that does not fit its tag, and for brackets too deep
         raise ValueError("not a table policy") from exc
-    return TablePolicy(
-        tuple(
-            (
-                _union(map(_pattern, rule["namespaces"])),
-                _union(_relations(glob, schema) for glob in rule["tables"]),
-                _union(map(_pattern, rule["columns"])),
-            )
-            for rule in loaded["rules"]
-        )
-    )
+
+    def compiled(rule: dict[str, list[str]]) -> tuple[Globs, Globs, Globs]:
+        tables = _union(_relations(glob, schema) for glob in rule["tables"])
+        return _union(map(_pattern, rule["namespaces"])), tables, _union(map(_pattern, rule["columns"]))
+
+    return TablePolicy(tuple(map(compiled, loaded["rules"])))
 
 
 def _union(patterns: Iterable[str]) -> Globs:

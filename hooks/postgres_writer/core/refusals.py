@@ -38,6 +38,7 @@ class Guard(str, Enum):
     """The row is still in a table from which it was deleted."""
 
 
+@dataclass(eq=False)
 class Refused(Exception):
     """PostgreSQL refused a statement for a reason that lies in the statement, the table or the row.
 
@@ -45,17 +46,11 @@ class Refused(Exception):
     error names; ``inside``: it was raised by a trigger, a function or another table's constraint.
     """
 
-    def __init__(
-        self,
-        code: str = "",
-        constraint: str = "",
-        guard: Guard | None = None,
-        column: str = "",
-        *,
-        inside: bool = False,
-    ) -> None:
-        super().__init__(code)
-        self.code, self.constraint, self.guard, self.column, self.inside = code, constraint, guard, column, inside
+    code: str = ""
+    constraint: str = ""
+    guard: Guard | None = None
+    column: str = ""
+    inside: bool = False
 
 
 class Key(str, Enum):

@@ -148,24 +148,15 @@ def _field(kind: type[Field], name: str, holds: Callable[[Any], bool], rule: str
 _NAME = "at most 63 letters, digits, '_' or '$', not starting with a digit or '$'"
 # the API server, too, takes null for the default
 _OPTIONAL = {"required": False, "allow_none": True}
-_TABLE = _field(
-    fields.String,
-    "table",
-    is_table,
-    f"a table or schema.table, each {_NAME}; system schemas (pg_*, information_schema) are not allowed",
-)
-_POLICY = _field(
-    fields.String,
-    "deletionPolicy",
-    lambda policy: policy in {"Delete", "Retain"},
-    "Delete or Retain",
-    **_OPTIONAL,
-)
+_RELATION = f"a table or schema.table, each {_NAME}; system schemas (pg_*, information_schema) are not allowed"
+_TABLE = _field(fields.String, "table", is_table, _RELATION)
+_POLICY = _field(fields.String, "deletionPolicy", {"Delete", "Retain"}.__contains__, "Delete or Retain", **_OPTIONAL)
 
 
 # PostgresWriter
 
 _LONGEST = 1024
+_AGE = "a whole number from 0 to 2147483647"
 
 
 def _text_field(name: str) -> Field:
@@ -182,9 +173,7 @@ POSTGRES_WRITER = Kind(
     fields={
         "table": _TABLE,
         "name": _text_field("name"),
-        "age": _field(
-            fields.Integer, "age", lambda age: 0 <= age < 2**31, "a whole number from 0 to 2147483647", strict=True
-        ),
+        "age": _field(fields.Integer, "age", lambda age: 0 <= age < 2**31, _AGE, strict=True),
         "country": _text_field("country"),
         "deletionPolicy": _POLICY,
     },

@@ -22,6 +22,7 @@ from postgres_writer.database.qualified import qualified, quoted
 WORD = token_hex(8)
 """A guard fails with this word in its message. Random in every process, so that no value can imitate a guard."""
 
+Names = tuple[str, ...]
 _TYPES = {"by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "until": "float8"}
 _TYPES |= dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")
 """The parameters: ``doc`` holds the values by column, ``until`` and ``by`` are Unix times (start-by and write-by)."""
@@ -253,13 +254,7 @@ def lock_key(row: str) -> int:
 
 
 @lru_cache(maxsize=1024)
-def write(
-    table: str,
-    columns: tuple[str, ...],
-    vacate: tuple[str, ...] = (),
-    id_column: str = ID_COLUMN,
-    released: tuple[str, ...] = (),
-) -> Message:
+def write(table: str, columns: Names, vacate: Names = (), id_column: str = ID_COLUMN, released: Names = ()) -> Message:
     """Delete the row from every table of ``vacate``, then write it to ``table``; gives what the row was before.
 
     The columns ``released`` get their defaults. What the row was is ``inserted``, ``updated`` or ``unchanged``.
@@ -288,7 +283,7 @@ def remove(table: str, id_column: str = ID_COLUMN) -> Message:
 
 
 @lru_cache(maxsize=1024)
-def matches(table: str, columns: tuple[str, ...], id_column: str = ID_COLUMN) -> Message:
+def matches(table: str, columns: Names, id_column: str = ID_COLUMN) -> Message:
     """Ask, without the lock of the id, whether the row is there as it must be. Parameters: id, doc, word."""
     look = Statement(_filled(_MATCHES, table, id_column, columns), often=True)
     return Message((look,), frozenset({table}), locks=False)
@@ -312,9 +307,7 @@ def convert(table: str) -> Message:
     return Message((SEE_ALL, Statement(_filled(_CONVERT, table, ID_COLUMN))), frozenset({table}), locks=False)
 
 
-def _filled(
-    template: str, table: str, id_column: str, columns: tuple[str, ...] = (), released: tuple[str, ...] = ()
-) -> str:
+def _filled(template: str, table: str, id_column: str, columns: Names = (), released: Names = ()) -> str:
     """Fill a template in for a table, its column for the id and the columns of the values; what is left stays."""
     named, defaults = [quoted(column) for column in columns], [f"{quoted(column)} = DEFAULT" for column in released]
     parts = {
