@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from postgres_writer.core.request import PAUSED_ANNOTATION, Controller
-from postgres_writer.core.row import COLUMNS, GROUP, POSTGRES_WRITER, Kind
+from postgres_writer.core.row import COLUMNS, GROUP, POSTGRES_WRITER, Kind, relation_name
 
 NAMESPACE = "default"
 OTHER_FINALIZER = "example.com/other"
@@ -40,6 +40,21 @@ def spec_of(kind: Kind, values: Object) -> Object:
         return values
     columns = [{"name": column, "value": values.pop(column)} for column in COLUMNS if column in values]
     return {**values, "columns": columns}
+
+
+def edit_of(kind: Kind, values: Object, what: str) -> Object:
+    """Return the fields that an edit sets; a PostgresRow also loses its column country, and gets it again."""
+    age = values["age"] if isinstance(values["age"], int) else 0
+    country = f"{values.get('country')}'" if kind.fixed else ... if "country" in values else "canada"
+    edits: dict[str, Object] = {
+        "age": {"age": max(age, 0) + 1},
+        "name": {"name": f"{values['name']}'"},
+        "country": {"country": country},
+        "deletionPolicy": {"deletionPolicy": "Delete" if values.get("deletionPolicy") == "Retain" else "Retain"},
+        "broken": {"age": -1 if kind.fixed else "\0"},
+        "toggle": {"age": 24 if age == 23 else 23},
+    }
+    return edits[what]
 
 
 def may_change(old: Object, new: Object, *, rules: bool = True) -> bool:
@@ -264,3 +279,14 @@ def is_managed(resource: Object) -> bool:
 def is_paused(resource: Object) -> bool:
     """Say whether the user has paused the resource."""
     return bool(resource["metadata"]["annotations"].get(PAUSED_ANNOTATION) == "true")
+
+
+def listed_tables(resource: Object) -> set[str]:
+    """Return the relations that the status lists."""
+    return {relation_name(table) or table for table in resource.get("status", {}).get("tables", [])}
+
+
+def stays(sync: Sync) -> bool:
+    """Say whether the row was to stay when the finalizer was released."""
+    deleting = "deletionTimestamp" in sync.parent["metadata"]
+    return not deleting or sync.parent["spec"].get("deletionPolicy") == "Retain"

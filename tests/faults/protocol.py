@@ -21,8 +21,11 @@ from faults.cluster_model import (
     Object,
     Refused,
     Sync,
+    edit_of,
     is_managed,
     is_paused,
+    listed_tables,
+    stays,
     values_of,
 )
 from faults.late_commits import Flight, SteppedSession
@@ -188,7 +191,7 @@ class Protocol(RuleBasedStateMachine):
         if sync is None or sync.answer is None:
             return
         del self.syncs[name]
-        if written and self.controller.write(sync) and _stays(sync):
+        if written and self.controller.write(sync) and stays(sync):
             # what is in flight when its resource is let go may land afterwards: the audit finds it
             lands = TABLES if self.flight.concerns(name) else ()
             self.left.setdefault(name, set()).update(self.holders(name, self.tables.rows()), lands)
@@ -224,13 +227,13 @@ class Protocol(RuleBasedStateMachine):
             self._deliver(name)
         rows = self.tables.rows()
         return all(
-            current.get("status", {}).get("observedTable") == current["spec"]["table"]
-            and self.holders(name, rows) <= _listed(current) | self.left.get(name, set())
-            for name, current in self.api.objects.items()
+            one.get("status", {}).get("observedTable") == one["spec"]["table"]
+            and self.holders(name, rows) <= listed_tables(one) | self.left.get(name, set())
+            for name, one in self.api.objects.items()
         )
 
     def _present_only(self) -> None:
-        """After a change of policy or grant: see to it that nothing sent before is sent again."""
+        # after a change of policy or grant nothing sent before is sent again
         self.controller.catch_up()
         self.syncs = {name: sync for name, sync in self.syncs.items() if sync.answer is not None or not sync.stale}
 
@@ -258,9 +261,9 @@ class Protocol(RuleBasedStateMachine):
             allowed = self.left.setdefault(name, set())
             if current is not None:
                 ours = self.controller.finalizer in current["metadata"]["finalizers"]
-                allowed -= _listed(current) if ours else set()
+                allowed -= listed_tables(current) if ours else set()
                 if ours or "deletionTimestamp" not in current["metadata"]:
-                    allowed = allowed | _listed(current) | {resolved(current["spec"]["table"])}
+                    allowed = allowed | listed_tables(current) | {resolved(current["spec"]["table"])}
             lost = self.holders(name, rows) - allowed
             if lost:
                 raise OrphanedRow(f"{name} has a row in {sorted(lost)}, only {sorted(allowed)} are recorded")
@@ -347,21 +350,9 @@ class ProtocolUnderFaults(Protocol):
 
     @rule(name=names, what=st.sampled_from(EDITS))
     def edit(self, name: str, what: str) -> None:
-        if name not in self.api.objects:
-            return
-        spec = values_of(self.api.objects[name]["spec"])
-        retains, age = spec.get("deletionPolicy") == "Retain", spec["age"] if isinstance(spec["age"], int) else 0
-        absent = "chad" if self.kind.fixed else ...
-        values: dict[str, Object] = {
-            "age": {"age": max(age, 0) + 1},
-            "name": {"name": spec["name"] + "'"},
-            "country": {"country": absent if spec.get("country") == "canada" else "canada"},
-            "deletionPolicy": {"deletionPolicy": "Delete" if retains else "Retain"},
-            "broken": {"age": -1 if self.kind.fixed else "\0"},
-            "toggle": {"age": 24 if age == 23 else 23},
-        }
-        with contextlib.suppress(Refused):
-            self.api.edit(name, values[what])
+        if name in self.api.objects:
+            with contextlib.suppress(Refused):
+                self.api.edit(name, edit_of(self.kind, values_of(self.api.objects[name]["spec"]), what))
 
     @rule(name=names, what=st.sampled_from(SWITCHES))
     def switch(self, name: str, what: str) -> None:
@@ -398,13 +389,3 @@ class ProtocolUnderFaults(Protocol):
         self.tampered = True
         if self.tables.exists(table):
             self.tables.tamper(table, self.row_id(name), value)
-
-
-def _listed(resource: Object) -> set[str]:
-    return {resolved(table) for table in resource.get("status", {}).get("tables", [])}
-
-
-def _stays(sync: Sync) -> bool:
-    """Say whether the row was to stay when the finalizer was released."""
-    deleting = "deletionTimestamp" in sync.parent["metadata"]
-    return not deleting or sync.parent["spec"].get("deletionPolicy") == "Retain"

@@ -39,6 +39,9 @@ from postgres_writer.database.statements import Statement
 from postgres_writer.database.store import Store
 from support.postgres import Database
 
+# hundreds of histories each, which take minutes where the machine has other work
+pytestmark = pytest.mark.timeout(900)
+
 WALKS = 300
 LATE_WALKS = 120
 
