@@ -84,9 +84,10 @@ format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/.dev ## Write the tables of docs/configuration.md from settings.py
+docs: .venv/.dev ## Write docs/reference.md and the tables of docs/configuration.md from code and manifests
 	@sed -i.before '/^## /,$$d' docs/configuration.md && rm docs/configuration.md.before
-	PYTHONPATH=tests $(BIN)/python -m support.reference >>docs/configuration.md
+	PYTHONPATH=tests $(BIN)/python -m support.reference configuration >>docs/configuration.md
+	PYTHONPATH=tests $(BIN)/python -m support.reference reference >docs/reference.md
 
 picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
 	PYTHONPATH=tests $(BIN)/python -m support.picture
