@@ -16,6 +16,7 @@ import yaml
 
 from postgres_writer import errors
 from postgres_writer.config.settings import GROUPS
+from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.telemetry import metrics
 
 TOP = Path(__file__).parents[2]
@@ -132,7 +133,7 @@ def reasons() -> Iterator[tuple[str, str, str]]:
 def counted() -> Iterator[tuple[str, str, str]]:
     """Yield (name, labels, meaning) of every metric."""
     metrics.declare()
-    for collector in (prometheus_client.REGISTRY, metrics._LastAudit(metrics.AuditResult())):
+    for collector in (prometheus_client.REGISTRY, metrics._LastAudit(AuditResult())):
         for family in collector.collect():
             if family.name.startswith("postgres_writer"):
                 suffix = "_total" if family.type == "counter" else ""
