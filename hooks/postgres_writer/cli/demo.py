@@ -25,7 +25,7 @@ import click
 
 from postgres_writer.cli.client import HookClient, as_request, finalizing
 from postgres_writer.cli.commands import Command, NotDone
-from postgres_writer.cli.embedded import psql
+from postgres_writer.cli.embedded import connection_variables, package
 from postgres_writer.config.settings import ignore_libpq_variables
 
 SAMPLE: dict[str, Any] = {
@@ -213,6 +213,22 @@ STEPS = (create, repeat, update, repair, move, miss, inject, delete, declare, re
 
 def _print_state(when: str, world: World) -> None:
     click.echo(f"   {when:<6}  {world.rows()}\n           {click.style(world.condition_text(), dim=True)}")
+
+
+def psql(data_folder: Path, statement: str) -> str:
+    """Return what psql prints for a statement on the PostgreSQL running in the folder: cells, without a header.
+
+    Raises NotDone when it fails.
+    """
+    reached = {name.removeprefix("PSQL_").lower(): value for name, value in connection_variables(data_folder).items()}
+    programs = package()
+    program = programs.POSTGRES_VERSIONS[programs.TARGET_POSTGRES_VERSION] / "psql"
+    command = [str(program), "-d", " ".join(f"{name}={value}" for name, value in reached.items())]
+    form = ["-XqAt", "-F", ", ", "-P", "null=NULL", "-v", "ON_ERROR_STOP=1", "-c", statement]
+    done = subprocess.run([*command, *form], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise NotDone(done.stderr.strip())
+    return done.stdout
 
 
 @contextlib.contextmanager

