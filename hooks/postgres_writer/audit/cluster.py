@@ -13,10 +13,11 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from postgres_writer.audit.resources import API_PATH, PLURAL, RESYNC_ANNOTATION, Manifest, Source, decoded
+from postgres_writer.audit.resources import RESYNC_ANNOTATION, Manifest, Source, api_path, decoded
 from postgres_writer.config.variables import text_of
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
 from postgres_writer.core.response import timestamp
+from postgres_writer.core.row import owner_of
 from postgres_writer.errors import AuditError, ListExpired
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -88,13 +89,12 @@ class Cluster(Source):
 
     def _send_to(self, row: str, method: str, **arguments: Any) -> Manifest | None:
         """Return what the API answers about the resource of a row, None when there is none."""
-        namespace, _, name = row.partition("/")
-        path = f"{API_PATH}/namespaces/{quote(namespace, safe='')}/{PLURAL}/{quote(name, safe='')}"
-        response = self._send(method, path, **arguments)
+        kind, namespace, name = owner_of(row)
+        response = self._send(method, f"{api_path(kind, namespace)}/{quote(name, safe='')}", **arguments)
         # a missing kind has the same code: another cluster, or a deleted CustomResourceDefinition
         if response.status_code == requests.codes.not_found:
             details = _body(response).get("details")
-            if isinstance(details, dict) and (details.get("kind"), details.get("name")) == (PLURAL, name):
+            if isinstance(details, dict) and (details.get("kind"), details.get("name")) == (kind.plural, name):
                 return None
         return _object(response)
 

@@ -12,12 +12,12 @@ from typing import IO, Any, Literal
 from psycopg2 import extensions
 
 from postgres_writer.audit.deletion import delete
-from postgres_writer.audit.model import Finding, Resource, Row, judge, parse_resource
+from postgres_writer.audit.model import Finding, Resource, Row, judge, own_row, parse_resource
 from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows, id_of
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
-from postgres_writer.core.row import DEFAULT_SCHEMA, relation_name
+from postgres_writer.core.row import DEFAULT_SCHEMA, ID_COLUMN, KINDS, owner_of, relation_name
 from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, ListExpired
 
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
@@ -25,10 +25,14 @@ from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, List
 _LARGER_PAGE = 20 * PAGE
 # so many single reads are quick, however short the list is
 _FEW_IDS = 50
+# what is compared at once: so many characters of values, or as many ids as this is thousands of
+_BATCH = 2_000_000
 
 Side = Literal["resources", "rows"]
 Progress = Callable[[Side, int], object]
 """(side, how many more were read)."""
+Owned = tuple[Resource | None, list[Row]]
+"""A resource, and all rows of its id."""
 
 
 @dataclass
@@ -37,7 +41,7 @@ class Audit:
 
     ``schema`` is that of tables without one in their name, in resources and in ``tables``.
     ``confirm_after``: seconds until findings are looked at again, and dropped if they passed. ``timeout``: the most
-    seconds that PostgreSQL may take for a batch of one table's rows.
+    seconds that PostgreSQL may take for a batch of one table's rows. ``show_values``: the findings hold them.
     """
 
     source: Source
@@ -50,10 +54,13 @@ class Audit:
     confirm_after: float = 5.0
     timeout: float = 300.0
     schema: str = DEFAULT_SCHEMA
+    show_values: bool = False
 
     def __post_init__(self) -> None:
         self.resources = self.rows = self.matched = 0
-        self._reader = Rows(self.connection, self.timeout)
+        self._reader = Rows(self.connection, self.timeout, show=self.show_values)
+        # gives the values of a finding's row by column
+        self.values = self._reader.values if self.show_values else None
 
     def look(self, listed: IO[bytes] | None = None) -> None:
         """Note all findings; those that a second look does not confirm are dropped.
@@ -68,22 +75,25 @@ class Audit:
             self._note(lambda page: self._parsed(self._counted(ahead(pages(self.namespace, page)))))
         self.resources = self.spool.count()
         named = {table: relation_name(table, self.schema) for table in self.tables}
-        known = self._reader.tables
-        known.certain = self.spool.recorded_tables().union(filter(None, named.values()))
-        self._reader.resolve(self.spool.tables() | known.certain, discover=self.all_tables)
+        known, keys = self._reader.tables, self.spool.keys()
+        vouched = {key for key in keys if key[0] in named.values()}
+        vouched |= {(relation, ID_COLUMN) for relation in filter(None, named.values())}
+        known.certain = self.spool.recorded_keys() | vouched
+        self._reader.resolve(keys | known.certain, discover=self.all_tables)
         for table, relation in named.items():
-            if relation not in known.relations:
-                raise ConfigError(f"--table {table}: there is no such table.")
-        with self._reader.snapshot(self.namespace, lambda number: self.progress("rows", number)) as rows:
+            if not any(key[0] == relation for key in known.relations):
+                raise ConfigError(f"--table {table}: there is no such table with a column {ID_COLUMN}.")
+        with self._reader.snapshot():
+            rows = self._reader.all(self.namespace, lambda number: self.progress("rows", number))
             self.spool.add_findings(self._judged(rows))
         if listed is None and (unconfirmed := self.spool.mark_unconfirmed()):
             time.sleep(max(0.0, self.confirm_after))
             self._recheck(unconfirmed)
-        self.spool.add_findings(Finding(Kind.UNREADABLE, "", name, why) for name, why in known.unreadable.items())
+        self.spool.add_findings(Finding(Kind.UNREADABLE, "", key[0], why) for key, why in known.unreadable.items())
 
     def result(self) -> AuditResult:
         """Return the numbers of what was found, without the times."""
-        tables = len(self._reader.tables.relations)
+        tables = len({name for name, _ in self._reader.tables.relations})
         return AuditResult(resources=self.resources, rows=self.rows, tables=tables, findings=self.spool.summary())
 
     def prunable(self, ids: Iterable[str]) -> list[Finding]:
@@ -97,7 +107,7 @@ class Audit:
 
     def delete(self, finding: Finding) -> str:
         """Delete the row of a prunable finding; gives why it was kept, or an empty text."""
-        relation = self._reader.tables.relations[finding.table]
+        relation = self._reader.tables.relations[finding.table, finding.id_column]
         return delete(self.connection, relation, finding, lambda: self.resource_now(finding.id))
 
     def resource_now(self, about: str) -> Resource | None:
@@ -122,18 +132,19 @@ class Audit:
             try:
                 resource = parse_resource(manifest, self.schema)
             except InvalidRequest as error:
-                raise AuditError(f"The list holds something that is not a PostgresWriter: {error}") from error
-            if self.namespace is None or resource.id.startswith(f"{self.namespace}/"):
+                raise AuditError(f"The list holds something that is not a {' or '.join(KINDS)}: {error}") from error
+            if self.namespace is None or owner_of(resource.id)[1] == self.namespace:
                 yield resource
 
     def _recheck(self, unconfirmed: int) -> None:
         """Read resources and rows of the unconfirmed ids again: what was in progress is done by now."""
         self._note(lambda page: self._unconfirmed_resources(unconfirmed, page))
         # a resource may name another table by now
-        self._reader.resolve(self.spool.tables() - self._reader.tables.relations.keys())
+        self._reader.resolve(self.spool.keys() - self._reader.tables.relations.keys())
         # the second look must not be counted again
         counted = self.rows, self.matched
-        self.spool.add_findings(self._judged(self._reader.again(self.spool.unconfirmed())))
+        with self._reader.snapshot():
+            self.spool.add_findings(self._judged(self._reader.again(self.spool.unconfirmed())))
         self.rows, self.matched = counted
         self.spool.keep_confirmed()
 
@@ -149,10 +160,31 @@ class Audit:
         """Compare the resources with the rows: both come in the order of the ids."""
         # ids are ASCII, so SQLite, COLLATE "C" and Python sort them alike; of equal ones the resource comes first
         merged = heapq.merge(self.spool.resources(), rows, key=id_of)
-        for _, group in itertools.groupby(merged, key=id_of):
-            # read to its end before it is judged: by then every relation that fails is known to
-            mine: list[Any] = list(group)
-            its = mine.pop(0) if isinstance(mine[0], Resource) else None
-            self.rows += len(mine)
-            self.matched += its is not None and bool(mine)
-            yield from judge(its, mine, self._reader.tables)
+        # read to its end before it is judged: by then every relation that fails is known to
+        groups = (list(group) for _, group in itertools.groupby(merged, key=id_of))
+        tables = self._reader.tables
+        for batch in _batches(_owned(group) for group in groups):
+            owned = ((its, own_row(its, mine, tables)) for its, mine in batch if its and its.doc is not None)
+            differences = self._reader.compare((its, own) for its, own in owned if own)
+            for its, mine in batch:
+                self.rows += len(mine)
+                self.matched += its is not None and bool(mine)
+                yield from judge(its, mine, tables, differences.get(its.id) if its else None)
+
+
+def _owned(group: list[Any]) -> Owned:
+    its = group.pop(0) if isinstance(group[0], Resource) else None
+    return its, group
+
+
+def _batches(groups: Iterable[Owned]) -> Iterator[list[Owned]]:
+    """Yield the groups in lists that fit into memory."""
+    batch: list[Owned] = []
+    size = 0
+    for group in groups:
+        batch.append(group)
+        size += 1000 + len((group[0] and group[0].doc) or "")
+        if size > _BATCH:
+            yield batch
+            batch, size = [], 0
+    yield batch

@@ -8,9 +8,9 @@ import psycopg2
 from psycopg2 import errors, extensions
 
 from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, judge
-from postgres_writer.audit.rows import WITH_IDS, lookup, rows_where, rows_with
+from postgres_writer.audit.rows import AT_PLACE, WITH_IDS, about, lookup, rows_where, rows_with
 from postgres_writer.core.audit_result import Kind
-from postgres_writer.database.qualified import qualified, quoted
+from postgres_writer.database.qualified import qualified
 from postgres_writer.database.statements import FIRE_DEFERRED, SEE_ALL, lock_key
 
 _LIMITS = (
@@ -21,7 +21,6 @@ _LIMITS = (
     " SET LOCAL idle_in_transaction_session_timeout = '60s'"
 )
 _LOCK_ID = qualified("SELECT pg_advisory_xact_lock(%(key)s)")
-_PLACE = qualified('WHERE tableoid = %s::oid AND ctid = %s::tid AND id::text COLLATE "C" = %s')
 _BEFORE_LOOK = f"{FIRE_DEFERRED.text}; {SEE_ALL.text}"
 
 
@@ -57,12 +56,10 @@ def delete(
 
 def _lock(cursor: extensions.cursor, relation: Relation, finding: Finding) -> None:
     """Lock the row where it was shown."""
-    found = rows_where(cursor, relation, f"{_PLACE} FOR UPDATE", (*finding.place, finding.id))
-    if not found:
+    found = rows_where(cursor, relation, f"{AT_PLACE} FOR UPDATE", (*finding.place, finding.id))
+    # a concurrent update may have moved it while its lock was waited for
+    if [row.place for row in found] != [finding.place]:
         raise _Kept("it is gone, or was changed since it was shown")
-    # a concurrent update may have moved it while its lock was waited for; as text, because NaN is no equal of itself
-    if found[0].place != finding.place or repr(found[0].values) != repr(finding.values):
-        raise _Kept("it has changed since it was shown")
 
 
 def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own: list[Row]) -> None:
@@ -71,7 +68,7 @@ def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own
     ``own`` are those in spec.table. A rule may delete another row instead, and a trigger may insert or delete more.
     """
     others = [row for row in rows_with(cursor, relation, [finding.id]) if row.place != finding.place]
-    cursor.execute(" ".join(("DELETE FROM", quoted(relation.name), _PLACE)), (*finding.place, finding.id))
+    cursor.execute(about(relation, f"DELETE {AT_PLACE}"), (*finding.place, finding.id))
     deleted = cursor.rowcount
     cursor.execute(_BEFORE_LOOK)
     left = rows_with(cursor, relation, [finding.id])
@@ -88,16 +85,16 @@ def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own
 
 def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Relation, finding: Finding) -> list[Row]:
     """Judge the resource again on its rows as they are now; gives those in spec.table, locked so that they stay."""
-    tables = Tables(certain={relation.name})
-    lookup(cursor, (resource.table, *resource.tables), tables)
+    tables = Tables(certain={relation.key})
+    lookup(cursor, resource.keys, tables)
     rows: list[Row] = []
     for known in {*tables.relations.values(), relation}:
-        if known.name in tables.unreadable:
-            raise _Kept(f"table {known.name} cannot be read: {tables.unreadable[known.name]}")
-        cursor.execute(f"SELECT FROM {quoted(known.name)} {WITH_IDS} FOR SHARE", {"ids": [finding.id]})
+        if known.key in tables.unreadable:
+            raise _Kept(f"table {known.name} cannot be read: {tables.unreadable[known.key]}")
+        cursor.execute(about(known, f"SELECT {WITH_IDS} FOR SHARE"), {"ids": [finding.id]})
         rows += rows_with(cursor, known, [finding.id])
     judged = judge(resource, rows, tables)
     if not any(found.prunable and found.place == finding.place for found in judged):
         again = finding.kind is Kind.NO_RESOURCE
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
-    return [row for row in rows if row.relation == tables.relations.get(resource.table)]
+    return [row for row in rows if row.relation == tables.relations.get(resource.keys[0])]

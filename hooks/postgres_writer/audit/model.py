@@ -7,44 +7,66 @@ nothing is uncertain.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.core.request import load_request
-from postgres_writer.core.row import COLUMNS, GROUP
-from postgres_writer.errors import InvalidRequest, Reason
+from postgres_writer.core.row import ID_COLUMN
+from postgres_writer.errors import Reason
 
-KIND = "PostgresWriter"
 _UNCERTAIN = "no status lists this table with its schema; give --table to prune the row"
-Place = tuple[int, str]
-"""Where a row is stored: (tableoid, ctid)."""
+Place = tuple[int, str, str]
+"""Where a row is stored, and the transaction that wrote it there: (tableoid, ctid, xmin). A changed row has another."""
+Key = tuple[str, str]
+"""A table and the column that holds the ids: one table may have several."""
+# raw: an SQL_ASCII database knows no \\u escapes
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Resource(NamedTuple):
-    """A PostgresWriter as the audit needs it. An invalid spec has None as ``values``, perhaps no ``table`` ("").
+    """A resource as the audit needs it. ``doc`` holds the values of ``columns`` as a JSON object.
 
+    An invalid spec has None as ``doc``, perhaps no ``table`` ("").
     ``qualified`` says whether the status itself gives the schemas of ``tables``: 0.1.0 wrote names as spec.table had
     them, and what such a name means depends on a PSQL_SCHEMA that may not be the server's here.
     """
 
     id: str
     table: str
-    values: tuple[Any, ...] | None
+    id_column: str
+    columns: tuple[str, ...]
+    doc: str | None
     tables: tuple[str, ...]
     reason: str
     paused: bool
     deleting: bool
     qualified: bool = True
 
+    @property
+    def keys(self) -> list[Key]:
+        """Where its row may be: in spec.table first."""
+        return [(table, self.id_column) for table in (self.table, *self.tables)]
+
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """A relation of the database, known by its oid, and its name (schema.table)."""
+    """A relation of the database, known by its oid, and its name (schema.table), as read by one column of ids.
+
+    ``columns`` are those that a resource can name.
+    """
 
     oid: int
     name: str = field(compare=False)
+    id_column: str = ID_COLUMN
+    columns: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def key(self) -> Key:
+        """Its name and the column of the ids."""
+        return self.name, self.id_column
 
 
 class Row(NamedTuple):
@@ -53,62 +75,67 @@ class Row(NamedTuple):
     id: str
     relation: Relation
     place: Place
-    values: tuple[Any, Any, Any]
+
+
+class Difference(NamedTuple):
+    """How a row is not as its resource wants it: (column, value of the resource, of the row), or what else is wrong."""
+
+    columns: tuple[tuple[str, str | None, str | None], ...] = ()
+    detail: str = ""
 
 
 class Finding(NamedTuple):
-    """One thing that is not as it should be. ``differences`` holds (column, value of the resource, of the row)."""
+    """One thing that is not as it should be. ``differences`` are the columns of a Difference."""
 
     kind: Kind
     id: str
     table: str
     detail: str = ""
-    differences: tuple[tuple[str, Any, Any], ...] = ()
-    values: tuple[Any, ...] = ()
+    differences: tuple[tuple[str, str | None, str | None], ...] = ()
     # without a row: no table has the oid 0
-    place: Place = (0, "(0,0)")
+    place: Place = (0, "", "")
+    id_column: str = ID_COLUMN
     repairable: bool = False
     prunable: bool = False
 
 
 @dataclass
 class Tables:
-    """The relations by name, and why those named in ``unreadable`` cannot be compared.
+    """The relations by key, and why those of ``unreadable`` cannot be compared.
 
-    ``certain`` are the tables that a status lists with their schema, or that the user names: a spec alone names any
-    table, also one that the policy refuses, and another cluster may own what no resource names.
+    ``certain`` are those that a status lists with their schema, or that the user names: a spec alone names any table,
+    also one that the policy refuses, and another cluster may own what no resource names.
     """
 
-    relations: dict[str, Relation] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    certain: Set[str] = frozenset()
+    relations: dict[Key, Relation] = field(default_factory=dict)
+    unreadable: dict[Key, str] = field(default_factory=dict)
+    certain: Set[Key] = frozenset()
 
     def uncertainty(self, resource: Resource) -> str:
         """Say what keeps us from knowing which tables the resource names; an empty text when we know."""
-        for name in dict.fromkeys((resource.table, *resource.tables)):
-            if name not in self.relations:
-                return f"table {name} is not visible to the audit"
-            if name in self.unreadable:
-                return f"table {name} could not be read"
+        for key in resource.keys:
+            if key not in self.relations:
+                return f"table {key[0]} is not visible to the audit"
+            if key in self.unreadable:
+                return f"table {key[0]} could not be read"
         if not resource.qualified or resource.table not in resource.tables:
             return f"its status does not list {resource.table}; prune it after the next sync"
         return ""
 
 
 def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
-    """Read a PostgresWriter as the hooks do; ``schema`` is that of tables without one in their name.
+    """Read a resource as the hooks do; ``schema`` is that of tables without one in their name.
 
-    Raises InvalidRequest when it is none, or has no namespace and name.
+    Raises InvalidRequest when it is of another kind, or has no namespace and name.
     """
-    version = manifest.get("apiVersion")
-    if manifest.get("kind") != KIND or not isinstance(version, str) or version.partition("/")[0] != GROUP:
-        raise InvalidRequest(f"an object of kind {str(manifest.get('kind'))[:63]!r} is not a {KIND} of {GROUP}.")
     request = load_request({"parent": manifest}, schema=schema)
     spec, listed = request.spec, (request.raw_status or {}).get("tables", ())
     return Resource(
         id=request.id,
         table=request.relation or "",
-        values=tuple(value for _, value in spec.values) if spec else None,
+        id_column=request.id_column,
+        columns=spec.columns if spec else (),
+        doc=_encode(dict(spec.values)) if spec else None,
         tables=request.status.tables,
         reason=request.status.ready.reason if request.status.ready else "",
         paused=request.paused,
@@ -117,12 +144,22 @@ def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
     )
 
 
-def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterator[Finding]:
-    """Compare a resource (or None) with all rows of its id."""
+def own_row(resource: Resource, rows: list[Row], tables: Tables) -> Row | None:
+    """Give the row of a resource in spec.table, from all rows of its id."""
+    home = tables.relations.get(resource.keys[0])
+    at_home = (row for row in rows if row.relation == home)
+    # a parent also shows the rows of what inherits from it: its own comes first
+    return min(at_home, key=lambda row: row.place[0] != row.relation.oid, default=None)
+
+
+def judge(
+    resource: Resource | None, rows: list[Row], tables: Tables, difference: Difference | None = None
+) -> Iterator[Finding]:
+    """Compare a resource (or None) with all rows of its id; ``difference`` is what PostgreSQL says of its own row."""
     if resource is None:
         for row in _distinct(rows):
-            detail = "" if row.relation.name in tables.certain else _UNCERTAIN
-            about = (row.id, row.relation.name, detail, (), row.values, row.place)
+            detail = "" if row.relation.key in tables.certain else _UNCERTAIN
+            about = (row.id, row.relation.name, detail, (), row.place, row.relation.id_column)
             yield Finding(Kind.NO_RESOURCE, *about, prunable=not detail)
     # released: no sync comes for it any more, so its row may hold anything
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
@@ -130,26 +167,23 @@ def judge(resource: Resource | None, rows: list[Row], tables: Tables) -> Iterato
         yield Finding(Kind.UNMANAGED, resource.id, resource.table, detail)
     # while a resource is being deleted its row may be there or gone: both are right
     elif not resource.deleting:
-        yield from _judge_managed(resource, rows, tables)
+        yield from _judge_managed(resource, rows, tables, difference)
 
 
-def _judge_managed(resource: Resource, rows: list[Row], tables: Tables) -> Iterator[Finding]:
-    home = tables.relations.get(resource.table)
-    at_home = [row for row in rows if row.relation == home]
-    # a parent also shows the rows of what inherits from it: its own comes first
-    own = min(at_home, key=lambda row: row.place[0] != row.relation.oid, default=None)
+def _judge_managed(
+    resource: Resource, rows: list[Row], tables: Tables, difference: Difference | None
+) -> Iterator[Finding]:
+    home = tables.relations.get(resource.keys[0])
+    own = own_row(resource, rows, tables)
     if own is None:
         # of a table that could not be read nothing is known, so nothing is called missing from it
-        if resource.table not in tables.unreadable:
-            repairable = resource.values is not None and not resource.paused
+        if resource.keys[0] not in tables.unreadable:
+            repairable = resource.doc is not None and not resource.paused
             why = _why_missing(resource, home)
             yield Finding(Kind.MISSING, resource.id, resource.table, why, repairable=repairable)
-    # an invalid spec asks for no values from which the row could differ
-    elif resource.values is not None and resource.values != own.values:
-        compared = zip(COLUMNS, resource.values, own.values, strict=True)
-        differences = tuple(each for each in compared if each[1] != each[2])
-        detail = "paused" if resource.paused else ""
-        yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, differences, repairable=not resource.paused)
+    elif difference is not None:
+        detail = ", ".join(filter(None, ("paused" if resource.paused else "", difference.detail)))
+        yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, difference.columns, repairable=not detail)
     if home is not None:
         for row in _distinct(rows):
             if own is None or row.place != own.place:
@@ -161,25 +195,26 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
     kind = Kind.ELSEWHERE if own is None else Kind.DUPLICATE
     shown_by = {other.relation for other in rows if other.place == row.place}
     detail, repairable, prunable = "", False, False
-    if tables.relations.get(resource.table) in shown_by:
+    if tables.relations.get(resource.keys[0]) in shown_by:
         detail = "spec.table shows it as well: a second row there, or in a table that inherits from it"
-    elif not shown_by.isdisjoint(map(tables.relations.get, resource.tables)):
+    elif not shown_by.isdisjoint(map(tables.relations.get, resource.keys)):
         detail, repairable = "in status.tables: the next sync removes it", not resource.paused
     elif own is None:
         # never prunable: it may be all there is of this resource in the database
         detail = "the only row found, in neither spec.table nor status.tables"
     else:
-        unsure = tables.uncertainty(resource) or ("" if row.relation.name in tables.certain else _UNCERTAIN)
+        unsure = tables.uncertainty(resource) or ("" if row.relation.key in tables.certain else _UNCERTAIN)
         detail = unsure or "in neither spec.table nor status.tables"
         prunable = not unsure
-    return Finding(kind, row.id, row.relation.name, detail, (), row.values, row.place, repairable, prunable)
+    about = (row.id, row.relation.name, detail, (), row.place, row.relation.id_column)
+    return Finding(kind, *about, repairable, prunable)
 
 
 def _why_missing(resource: Resource, home: Relation | None) -> str:
-    if resource.values is None:
+    if resource.doc is None:
         return "the spec is invalid"
     if home is None:
-        return "the table does not exist"
+        return f"the table does not exist, or has no column {resource.id_column}"
     if resource.paused:
         return "paused"
     return f"last sync: {resource.reason}" if resource.reason else "never synced"

@@ -18,22 +18,21 @@ from typing import IO, Any, Protocol, TypeVar
 from urllib.parse import quote, urlencode
 
 from postgres_writer.core.response import timestamp
+from postgres_writer.core.row import GROUP, KINDS, Kind, owner_of
 from postgres_writer.database.dial import in_thread
 from postgres_writer.errors import AuditError, ListExpired
 
-RESOURCE = "postgreswriters.demo.yash.com"
 RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
 PAGE = 1000
-API_PATH = "/apis/demo.yash.com/v1"
-PLURAL = "postgreswriters"
 Manifest = dict[str, Any]
 T = TypeVar("T")
 # names have up to 253 characters: so many fit on a command line of Linux and macOS
 _NAMES_PER_CALL = 200
-_HOW = "use the output of `kubectl get pgw -A -o json`."
+_HOW = "use the output of `kubectl get pgw,pgr -A -o json`."
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-ID = re.compile(rf"{NAMESPACE.pattern}/[a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?")
-"""What the id of a resource's row looks like: <namespace>/<name>."""
+_PREFIXES = "|".join(kind.prefix for kind in KINDS.values())
+ID = re.compile(rf"(?:{_PREFIXES}){NAMESPACE.pattern}/[a-z0-9]([-a-z0-9.]{{0,251}}[a-z0-9])?")
+"""What the id of a resource's row looks like: <namespace>/<name>, with the prefix of its kind."""
 
 
 def from_file(file: IO[bytes]) -> Iterator[list[Manifest]]:
@@ -48,7 +47,7 @@ def from_file(file: IO[bytes]) -> Iterator[list[Manifest]]:
     except (ValueError, RecursionError) as error:
         raise AuditError(f"The list of resources is not complete JSON: {_HOW}") from error
     items = listed.get("items") if isinstance(listed, dict) else None
-    if not isinstance(items, list) or listed.get("kind") not in {"List", "PostgresWriterList"}:
+    if not isinstance(items, list) or listed.get("kind") not in {"List", *(f"{name}List" for name in KINDS)}:
         raise AuditError(f"The file is not a list of resources: {_HOW}")
     yield items
 
@@ -73,22 +72,26 @@ def ahead(pages: Iterator[T]) -> Iterator[T]:
         yield page
 
 
+def api_path(kind: Kind, namespace: str | None) -> str:
+    """Return the path of the API for the resources of a kind, in one namespace or all."""
+    scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+    return f"/apis/{GROUP}/{kind.version}{scope}/{kind.plural}"
+
+
 class Source(Protocol):
     """Where the resources of a cluster are read, and asked to be synced."""
 
     def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[list[Manifest]]:
-        """Yield the resources of all namespaces or of one, page by page, in the byte order of their ids.
+        """Yield the resources of all namespaces or of one, page by page, one kind after the other.
 
         Raises ListExpired when it took too long, AuditError when the API cannot be read.
         """
-        scope = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
-        parameters: dict[str, Any] = {"limit": page}
-        while True:
-            answer = self.read(f"{API_PATH}{scope}/{PLURAL}", parameters)
-            yield answer.get("items") or []
-            parameters["continue"] = (answer.get("metadata") or {}).get("continue")
-            if not parameters["continue"]:
-                return
+        for kind in KINDS.values():
+            parameters: dict[str, Any] = {"limit": page}
+            while "continue" not in parameters or parameters["continue"]:
+                answer = self.read(api_path(kind, namespace), parameters)
+                yield answer.get("items") or []
+                parameters["continue"] = (answer.get("metadata") or {}).get("continue")
 
     def read(self, path: str, parameters: dict[str, Any]) -> Manifest:
         """Return what the API answers to a GET; raises as ``pages`` does."""
@@ -116,19 +119,21 @@ class Kubectl(Source):
 
     def get(self, row: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
-        namespace, _, name = row.partition("/")
+        kind, namespace, name = owner_of(row)
         # not forever: the row is locked meanwhile
         limits = ("--ignore-not-found", "--request-timeout=30s")
-        printed = self._run("get", RESOURCE, name, "--namespace", namespace, *limits, "-o", "json")
+        printed = self._run("get", f"{kind.plural}.{GROUP}", name, "--namespace", namespace, *limits, "-o", "json")
         return json.loads(printed) if printed.strip() else None
 
     def request_sync(self, rows: Iterable[str]) -> int:
         """Ask Metacontroller for a sync of the resources, many of a namespace at once."""
         number = 0
-        for namespace, group in itertools.groupby(rows, key=lambda row: row.partition("/")[0]):
-            while some := [row.partition("/")[2] for row in itertools.islice(group, _NAMES_PER_CALL)]:
+        owners = map(owner_of, rows)
+        for (plural, namespace), group in itertools.groupby(owners, key=lambda owner: (owner[0].plural, owner[1])):
+            while some := [name for _, _, name in itertools.islice(group, _NAMES_PER_CALL)]:
                 annotation = f"{RESYNC_ANNOTATION}={timestamp(time.time())}"
-                self._run("annotate", RESOURCE, *some, "--namespace", namespace, "--overwrite", annotation)
+                where = ("--namespace", namespace, "--overwrite")
+                self._run("annotate", f"{plural}.{GROUP}", *some, *where, annotation)
                 number += len(some)
         return number
 

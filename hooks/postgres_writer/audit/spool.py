@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from postgres_writer.audit.model import Finding, Resource
+from postgres_writer.audit.model import Finding, Key, Resource
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.errors import AuditError
 
@@ -21,9 +21,9 @@ _SCHEMA = """
 PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
-CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, vals TUPLE, tables TUPLE, reason TEXT, paused BOOLEAN,
-    deleting BOOLEAN, qualified BOOLEAN) WITHOUT ROWID;
-CREATE TABLE finding (kind KIND, id TEXT, tbl TEXT, detail TEXT, differences TUPLE, vals TUPLE, place TUPLE,
+CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, id_column TEXT, columns TUPLE, doc TEXT, tables TUPLE,
+    reason TEXT, paused BOOLEAN, deleting BOOLEAN, qualified BOOLEAN) WITHOUT ROWID;
+CREATE TABLE finding (kind KIND, id TEXT, tbl TEXT, detail TEXT, differences TUPLE, place TUPLE, id_column TEXT,
     repairable BOOLEAN, prunable BOOLEAN, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
 CREATE TABLE unconfirmed (id TEXT, kind TEXT, tbl TEXT, PRIMARY KEY (id, kind, tbl)) WITHOUT ROWID;
 """
@@ -50,7 +50,7 @@ class Spool:
     def note_resources(self, resources: Iterable[Resource]) -> None:
         """Note these resources, and forget those of before."""
         self._write("DELETE FROM resource")
-        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?)", resources)
+        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", resources)
 
     def resources(self) -> Iterator[Resource]:
         """Yield the resources in the byte order of their ids."""
@@ -60,14 +60,14 @@ class Spool:
         """Return the number of resources."""
         return int(next(self._column("SELECT count(*) FROM resource")))
 
-    def tables(self) -> set[str]:
-        """Return every table that a resource names as its own, or as one that may hold its row."""
-        own = self._column("SELECT DISTINCT tbl FROM resource WHERE tbl <> ''")
-        return set(own).union(*self._column("SELECT DISTINCT tables FROM resource"))
+    def keys(self) -> set[Key]:
+        """Return every table that a resource names as its own, or as one that may hold its row, with its id column."""
+        own = set(self._db.execute("SELECT DISTINCT tbl, id_column FROM resource WHERE tbl <> ''"))
+        return own | self._listed("SELECT DISTINCT tables, id_column FROM resource")
 
-    def recorded_tables(self) -> set[str]:
-        """Return every table that the status of a resource lists with its schema."""
-        return set().union(*self._column("SELECT DISTINCT tables FROM resource WHERE qualified"))
+    def recorded_keys(self) -> set[Key]:
+        """Return every table that the status of a resource lists with its schema, with its id column."""
+        return self._listed("SELECT DISTINCT tables, id_column FROM resource WHERE qualified")
 
     def add_findings(self, findings: Iterable[Finding]) -> None:
         """Note findings."""
@@ -111,6 +111,9 @@ class Spool:
         query = "SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding"
         longest_id, longest_table = self._db.execute(query).fetchone()
         return longest_id, longest_table
+
+    def _listed(self, query: str) -> set[Key]:
+        return {(table, id_column) for tables, id_column in self._db.execute(query) for table in tables}
 
     def _column(self, query: str, *parameters: str) -> Iterator[Any]:
         return (value for (value,) in self._db.execute(query, parameters))

@@ -35,7 +35,7 @@ EXAMPLES = """\
 examples:
   PSQL_HOST=db.example.com PSQL_PASSWORD_FILE=password postgres-writer audit
       Compare the cluster of kubectl's current context with the database.
-  kubectl get pgw -A -o json | postgres-writer audit - -o json
+  kubectl get pgw,pgr -A -o json | postgres-writer audit - -o json
       The same, with the resources from standard input; changes made meanwhile are reported as findings.
   postgres-writer audit --context production --repair
       Request a sync of what is missing or differs.
@@ -44,8 +44,9 @@ examples:
       Show the rows without a resource and, after confirmation, delete them.
 
 The database is that of the PSQL_* variables, as for `serve`; without --prune a role that may only read is enough.
-A row has no resource if its id has the form <namespace>/<name> and no such PostgresWriter exists. It may have been kept
-on purpose (deletionPolicy Retain, or Unmanaged) or be your own: check before you prune.
+A row has no resource if its id has the form <namespace>/<name> and no such PostgresWriter exists, or the form
+row/<namespace>/<name> and no such PostgresRow exists. It may have been kept on purpose (deletionPolicy Retain, or
+Unmanaged) or be your own: check before you prune.
 
 exit codes: 0 no findings (--prune: all shown rows are deleted), 1 findings, or output that
 cannot be written, 2 not done, 130 interrupted
@@ -61,17 +62,17 @@ def _seconds(option: str, lowest: float, default: str, meaning: str) -> Callable
 
 @click.command(
     cls=Command,
-    help="Compare the PostgresWriters with the rows: rows that are missing, different, duplicated or without a "
+    help="Compare the resources of both kinds with the rows: rows that are missing, different, duplicated or without a "
     "resource, and resources that are Unmanaged. Changes nothing unless --repair or --prune is given.\n\n"
     "The resources are read with kubectl, in a pod from the API server with the token of its service account, or from "
-    "FILE, the output of `kubectl get pgw -A -o json`; - is standard input.",
+    "FILE, the output of `kubectl get pgw,pgr -A -o json`; - is standard input.",
     epilog=EXAMPLES,
 )
 @click.argument("arguments", nargs=-1, type=click.Path(allow_dash=True), metavar="[FILE | ID...]")
 @click.option("--context", metavar="NAME", help="Context for kubectl.")
 @click.option("-n", "--namespace", metavar="NS", help="Audit only one namespace.")
 @click.option("--table", "tables", multiple=True, metavar="TABLE", help="Also read a table that no resource names.")
-@click.option("--all-tables", is_flag=True, help="Read every table with the columns id (unique), name, age, country.")
+@click.option("--all-tables", is_flag=True, help="Read every table with a unique text column id.")
 @click.option(
     "-o",
     "--output",
@@ -79,7 +80,7 @@ def _seconds(option: str, lowest: float, default: str, meaning: str) -> Callable
     default="table",
     help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
 )
-@click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the fields.")
+@click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the columns.")
 @_seconds("--confirm-after", 0, "5", "Check findings again after this time and drop those that have disappeared.")
 @_seconds("--timeout", 0.001, "300", "Maximum time to read a batch of one table; then it is reported as unreadable.")
 @click.option(
@@ -123,7 +124,7 @@ def audit(**given: Any) -> int:
         config = DatabaseConfig.from_env(os.environ)
         connection = stack.enter_context(closing(connect(config)))
         listed = stack.enter_context(click.open_file(files[0], "rb")) if files else None
-        options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
+        options = ("namespace", "tables", "all_tables", "confirm_after", "timeout", "show_values")
         with _progress() as advance:
             chosen = {name: given[name] for name in options}
             comparison = Audit(source, connection, spool, advance, **chosen, schema=config.schema)
@@ -132,7 +133,7 @@ def audit(**given: Any) -> int:
         _require_read(result, arguments)
         if arguments.prune:
             return _prune(comparison, arguments)
-        audit_report.WRITERS[arguments.output](spool, result, show_values=arguments.show_values)
+        audit_report.WRITERS[arguments.output](spool, result, comparison.values)
         if arguments.repair:
             number = source.request_sync(spool.repairable())
             sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; check again soon.\n")
@@ -158,7 +159,7 @@ def _check(given: SimpleNamespace, files: Sequence[str]) -> None:
         (files and (given.repair or given.context), "--context, --repair and --prune need the cluster: omit FILE."),
         (given.prune and not given.ids and not given.namespace, "--prune needs the ids of rows, or --namespace."),
         (unnamed, f"--namespace {given.namespace!r} is not a valid name of a namespace."),
-        (unshaped, f"--prune takes ids shaped <namespace>/<name>, not {', '.join(map(repr, unshaped))}."),
+        (unshaped, f"--prune takes ids shaped [row/]<namespace>/<name>, not {', '.join(map(repr, unshaped))}."),
         (given.yes and not given.prune, "--yes is only for --prune."),
     ):
         if is_wrong:
@@ -168,7 +169,7 @@ def _check(given: SimpleNamespace, files: Sequence[str]) -> None:
 def _require_read(result: AuditResult, arguments: SimpleNamespace) -> None:
     """Raise AuditError when no table of the namespace is known: nothing read is not nothing found."""
     if arguments.namespace and not (arguments.all_tables or result.tables or result.findings):
-        about = f"No PostgresWriter of namespace {arguments.namespace} names a table, so no row was read"
+        about = f"No resource of namespace {arguments.namespace} names a table, so no row was read"
         raise AuditError(f"{about}: name the tables with --table, or use --all-tables.")
 
 
@@ -189,11 +190,11 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
         if arguments.ids:
             where, remedy = "here", "omit --yes and confirm, or name the cluster with --context"
         raise AuditError(
-            f"No PostgresWriter {where} has its row in this database (cluster: {audit.source.describe()}). If cluster "
+            f"No resource {where} has its row in this database (cluster: {audit.source.describe()}). If cluster "
             f"and database are the right ones, {remedy}."
         )
     widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
-    audit_report.write_rows(chosen, widths, show_values=arguments.show_values)
+    audit_report.write_rows(chosen, widths, audit.values)
     if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
         sys.stdout.write("Nothing was deleted.\n")
         return 1

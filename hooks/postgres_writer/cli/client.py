@@ -20,14 +20,11 @@ import yaml
 from postgres_writer.cli.commands import Command, NotDone, in_columns
 from postgres_writer.config.variables import certificates
 from postgres_writer.core.response import timestamp
-from postgres_writer.core.row import KINDS
+from postgres_writer.core.row import GROUP, KINDS, POSTGRES_WRITER
 from postgres_writer.deadlines import CONNECTION_SECONDS
 from postgres_writer.errors import ConfigError, PostgresWriterError
 from postgres_writer.server.files import load_tokens
 from postgres_writer.telemetry.logs import printable
-
-CONTROLLER = "postgres-writer"
-"""The name of the controller in metacontroller/*.yaml; Metacontroller makes its finalizer of it."""
 
 EXAMPLES = """\
 examples:
@@ -169,11 +166,12 @@ def as_request(document: Any) -> dict[str, Any]:
         raise PostgresWriterError(f"A document is not an object but a {type(document).__name__}.")
     if "parent" in document or "object" in document:
         return document
-    if document.get("kind") not in KINDS:
-        raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {' or '.join(KINDS)}.")
+    kind, group = KINDS.get(str(document.get("kind"))), str(document.get("apiVersion")).partition("/")[0]
+    if kind is None or group != GROUP:
+        raise PostgresWriterError(f"A document is of kind {document.get('kind')}, not {' or '.join(KINDS)} of {GROUP}.")
     # the API server would fill these in
     filled = {"namespace": "default", "generation": 1, **_mapping(document.get("metadata"))}
-    about = {"controller": {"metadata": {"name": CONTROLLER}}, "parent": {**document, "metadata": filled}}
+    about = {"controller": {"metadata": {"name": kind.controller}}, "parent": {**document, "metadata": filled}}
     return {**about, "children": {}, "related": {}, "finalizing": False}
 
 
@@ -181,8 +179,9 @@ def finalizing(request: dict[str, Any]) -> dict[str, Any]:
     """Return the request as it would be after a `kubectl delete`."""
     key, kind = ("parent", "composite") if "parent" in request else ("object", "decorator")
     name = _mapping(_mapping(request.get("controller")).get("metadata")).get("name")
-    finalizer = f"metacontroller.io/{kind}controller-{name if isinstance(name, str) else CONTROLLER}"
     resource = the_object(request)
+    known = KINDS.get(str(resource.get("kind")), POSTGRES_WRITER).controller
+    finalizer = f"metacontroller.io/{kind}controller-{name if isinstance(name, str) else known}"
     metadata = _mapping(resource.get("metadata"))
     # an object that is being deleted already keeps its own time and finalizers
     deleted = {

@@ -55,6 +55,7 @@ class Spec:
 class Kind:
     """A kind of resource: ``plural`` is its name in the API's paths, ``prefix`` what the ids of its rows begin with.
 
+    ``controller`` is the name of its CompositeController, of which Metacontroller makes the finalizer.
     ``fields`` are those of the spec; the CustomResourceDefinition accepts and refuses the same, and others are ignored.
     They stand alone because a Schema around them would take as long again as they take themselves, at every sync.
     """
@@ -62,6 +63,7 @@ class Kind:
     name: str
     version: str
     plural: str
+    controller: str
     prefix: str
     fields: dict[str, Field]
     needs: str
@@ -169,6 +171,7 @@ POSTGRES_WRITER = Kind(
     name="PostgresWriter",
     version="v1",
     plural="postgreswriters",
+    controller="postgres-writer",
     prefix="",
     fields={
         "table": _TABLE,
@@ -230,6 +233,7 @@ POSTGRES_ROW = Kind(
     name="PostgresRow",
     version="v1alpha1",
     plural="postgresrows",
+    controller="postgres-writer-row",
     prefix="row/",
     fields={
         "table": _TABLE,
@@ -241,3 +245,9 @@ POSTGRES_ROW = Kind(
 )
 
 KINDS = {kind.name: kind for kind in (POSTGRES_WRITER, POSTGRES_ROW)}
+
+
+def owner_of(row: str) -> tuple[Kind, str, str]:
+    """Give the kind, namespace and name of the resource whose row has that id, which no other resource's has."""
+    *prefix, namespace, name = row.split("/")
+    return next(kind for kind in KINDS.values() if kind.prefix.split("/")[:-1] == prefix), namespace, name

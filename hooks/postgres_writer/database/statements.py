@@ -23,8 +23,8 @@ WORD = token_hex(8)
 """A guard fails with this word in its message. Random in every process, so that no value can imitate a guard."""
 
 Names = tuple[str, ...]
-_TYPES = {"by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "until": "float8"}
-_TYPES |= dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")
+_TYPES = {"batch": "json", "by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "show": "bool"}
+_TYPES |= {"until": "float8", **dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")}
 """The parameters: ``doc`` holds the values by column, ``until`` and ``by`` are Unix times (start-by and write-by)."""
 
 
@@ -167,6 +167,18 @@ _CONVERT = _template("""
     SELECT FROM (SELECT) AS one LEFT JOIN jsonb_populate_recordset(NULL::{table}, '[]'::jsonb) AS x ON true,
     jsonb_populate_record(ROW(x.*)::{table}, %(doc)s) AS d
 """)
+_COMPARE = _template("""
+    SELECT r.id, {differences} FROM json_to_recordset(%(batch)s)
+        AS r (id pg_catalog.text, part pg_catalog.oid, place pg_catalog.tid, doc pg_catalog.jsonb),
+    jsonb_populate_record(NULL::{table}, r.doc) AS d, {table} AS x
+    WHERE (x.tableoid = r.part) AND (x.ctid = r.place) AND (x.{id} = r.id) AND NOT {same}
+""")
+# as PostgreSQL writes a value; not ::text, because the owner of a type decides what that cast runs
+_DIFFERENCE = _template("""
+    CASE WHEN NOT (ROW(x.{column})::record *= ROW(d.{column})::record) THEN ARRAY[
+    CASE WHEN %(show)s AND (num_nulls(d.{column}) = 0) THEN concat(d.{column}) END,
+    CASE WHEN %(show)s AND (num_nulls(x.{column}) = 0) THEN concat(x.{column}) END] END
+""")
 # by the kind, because a materialised view, which nothing else can delete from, has a file
 _PRESENT = _template("""
     SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c
@@ -307,6 +319,15 @@ def convert(table: str) -> Message:
     return Message((SEE_ALL, Statement(_filled(_CONVERT, table, ID_COLUMN))), frozenset({table}), locks=False)
 
 
+def compare(table: str, columns: Names, id_column: str) -> Statement:
+    """Ask which rows are not as they must be: gives the id, and of each column that differs what is wanted and found.
+
+    ``batch`` is a list of objects with id, part and place (tableoid and ctid of the row) and doc; ``show``: give the
+    values, and not only NULLs in their place. Parameters: batch, show.
+    """
+    return Statement(_filled(_COMPARE, table, id_column, columns))
+
+
 def _filled(template: str, table: str, id_column: str, columns: Names = (), released: Names = ()) -> str:
     """Fill a template in for a table, its column for the id and the columns of the values; what is left stays."""
     named, defaults = [quoted(column) for column in columns], [f"{quoted(column)} = DEFAULT" for column in released]
@@ -322,6 +343,7 @@ def _filled(template: str, table: str, id_column: str, columns: Names = (), rele
         "current": ", ".join(f"x.{name}" for name in named),
         "wanted": ", ".join(f"d.{name}" for name in named),
         "updates": ", ".join([*(f"{name} = d.{name}" for name in named), *defaults]),
+        "differences": ", ".join(_DIFFERENCE.replace("{column}", name) for name in named),
         "excluded": ", ".join([*(f"{name} = EXCLUDED.{name}" for name in named), *defaults]),
         # what was released is written in any case: no look shows whether it has its default
         "differs": "EXISTS (SELECT FROM cur)" if released else "EXISTS (SELECT FROM cur WHERE NOT same)",

@@ -9,21 +9,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres_writer.audit.model import Relation, Resource, Row, Tables, judge
+from postgres_writer.audit.model import Difference, Relation, Resource, Row, Tables, judge
 from postgres_writer.audit.resources import ahead
 from postgres_writer.core.audit_result import Kind
 
 ID = "default/sample"
-VALUES = ("alex", 23, "canada")
+DIFFERENCE = Difference((("age", None, None),))
 NAMES = ["public.students", "public.old", "public.parted", "other.students"]
-RELATIONS = [Relation(oid, name) for oid, name in enumerate(NAMES, 1)]
+RELATIONS = [Relation(oid, name, column) for oid, name in enumerate(NAMES, 1) for column in ("id", "code")]
+KEYS = [relation.key for relation in RELATIONS]
 
 
 @st.composite
 def tables(draw: st.DrawFn) -> Tables:
-    known = {relation.name: relation for relation in draw(st.sets(st.sampled_from(RELATIONS)))}
-    unreadable = dict.fromkeys(draw(st.sets(st.sampled_from(NAMES), max_size=2)), "denied")
-    return Tables(known, unreadable, draw(st.sets(st.sampled_from(NAMES))))
+    known = {relation.key: relation for relation in draw(st.sets(st.sampled_from(RELATIONS)))}
+    unreadable = dict.fromkeys(draw(st.sets(st.sampled_from(KEYS), max_size=2)), "denied")
+    return Tables(known, unreadable, draw(st.sets(st.sampled_from(KEYS))))
 
 
 @st.composite
@@ -31,9 +32,8 @@ def rows(draw: st.DrawFn) -> list[Row]:
     found = []
     for relation in draw(st.lists(st.sampled_from(RELATIONS), max_size=4)):
         # a relation shows rows of its own, and those of a child (9)
-        place = draw(st.sampled_from([(relation.oid, "(0,1)"), (relation.oid, "(0,2)"), (9, "(0,1)")]))
-        values = draw(st.sampled_from([VALUES, ("alex", 24, "canada"), (None, None, None)]))
-        found.append(Row(ID, relation, place, values))
+        place = draw(st.sampled_from([(relation.oid, "(0,1)", "7"), (relation.oid, "(0,2)", "7"), (9, "(0,1)", "7")]))
+        found.append(Row(ID, relation, place))
     return found
 
 
@@ -41,7 +41,9 @@ RESOURCES = st.builds(
     Resource,
     st.just(ID),
     st.sampled_from(["", "public.absent", *NAMES]),
-    st.none() | st.just(VALUES),
+    st.sampled_from(["id", "code"]),
+    st.just(("age",)),
+    st.none() | st.just('{"age": 23}'),
     st.lists(st.sampled_from(["public.absent", *NAMES]), max_size=3, unique=True).map(tuple),
     st.sampled_from(["", "RowSynced", "Unmanaged"]),
     st.booleans(),
@@ -50,27 +52,27 @@ RESOURCES = st.builds(
 )
 
 
-@given(RESOURCES, rows(), tables())
+@given(RESOURCES, rows(), tables(), st.none() | st.just(DIFFERENCE))
 def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
-    resource: Resource, found: list[Row], known: Tables
+    resource: Resource, found: list[Row], known: Tables, difference: Difference | None
 ) -> None:
-    findings = list(judge(resource, found, known))
+    findings = list(judge(resource, found, known, difference))
     prunable = [finding for finding in findings if finding.prunable]
     if not prunable:
         return
     assert {finding.kind for finding in prunable} == {Kind.DUPLICATE}
     assert not resource.deleting
     assert resource.reason != "Unmanaged"
-    names = {resource.table, *resource.tables}
+    names = set(resource.keys)
     assert names <= known.relations.keys(), "every table that it names is known"
     assert resource.table in resource.tables
     assert resource.qualified, "the server itself wrote which tables these are"
     assert not names & known.unreadable.keys()
-    named = {known.relations[name].oid for name in names}
-    home = known.relations[resource.table]
-    assert any(row.relation.oid == home.oid for row in found)
+    named = {known.relations[name] for name in names}
+    home = known.relations[resource.keys[0]]
+    assert any(row.relation == home for row in found)
     for finding in prunable:
-        shown = {row.relation.oid for row in found if row.place == finding.place}
+        shown = {row.relation for row in found if row.place == finding.place}
         assert not shown & named, "neither spec.table nor status.tables shows it"
         assert not finding.repairable
 
@@ -81,7 +83,7 @@ def test_a_row_without_a_resource_is_prunable_only_where_somebody_vouches(found:
     assert all(finding.kind is Kind.NO_RESOURCE for finding in findings)
     places = [finding.place for finding in findings]
     assert sorted(places) == sorted({row.place for row in found}), "each place once"
-    assert {finding.table for finding in findings if finding.prunable} <= known.certain
+    assert {(finding.table, finding.id_column) for finding in findings if finding.prunable} <= known.certain
 
 
 def test_pages_that_are_read_ahead_come_in_order_and_with_their_error() -> None:

@@ -25,7 +25,7 @@ def spool() -> Iterator[Spool]:
 
 def fill_with_resources(spool: Spool) -> None:
     names = (f"default/{number:0100}" for number in range(COUNT))
-    spool.note_resources(Resource(name, "students", None, (), "", False, False) for name in names)
+    spool.note_resources(Resource(name, "students", "id", (), None, (), "", False, False) for name in names)
 
 
 def fill_with_findings(spool: Spool) -> None:
