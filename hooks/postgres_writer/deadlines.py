@@ -27,10 +27,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # https://metacontroller.github.io/metacontroller/api/hook.html
-WEBHOOK_SECONDS = 10.0
-"""After this Metacontroller gives up on a call (its default; metacontroller/*.yaml say the same)."""
-WRITE_BY_SECONDS = 8.5
-"""All that is written for a request is written within this after its arrival."""
+WEBHOOK_SECONDS = 10.0  # after this Metacontroller gives up on a call (its default; metacontroller/*.yaml say the same)
+WRITE_BY_SECONDS = 8.5  # all that is written for a request is written within this after its arrival
 DATABASE_SECONDS = 8.0
 """What connect and statement timeout may add up to; the rest is for reading the request and writing the answer."""
 CLIENT_GRACE_SECONDS = 0.5
@@ -39,16 +37,14 @@ CLIENT_GRACE_SECONDS = 0.5
 # https://www.postgresql.org/docs/current/runtime-config-client.html#GUC-LOCK-TIMEOUT
 LOCK_SHARE = 0.75
 """lock_timeout as a share of statement_timeout, to distinguish waiting for a lock from a slow statement."""
-CIRCUIT_SECONDS = 2.0
-"""Long enough to spare a dead server, short enough that the end of an outage is noticed in time."""
+CIRCUIT_SECONDS = 2.0  # long enough to spare a dead server, short enough that the end of an outage is noticed in time
 TABLE_SECONDS = 5.0
 """How long the callers of a locked table fail fast before one tries it: longer than a statement may take by default, so
 that one tries at a time, and short enough that its resources are synced soon after the lock is gone."""
 LOADED_LOCK_SECONDS, LEAST_LOCK_SECONDS = 0.5, 0.15
 """lock_timeout where less than half of a pool is free, and where many wait for a connection besides: longer than
 healthy transactions hold a lock, short enough that a hundred locked rows take turns within WRITE_BY_SECONDS."""
-PROBE_SECONDS = 0.75
-"""How long a connect may take that is to tell a stuck statement from a stopped server; see above."""
+PROBE_SECONDS = 0.75  # how long a connect may take that is to tell a stuck statement from a stopped server; see above
 OUTAGE_PAUSE_SECONDS = 300.0
 """After so long with neither a failure nor a success nothing is known of an earlier outage: far longer than the retries
 of a single resource take to go round dozens of replicas."""

@@ -109,10 +109,7 @@ LOST_PREPARED = (
 )
 READ_ONLY = "PostgreSQL is read-only (a standby?); retrying until a primary is available."
 BUSY = "The row or table is locked or busy (lock wait, deadlock or timeout); retrying automatically."
-IN_FLIGHT = (
-    "An earlier transaction for this row has not ended (a commit that waits for a standby or the disk?); "
-    "retrying automatically."
-)
+IN_FLIGHT = "An earlier transaction for this row has not ended (a wait for a standby or disk?); retrying automatically."
 EXPIRED = "The request timed out before anything was written; retrying automatically."
 FORBIDDEN = (
     "The database role is not allowed to execute PostgreSQL's function {}, without which no row can be written or "

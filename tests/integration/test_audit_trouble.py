@@ -213,26 +213,21 @@ def test_a_list_of_another_kind_or_group_is_refused(database: Database) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "age", "wanted"),
+    ("kind", "age", "refused"),
     [
-        ("numeric", "1e5000", "23"),
-        ("text", "repeat('9', 5000)", "23"),
-        ("float8", "float8 'NaN'", "23"),
-        ("bytea", "'\\x00ff'", "\\x3233"),
-        ("date", "date '99999-01-01'", None),
-        ("timestamptz", "timestamptz '0044-03-15 BC'", None),
+        ("numeric", "1e5000", False),
+        ("text", "repeat('9', 5000)", False),
+        ("float8", "float8 'NaN'", False),
+        ("bytea", "'\\x00ff'", False),
+        ("date", "date '99999-01-01'", True),
+        ("timestamptz", "timestamptz '0044-03-15 BC'", True),
     ],
 )
-def test_an_age_that_is_none_is_shown_as_postgresql_writes_it(
-    database: Database, kind: str, age: str, wanted: str | None
-) -> None:
+def test_an_age_that_is_none_differs(database: Database, kind: str, age: str, *, refused: bool) -> None:
     database.query(f"CREATE TABLE odd (id text PRIMARY KEY, name text, age {kind}, country text)")
     database.query(f"INSERT INTO odd VALUES ('a/b', 'alex', {age}, 'canada'), ('a/left', 'alex', {age}, 'canada')")
-    [(shown,), _] = database.query("SELECT age::text FROM odd")
-    done = audit(database, "-o", "json", "--show-values", resources=[made("b", "odd", namespace="a")])
+    done = audit(database, "-o", "json", resources=[made("b", "odd", namespace="a")])
     finding, left = json.loads(done.stdout, parse_constant=pytest.fail)["findings"]
-    assert left["row"] == {"name": "alex", "age": shown, "country": "canada"}
-    if wanted is None:
-        assert (finding["detail"], finding["differences"]) == ("PostgreSQL refuses the value of column age", [])
-    else:
-        assert finding["differences"] == [{"field": "age", "resource": wanted, "row": shown}]
+    assert left["id"] == "a/left"
+    expected = ("PostgreSQL refuses a value of the resource", []) if refused else ("", ["age"])
+    assert (finding["detail"], finding["fields"]) == expected

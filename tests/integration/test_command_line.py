@@ -37,9 +37,7 @@ INPUTS = {
 OPTIONS = (
     "--help --embedded --data-dir --url --token-file --ca-file --output -o --force --context --namespace -n --table"
 )
-OPTIONS += (
-    " --all-tables --show-values --confirm-after --timeout --service-account --result-config-map --repair --prune"
-)
+OPTIONS += " --all-tables --confirm-after --timeout --service-account --result-config-map --repair --prune"
 WORDS = (
     "- -- --yes --nonsense nan inf -1 1e400 ٣ 0 json table log yaml default/sample no/such é\x1b[ \udcff http://a..b/"
 )
@@ -131,7 +129,7 @@ LINES = [
     f"{SYNC} -o yaml",
     "finalize MANIFEST --url http://127.0.0.1:1",
     "sync - --url URL -o json",
-    *(f"audit - --show-values -o {output}" for output in ("table", "json", "log")),
+    *(f"audit - -o {output}" for output in ("table", "json", "log")),
     "audit --prune default/left",
 ]
 

@@ -133,12 +133,11 @@ def reasons() -> Iterator[tuple[str, str, str]]:
 def counted() -> Iterator[tuple[str, str, str]]:
     """Yield (name, labels, meaning) of every metric."""
     metrics.declare()
-    for collector in (prometheus_client.REGISTRY, metrics._LastAudit(AuditResult())):
-        for family in collector.collect():
-            if family.name.startswith("postgres_writer"):
-                suffix = "_total" if family.type == "counter" else ""
-                labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
-                yield f"`{family.name}{suffix}`", ", ".join(f"`{label}`" for label in labels), family.documentation
+    for family in (*prometheus_client.REGISTRY.collect(), *metrics.of_last_audit(AuditResult())):
+        if family.name.startswith("postgres_writer"):
+            suffix = "_total" if family.type == "counter" else ""
+            labels = sorted({label for sample in family.samples for label in sample.labels} - {"le"})
+            yield f"`{family.name}{suffix}`", ", ".join(f"`{label}`" for label in labels), family.documentation
 
 
 def reference() -> str:

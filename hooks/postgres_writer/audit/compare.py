@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 from psycopg2 import extensions
 
@@ -23,16 +23,8 @@ from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, List
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
 # https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
 _LARGER_PAGE = 20 * PAGE
-# so many single reads are quick, however short the list is
-_FEW_IDS = 50
-# what is compared at once: so many characters of values, or as many ids as this is thousands of
-_BATCH = 2_000_000
-
-Side = Literal["resources", "rows"]
-Progress = Callable[[Side, int], object]
-"""(side, how many more were read)."""
-Owned = tuple[Resource | None, list[Row]]
-"""A resource, and all rows of its id."""
+_FEW_IDS = 50  # so many single reads are quick, however short the list is
+_BATCH = 500  # so many ids are compared at once
 
 
 @dataclass
@@ -41,26 +33,22 @@ class Audit:
 
     ``schema`` is that of tables without one in their name, in resources and in ``tables``.
     ``confirm_after``: seconds until findings are looked at again, and dropped if they passed. ``timeout``: the most
-    seconds that PostgreSQL may take for a batch of one table's rows. ``show_values``: the findings hold them.
+    seconds that PostgreSQL may take for a batch of one table's rows.
     """
 
     source: Source
     connection: extensions.connection
     spool: Spool
-    progress: Progress = lambda *_: None
     namespace: str | None = None
     tables: tuple[str, ...] = ()
     all_tables: bool = False
     confirm_after: float = 5.0
     timeout: float = 300.0
     schema: str = DEFAULT_SCHEMA
-    show_values: bool = False
 
     def __post_init__(self) -> None:
         self.resources = self.rows = self.matched = 0
-        self._reader = Rows(self.connection, self.timeout, show=self.show_values)
-        # gives the values of a finding's row by column
-        self.values = self._reader.values if self.show_values else None
+        self._reader = Rows(self.connection, self.timeout)
 
     def look(self, listed: IO[bytes] | None = None) -> None:
         """Note all findings; those that a second look does not confirm are dropped.
@@ -69,10 +57,10 @@ class Audit:
         Raises AuditError when resources or rows cannot be read, ConfigError for a table that is not there.
         """
         if listed is not None:
-            self.spool.note_resources(self._parsed(self._counted(from_file(listed))))
+            self.spool.note_resources(self._parsed(from_file(listed)))
         else:
             pages = self.source.pages
-            self._note(lambda page: self._parsed(self._counted(ahead(pages(self.namespace, page)))))
+            self._note(lambda page: self._parsed(ahead(pages(self.namespace, page))))
         self.resources = self.spool.count()
         named = {table: relation_name(table, self.schema) for table in self.tables}
         known, keys = self._reader.tables, self.spool.keys()
@@ -84,8 +72,7 @@ class Audit:
             if not any(key[0] == relation for key in known.relations):
                 raise ConfigError(f"--table {table}: there is no such table with a column {ID_COLUMN}.")
         with self._reader.snapshot():
-            rows = self._reader.all(self.namespace, lambda number: self.progress("rows", number))
-            self.spool.add_findings(self._judged(rows))
+            self.spool.add_findings(self._judged(self._reader.all(self.namespace)))
         if listed is None and (unconfirmed := self.spool.mark_unconfirmed()):
             time.sleep(max(0.0, self.confirm_after))
             self._recheck(unconfirmed)
@@ -122,13 +109,8 @@ class Audit:
         except ListExpired:
             self.spool.note_resources(resources(_LARGER_PAGE))
 
-    def _counted(self, pages: Iterable[list[Manifest]]) -> Iterator[Manifest]:
-        for items in pages:
-            self.progress("resources", len(items))
-            yield from items
-
-    def _parsed(self, manifests: Iterable[Manifest]) -> Iterator[Resource]:
-        for manifest in manifests:
+    def _parsed(self, pages: Iterable[list[Manifest]]) -> Iterator[Resource]:
+        for manifest in itertools.chain.from_iterable(pages):
             try:
                 resource = parse_resource(manifest, self.schema)
             except InvalidRequest as error:
@@ -153,17 +135,17 @@ class Audit:
         if unconfirmed <= max(_FEW_IDS, self.resources // PAGE):
             yield from filter(None, map(self.resource_now, list(self.spool.unconfirmed())))
         else:
-            for items in ahead(self.source.pages(self.namespace, page)):
-                yield from (resource for resource in self._parsed(items) if self.spool.is_unconfirmed(resource.id))
+            listed = self._parsed(ahead(self.source.pages(self.namespace, page)))
+            yield from (resource for resource in listed if self.spool.is_unconfirmed(resource.id))
 
     def _judged(self, rows: Iterator[Row]) -> Iterator[Finding]:
         """Compare the resources with the rows: both come in the order of the ids."""
         # ids are ASCII, so SQLite, COLLATE "C" and Python sort them alike; of equal ones the resource comes first
         merged = heapq.merge(self.spool.resources(), rows, key=id_of)
         # read to its end before it is judged: by then every relation that fails is known to
-        groups = (list(group) for _, group in itertools.groupby(merged, key=id_of))
+        groups = (_owned(list(group)) for _, group in itertools.groupby(merged, key=id_of))
         tables = self._reader.tables
-        for batch in _batches(_owned(group) for group in groups):
+        while batch := list(itertools.islice(groups, _BATCH)):
             owned = ((its, own_row(its, mine, tables)) for its, mine in batch if its and its.doc is not None)
             differences = self._reader.compare((its, own) for its, own in owned if own)
             for its, mine in batch:
@@ -172,19 +154,7 @@ class Audit:
                 yield from judge(its, mine, tables, differences.get(its.id) if its else None)
 
 
-def _owned(group: list[Any]) -> Owned:
+def _owned(group: list[Any]) -> tuple[Resource | None, list[Row]]:
+    """Tell the resource from the rows of its id, which come behind it."""
     its = group.pop(0) if isinstance(group[0], Resource) else None
     return its, group
-
-
-def _batches(groups: Iterable[Owned]) -> Iterator[list[Owned]]:
-    """Yield the groups in lists that fit into memory."""
-    batch: list[Owned] = []
-    size = 0
-    for group in groups:
-        batch.append(group)
-        size += 1000 + len((group[0] and group[0].doc) or "")
-        if size > _BATCH:
-            yield batch
-            batch, size = [], 0
-    yield batch

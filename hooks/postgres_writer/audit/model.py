@@ -20,10 +20,8 @@ from postgres_writer.errors import Reason
 _UNCERTAIN = "no status lists this table with its schema; give --table to prune the row"
 Place = tuple[int, str, str]
 """Where a row is stored, and the transaction that wrote it there: (tableoid, ctid, xmin). A changed row has another."""
-Key = tuple[str, str]
-"""A table and the column that holds the ids: one table may have several."""
-# raw: an SQL_ASCII database knows no \\u escapes
-_encode = json.JSONEncoder(ensure_ascii=False).encode
+Key = tuple[str, str]  # A table and the column that holds the ids: one table may have several
+_encode = json.JSONEncoder(ensure_ascii=False).encode  # raw: an SQL_ASCII database knows no \\u escapes
 
 
 class Resource(NamedTuple):
@@ -77,21 +75,18 @@ class Row(NamedTuple):
     place: Place
 
 
-class Difference(NamedTuple):
-    """How a row is not as its resource wants it: (column, value of the resource, of the row), or what else is wrong."""
-
-    columns: tuple[tuple[str, str | None, str | None], ...] = ()
-    detail: str = ""
+Difference = tuple[tuple[str, ...], str]
+"""How a row is not as its resource wants it: the columns that differ, and what else is wrong."""
 
 
 class Finding(NamedTuple):
-    """One thing that is not as it should be. ``differences`` are the columns of a Difference."""
+    """One thing that is not as it should be. ``differences`` are the columns that differ."""
 
     kind: Kind
     id: str
     table: str
     detail: str = ""
-    differences: tuple[tuple[str, str | None, str | None], ...] = ()
+    differences: tuple[str, ...] = ()
     # without a row: no table has the oid 0
     place: Place = (0, "", "")
     id_column: str = ID_COLUMN
@@ -182,8 +177,9 @@ def _judge_managed(
             why = _why_missing(resource, home)
             yield Finding(Kind.MISSING, resource.id, resource.table, why, repairable=repairable)
     elif difference is not None:
-        detail = ", ".join(filter(None, ("paused" if resource.paused else "", difference.detail)))
-        yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, difference.columns, repairable=not detail)
+        columns, why = difference
+        detail = ", ".join(filter(None, ("paused" if resource.paused else "", why)))
+        yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, columns, repairable=not detail)
     if home is not None:
         for row in _distinct(rows):
             if own is None or row.place != own.place:

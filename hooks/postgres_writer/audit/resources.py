@@ -26,8 +26,7 @@ RESYNC_ANNOTATION = "demo.yash.com/resync-requested"
 PAGE = 1000
 Manifest = dict[str, Any]
 T = TypeVar("T")
-# names have up to 253 characters: so many fit on a command line of Linux and macOS
-_NAMES_PER_CALL = 200
+_NAMES_PER_CALL = 200  # with up to 253 characters so many fit on a command line of Linux and macOS
 _HOW = "use the output of `kubectl get pgw,pgr -A -o json`."
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _PREFIXES = "|".join(kind.prefix for kind in KINDS.values())

@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
-import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from collections.abc import Collection, Iterable, Iterator, Set
 from operator import attrgetter
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
 
-from postgres_writer.audit.model import Difference, Finding, Key, Relation, Resource, Row, Tables
+from postgres_writer.audit.model import Difference, Key, Relation, Resource, Row, Tables
 from postgres_writer.audit.resources import ID
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.row import ID_COLUMN, KINDS, column_names, is_table
@@ -63,8 +62,6 @@ WITH_IDS = qualified("FROM {table} WHERE {id} = ANY (%(ids)s::text[])")
 AT_PLACE = qualified(
     'FROM {table} WHERE (tableoid = %s::oid) AND (ctid = %s::tid) AND (xmin = %s::xid) AND {id}::text COLLATE "C" = %s'
 )
-# not {}::text: the owner of a type decides what that cast runs
-_TEXT = qualified("CASE WHEN num_nulls({column}) = 0 THEN concat({column}) END")
 _REASONS = {
     "42501": "the role may not read it",
     "42703": "it was altered meanwhile",
@@ -78,13 +75,9 @@ id_of = attrgetter("id")
 def connect(config: DatabaseConfig) -> extensions.connection:
     """Connect to PostgreSQL. Raises AuditError when that fails."""
     names = ",".join(host.name for host in config.hosts)
-    reached = {
-        "host": names,
-        "port": ",".join(str(host.port) for host in config.hosts),
-        # libpq takes whole seconds
-        "connect_timeout": str(math.ceil(config.connect_timeout)),
-        **config.connect_arguments(),
-    }
+    # libpq takes whole seconds
+    reached = {"host": names, "connect_timeout": str(math.ceil(config.connect_timeout)), **config.connect_arguments()}
+    reached["port"] = ",".join(str(host.port) for host in config.hosts)
     for password in config.passwords():
         with contextlib.suppress(psycopg2.Error):
             connection: extensions.connection = psycopg2.connect(**reached, password=password)  # type: ignore[call-overload]
@@ -99,14 +92,10 @@ class _Refused(Exception):
 
 
 class Rows:
-    """Reads rows, and keeps what it learns of ``tables``; ``timeout``: the most seconds for a batch of one relation.
+    """Reads rows, and keeps what it learns of ``tables``; ``timeout``: the most seconds for a batch of one relation."""
 
-    ``show``: give the values that differ, and not only their columns.
-    """
-
-    def __init__(self, connection: extensions.connection, timeout: float, *, show: bool = False) -> None:
+    def __init__(self, connection: extensions.connection, timeout: float) -> None:
         self.tables = Tables()
-        self._show = show
         self._connection = connection
         milliseconds = max(1, round(timeout * 1000))
         # a table that is locked must not hold up the others for long, and where rows would be hidden PostgreSQL refuses
@@ -131,7 +120,7 @@ class Rows:
             cursor.execute(self._limits)
             yield
 
-    def all(self, namespace: str | None, count: Callable[[int], object]) -> Iterator[Row]:
+    def all(self, namespace: str | None) -> Iterator[Row]:
         """Give all rows of the snapshot that can be a resource's in the byte order of their ids.
 
         A relation that cannot be read (further) is added to ``tables.unreadable`` with the reason, before any later row
@@ -144,7 +133,7 @@ class Rows:
             with self._connection.cursor() as cursor, self._attempt(cursor, relation):
                 declare = f"DECLARE audit_{number} NO SCROLL CURSOR FOR"
                 cursor.execute(about(relation, f"{declare} {_SELECT} FROM {{table}} WHERE {where} {_IN_ORDER}"), shapes)
-                streams.append(self._stream(relation, f"FETCH FORWARD {_BATCH} FROM audit_{number}", count))
+                streams.append(self._stream(relation, f"FETCH FORWARD {_BATCH} FROM audit_{number}"))
         return heapq.merge(*streams, key=id_of)
 
     def again(self, ids: Iterable[str]) -> Iterator[Row]:
@@ -170,17 +159,6 @@ class Rows:
             found = (self._compare(cursor, *about_same, some) for about_same, some in alike.items())
             return dict(itertools.chain.from_iterable(found))
 
-    def values(self, finding: Finding) -> dict[str, str | None]:
-        """Return what the row of a finding holds by column, as PostgreSQL writes it; nothing without such a row."""
-        relation = self.tables.relations.get((finding.table, finding.id_column))
-        columns = [column for column in relation.columns if column != relation.id_column] if relation else []
-        if relation is None or not columns or not finding.place[0]:
-            return {}
-        texts = ", ".join(_TEXT.replace("{column}", quoted(column)) for column in columns)
-        with self._transaction("READ ONLY") as cursor:
-            cursor.execute(about(relation, f"{self._limits}; SELECT {texts} {AT_PLACE}"), (*finding.place, finding.id))
-            return dict(zip(columns, cursor.fetchone() or (), strict=False))
-
     def _compare(
         self, cursor: extensions.cursor, relation: Relation, columns: tuple[str, ...], pairs: list[tuple[Resource, Row]]
     ) -> Iterator[tuple[str, Difference]]:
@@ -188,41 +166,27 @@ class Rows:
         there = tuple(column for column in columns if column in relation.columns)
         absent = ", ".join(column for column in columns if column not in there)
         detail = f"the table has no column {absent}" if absent else ""
-        differing: dict[str, Any] = {}
+        differing: dict[str, tuple[str, ...]] = {}
         statement = statements.compare(relation.name, there, relation.id_column).direct()
         try:
             with self._attempt(cursor, relation, values=True):
-                batch = f"[{','.join(_comparable(*pair) for pair in pairs)}]"
-                cursor.execute(statement, {"batch": batch, "show": self._show})
-                for row, *found in cursor:
-                    named = zip(there, found, strict=True)
-                    differing[row] = tuple((column, *found) for column, found in named if found)
+                cursor.execute(statement, {"batch": f"[{','.join(_comparable(*pair) for pair in pairs)}]"})
+                differing = {row: tuple(itertools.compress(there, differs)) for row, *differs in cursor}
         except _Refused:
             if len(pairs) == 1:
-                [(resource, _)] = pairs
-                yield resource.id, Difference(detail=f"PostgreSQL refuses {self._fault(cursor, relation, resource)}")
-            else:
-                for some in (pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]):
-                    yield from self._compare(cursor, relation, columns, some)
+                yield pairs[0][0].id, ((), "PostgreSQL refuses a value of the resource")
+                return
+            for some in (pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]):
+                yield from self._compare(cursor, relation, columns, some)
             return
         for resource, _ in pairs:
             if detail or resource.id in differing:
-                yield resource.id, Difference(differing.get(resource.id, ()), detail)
-
-    def _fault(self, cursor: extensions.cursor, relation: Relation, resource: Resource) -> str:
-        convert = statements.convert(relation.name).parts[-1].direct()
-        for column, value in json.loads(resource.doc or "{}").items():
-            try:
-                with self._attempt(cursor, relation, values=True):
-                    cursor.execute(convert, {"doc": json.dumps({column: value}, ensure_ascii=False)})
-            except _Refused:
-                return f"the value of column {column}"
-        return "the values"
+                yield resource.id, (differing.get(resource.id, ()), detail)
 
     def _readable(self) -> list[Relation]:
         return [relation for name, relation in self.tables.relations.items() if name not in self.tables.unreadable]
 
-    def _stream(self, relation: Relation, fetch: str, count: Callable[[int], object]) -> Iterator[Row]:
+    def _stream(self, relation: Relation, fetch: str) -> Iterator[Row]:
         with self._connection.cursor() as cursor:
             while True:
                 batch: list[tuple[Any, ...]] = []
@@ -232,7 +196,6 @@ class Rows:
                     batch = cursor.fetchall()
                 if not batch:
                     return
-                count(len(batch))
                 yield from (row for row in _rows(relation, batch) if ID.fullmatch(row.id))
 
     @contextlib.contextmanager

@@ -6,8 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 import click
 
 from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
-from postgres_writer.audit.compare import Audit, Progress, Side
+from postgres_writer.audit.compare import Audit
 from postgres_writer.audit.model import Finding
 from postgres_writer.audit.resources import ID, NAMESPACE, Kubectl, Source
 from postgres_writer.audit.rows import connect
@@ -80,7 +79,6 @@ def _seconds(option: str, lowest: float, default: str, meaning: str) -> Callable
     default="table",
     help="What to print. log: a line per finding in the format of LOG_FORMAT, at most 100, and a summary.",
 )
-@click.option("--show-values", is_flag=True, help="Print the values too, not only the names of the columns.")
 @_seconds("--confirm-after", 0, "5", "Check findings again after this time and drop those that have disappeared.")
 @_seconds("--timeout", 0.001, "300", "Maximum time to read a batch of one table; then it is reported as unreadable.")
 @click.option(
@@ -113,7 +111,7 @@ def audit(**given: Any) -> int:
         click.echo(f"postgres-writer: {ignored}", err=True)
     began = time.monotonic()
     if arguments.output == "log":
-        # progress bars, colours and columns are for people at a terminal; a pod's log has one record per line
+        # colours and columns are for people at a terminal; a pod's log has one record per line
         level, log_format = (one.read(os.environ) for one in SETTINGS if one.name.startswith("LOG_"))
         logs.configure(level, log_format, sys.stdout)
     with contextlib.ExitStack() as stack:
@@ -124,16 +122,15 @@ def audit(**given: Any) -> int:
         config = DatabaseConfig.from_env(os.environ)
         connection = stack.enter_context(closing(connect(config)))
         listed = stack.enter_context(click.open_file(files[0], "rb")) if files else None
-        options = ("namespace", "tables", "all_tables", "confirm_after", "timeout", "show_values")
-        with _progress() as advance:
-            chosen = {name: given[name] for name in options}
-            comparison = Audit(source, connection, spool, advance, **chosen, schema=config.schema)
-            comparison.look(listed)
+        options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
+        chosen = {name: given[name] for name in options}
+        comparison = Audit(source, connection, spool, **chosen, schema=config.schema)
+        comparison.look(listed)
         result = comparison.result()
         _require_read(result, arguments)
         if arguments.prune:
             return _prune(comparison, arguments)
-        audit_report.WRITERS[arguments.output](spool, result, comparison.values)
+        audit_report.WRITERS[arguments.output](spool, result)
         if arguments.repair:
             number = source.request_sync(spool.repairable())
             sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; check again soon.\n")
@@ -194,7 +191,7 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
             f"and database are the right ones, {remedy}."
         )
     widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
-    audit_report.write_rows(chosen, widths, audit.values)
+    audit_report.write_rows(chosen, widths)
     if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
         sys.stdout.write("Nothing was deleted.\n")
         return 1
@@ -220,22 +217,3 @@ def _delete(audit: Audit, finding: Finding) -> bool:
         audit.source.request_sync([finding.id])
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
     return True
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show how much was read, in a line that shows only on a terminal and is gone at the end."""
-    read: Counter[Side] = Counter()
-
-    def advance(side: Side, number: int) -> None:
-        read[side] += number
-        sys.stderr.write("\rRead " + ", ".join(f"{total:,} {each}" for each, total in read.items()))
-        sys.stderr.flush()
-
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    try:
-        yield advance
-    finally:
-        sys.stderr.write("\r\x1b[K")

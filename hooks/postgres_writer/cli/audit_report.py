@@ -6,7 +6,7 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from postgres_writer.audit.model import Finding
 from postgres_writer.audit.spool import Spool
@@ -16,8 +16,7 @@ from postgres_writer.telemetry.logs import fields, printable
 
 logger = logging.getLogger(__name__)
 
-_MOST_LINES = 100
-"""A log is read by people and paid for by the line; the numbers are in the summary and the metrics."""
+_MOST_LINES = 100  # A log is read by people and paid for by the line; the numbers are in the summary and the metrics
 _HINTS = {
     Kind.NO_RESOURCE: (
         "Rows without a resource may have been kept on purpose (deletionPolicy Retain, or Unmanaged) or be your own: "
@@ -32,57 +31,43 @@ _HINTS = {
 }
 
 
-Values = Callable[[Finding], dict[str, str | None]]
-"""Gives the values of a finding's row by column."""
-
-
-def detail_of(finding: Finding, values: Values | None) -> str:
-    """Return what is wrong: the names of the columns, and their values only with ``values``."""
-    parts = [finding.detail] if finding.detail else []
-    for column, wanted, found in finding.differences:
-        parts.append(f"{column}: {_text(wanted)} in the resource, {_text(found)} in the row" if values else column)
-    if values:
-        parts += [f"{column}: {_text(value)}" for column, value in values(finding).items()]
-    return ", ".join(parts)
-
-
-def as_json(finding: Finding, values: Values | None) -> dict[str, object]:
+def as_json(finding: Finding) -> dict[str, object]:
     """Return the finding as a JSON object."""
     about = {"finding": finding.kind.value, "id": finding.id, "table": finding.table, "detail": finding.detail}
-    shown: dict[str, object] = {**about, "fields": [column for column, _, _ in finding.differences]}
-    if values:
-        keys = ("field", "resource", "row")
-        shown["differences"] = [dict(zip(keys, each, strict=True)) for each in finding.differences]
-        shown["row"] = values(finding) or None
-    return shown
+    return {**about, "fields": finding.differences}
 
 
-def write_json(spool: Spool, result: AuditResult, values: Values | None) -> None:
+def detail_of(finding: Finding) -> str:
+    """Return what is wrong, with the names of the columns that differ."""
+    return ", ".join(filter(None, (finding.detail, *finding.differences)))
+
+
+def write_json(spool: Spool, result: AuditResult) -> None:
     """Write one JSON object: the findings, and the summary behind them."""
     # piece by piece: a million findings are never in memory together
     sys.stdout.write('{"findings": [')
     separator = "\n"
     for finding in spool.findings():
-        sys.stdout.write(separator + json.dumps(as_json(finding, values)))
+        sys.stdout.write(separator + json.dumps(as_json(finding)))
         separator = ",\n"
     summary = {name: getattr(result, name) for name in ("resources", "rows", "tables", "findings")}
     sys.stdout.write(f'],\n"summary": {json.dumps(summary)}}}\n')
 
 
-def write_table(spool: Spool, result: AuditResult, values: Values | None) -> None:
+def write_table(spool: Spool, result: AuditResult) -> None:
     """Write the findings in columns, and what they mean below."""
     if result.findings:
-        write_rows(spool.findings(), spool.widths(), values)
+        write_rows(spool.findings(), spool.widths())
         sys.stdout.write("\n")
     sys.stdout.write(f"{_summary_line(result)}\n")
     for hint in dict.fromkeys(_HINTS[Kind(kind)] for kind in result.findings):
         sys.stdout.write(f"{hint}\n")
 
 
-def write_log(spool: Spool, result: AuditResult, values: Values | None) -> None:
+def write_log(spool: Spool, result: AuditResult) -> None:
     """Log one line per finding, a hundred at most, and a summary."""
     for finding in itertools.islice(spool.findings(), _MOST_LINES):
-        detail = detail_of(finding, values)
+        detail = detail_of(finding)
         told = fields(finding=finding.kind.value, id=finding.id, table=finding.table, detail=detail)
         logger.warning("The audit found a problem.", extra=told)
     total = sum(result.findings.values())
@@ -91,8 +76,7 @@ def write_log(spool: Spool, result: AuditResult, values: Values | None) -> None:
     logger.log(logging.WARNING if total else logging.INFO, _summary_line(result))
 
 
-WRITERS = {"table": write_table, "json": write_json, "log": write_log}
-"""What --output may say, and who writes it."""
+WRITERS = {"table": write_table, "json": write_json, "log": write_log}  # what --output may say, and who writes it
 
 
 def _summary_line(result: AuditResult) -> str:
@@ -104,13 +88,13 @@ def _summary_line(result: AuditResult) -> str:
     )
 
 
-def write_rows(findings: Iterable[Finding], widths: tuple[int, int], values: Values | None) -> None:
+def write_rows(findings: Iterable[Finding], widths: tuple[int, int]) -> None:
     """Write findings in columns; ``widths`` are those of the longest id and table."""
     all_widths = (max(len(kind.value) for kind in Kind), max(2, widths[0]), max(5, widths[1]), 0)
     sys.stdout.write(in_columns(("FINDING", "ID", "TABLE", "DETAIL"), all_widths))
     for finding in findings:
         cells = (finding.kind.value, _text(finding.id), _text(finding.table))
-        sys.stdout.write(in_columns((*cells, detail_of(finding, values)), all_widths))
+        sys.stdout.write(in_columns((*cells, detail_of(finding)), all_widths))
 
 
 def _text(value: object) -> str:

@@ -184,13 +184,8 @@ def finalizing(request: dict[str, Any]) -> dict[str, Any]:
     finalizer = f"metacontroller.io/{kind}controller-{name if isinstance(name, str) else known}"
     metadata = _mapping(resource.get("metadata"))
     # an object that is being deleted already keeps its own time and finalizers
-    deleted = {
-        "deletionTimestamp": timestamp(time.time()),
-        "deletionGracePeriodSeconds": 0,
-        "finalizers": [finalizer],
-        **metadata,
-    }
-    return {**request, key: {**resource, "metadata": deleted}, "finalizing": True}
+    deleted = {"deletionTimestamp": timestamp(time.time()), "deletionGracePeriodSeconds": 0, "finalizers": [finalizer]}
+    return {**request, key: {**resource, "metadata": {**deleted, **metadata}}, "finalizing": True}
 
 
 def render(answers: list[Answer], output: str) -> str:

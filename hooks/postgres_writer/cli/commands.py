@@ -28,14 +28,8 @@ exit codes: 0 done, 1 not done or output that cannot be written, 2 wrong argumen
 each command's help says more
 """
 
-COMMANDS = {
-    "serve": ("serve Metacontroller's hooks", "serve"),
-    "demo": ("walk through a row's life cycle on a temporary server and database", "demo"),
-    "sync": ("call the sync hook with manifests, as Metacontroller would (for development)", "client"),
-    "finalize": ("call the finalize hook with manifests (for development)", "client"),
-    "audit": ("compare the resources with the rows, and repair or prune on demand", "audit"),
-}
-"""What the program's help says of each command, and the module that does it."""
+COMMANDS = {"serve": "serve", "demo": "demo", "sync": "client", "finalize": "client", "audit": "audit"}
+"""The commands in the order of the help, each with the module that does it."""
 
 
 class NotDone(PostgresWriterError):
@@ -50,6 +44,10 @@ def in_columns(cells: Iterable[str], widths: Iterable[int]) -> str:
 class Command(click.Command):
     """A command whose epilog, with its examples and exit codes, is printed as it is written."""
 
+    def get_short_help_str(self, limit: int = 45) -> str:
+        """Return the first sentence of the help, whole."""
+        return super().get_short_help_str(max(limit, 120))
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Print the epilog without wrapping it."""
         if self.epilog:
@@ -57,7 +55,7 @@ class Command(click.Command):
 
 
 class Commands(Command, click.Group):
-    """The program: it knows the names and summaries of its commands, and imports a command when it is called."""
+    """The program: it knows the names of its commands, and imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the help."""
@@ -67,15 +65,9 @@ class Commands(Command, click.Group):
         """Import the module of the command and return it."""
         if cmd_name not in COMMANDS:
             return None
-        _, module = COMMANDS[cmd_name]
-        found = importlib.import_module(f"postgres_writer.cli.{module}")
+        found = importlib.import_module(f"postgres_writer.cli.{COMMANDS[cmd_name]}")
         command: click.Command = getattr(found, cmd_name)
         return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Print the summaries, for which click would import every command."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (summary, _) in COMMANDS.items()])
 
 
 program = Commands(

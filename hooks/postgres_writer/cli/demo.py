@@ -237,8 +237,7 @@ def served(folder: Path) -> Iterator[World]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         # another process may take the port meanwhile: the server then says so, and the demo shows it
         port: int = probe.getsockname()[1]
-    # what the shell sets for another server or database must not reach the demo's
-    foreign = ("PSQL_", "HOOK_", "PG", "LOG_")
+    foreign = ("PSQL_", "HOOK_", "PG", "LOG_")  # what the shell sets is for another server or database
     environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environ |= {"HOOK_PORT": str(port), "LOG_FORMAT": "text", "TMPDIR": str(folder)}
     log = folder / "server.log"

@@ -22,8 +22,7 @@ Parser = Callable[[str, str], T]
 
 IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
 """The pattern of a schema's or a table's name; PostgreSQL truncates a longer one than 63 bytes, so it is refused."""
-_DAMAGED = "\ufeff\ud800-\udfff"
-"""A byte order mark, and what stands for bytes that are not UTF-8."""
+_DAMAGED = "\ufeff\ud800-\udfff"  # A byte order mark, and what stands for bytes that are not UTF-8
 # a name in Compose may hold an underscore
 _LABEL = re.compile("[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
 
@@ -78,8 +77,7 @@ def _is_host(value: str) -> bool:
 _is_line = re.compile(f"[^\x00-\x1f\x7f-\x9f{_DAMAGED}]*").fullmatch
 _LINE = "one line of UTF-8 text without control characters and byte order mark"
 text = _parser(_LINE, _is_line, str)
-path = _parser(_LINE, _is_line, Path)
-"""A parser of a file's name; the code that loads the file checks that it is there."""
+path = _parser(_LINE, _is_line, Path)  # A parser of a file's name; the code that loads the file checks that it is there
 # a password is not quoted, and control characters may be part of it
 secret = _parser("UTF-8 text without NUL and byte order mark", re.compile(f"[^\0{_DAMAGED}]*").fullmatch, str)
 boolean = _one_of("true or false", {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False})

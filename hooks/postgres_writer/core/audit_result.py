@@ -8,27 +8,19 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from typing import Any
 
-RESULT_KEY = "result.json"
-"""The key of the ConfigMap, and so the name of the file in a pod that mounts it."""
+RESULT_KEY = "result.json"  # the key of the ConfigMap, and so the name of the file in a pod that mounts it
 
 
 class Kind(str, Enum):
     """The kinds of findings, in the order in which they are shown."""
 
-    MISSING = "missing"
-    """The resource has no row in spec.table."""
-    DIFFERS = "differs"
-    """The row has other values than the spec."""
-    ELSEWHERE = "elsewhere"
-    """The only row found is in another table than spec.table."""
-    DUPLICATE = "duplicate"
-    """A second row, in another table."""
-    NO_RESOURCE = "no-resource"
-    """A row with the shape of an id that no resource has."""
-    UNMANAGED = "unmanaged"
-    """The controller's selector does not match the resource."""
-    UNREADABLE = "unreadable"
-    """The rows of a table could not be compared."""
+    MISSING = "missing"  # the resource has no row in spec.table
+    DIFFERS = "differs"  # the row has other values than the spec
+    ELSEWHERE = "elsewhere"  # the only row found is in another table than spec.table
+    DUPLICATE = "duplicate"  # A second row, in another table
+    NO_RESOURCE = "no-resource"  # A row with the shape of an id that no resource has
+    UNMANAGED = "unmanaged"  # the controller's selector does not match the resource
+    UNREADABLE = "unreadable"  # the rows of a table could not be compared
 
 
 @dataclass(frozen=True)

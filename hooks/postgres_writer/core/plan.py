@@ -44,16 +44,14 @@ class Write(_OfSpec):
     id: str
     spec: Spec
     vacate: tuple[str, ...]
-    listed: bool
-    """Whether status.tables has listed spec.table before."""
+    listed: bool  # whether status.tables has listed spec.table before
     steady: bool = False
     """Whether the status says that this very generation is Ready, and names no other table.
 
     Then a write of it was seen to commit, and whatever is still in flight writes the same: a row that
     matches the spec can be trusted without the lock of its id. Nor is a column of an earlier spec left to release.
     """
-    released: tuple[str, ...] = ()
-    """The columns that spec names no longer, and that get their defaults."""
+    released: tuple[str, ...] = ()  # the columns that spec names no longer, and that get their defaults
 
     @property
     def may_hold(self) -> tuple[str, ...]:
@@ -67,8 +65,7 @@ class Record(_OfSpec):
 
     id: str
     spec: Spec
-    may_hold: tuple[str, ...]
-    """The other tables, which may hold the row."""
+    may_hold: tuple[str, ...]  # the other tables, which may hold the row
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +92,7 @@ class Remove:
     id: str
     tables: tuple[str, ...]
     listed: tuple[str, ...]
-    may_hold: tuple[str, ...]
-    """Those that may hold the row if the delete fails in a way that proves nothing."""
+    may_hold: tuple[str, ...]  # those that may hold the row if the delete fails in a way that proves nothing
     columns: tuple[str, ...] = COLUMNS
     id_column: str = ID_COLUMN
 
@@ -126,8 +122,7 @@ class Operation(str, Enum):
     NONE = "none"
 
 
-ADOPTED = "adopted"
-"""What metrics and log call an update that took over a row with other values (see ``is_adopted``)."""
+ADOPTED = "adopted"  # what metrics and log call an update that took over a row with other values (see ``is_adopted``)
 
 
 @dataclass(frozen=True, slots=True)

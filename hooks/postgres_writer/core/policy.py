@@ -24,8 +24,7 @@ class _PolicySchema(Schema):
     rules = fields.List(fields.Nested(_RuleSchema), required=True)
 
 
-Globs = re.Pattern[str]
-"""The compiled union of some globs."""
+Globs = re.Pattern[str]  # the compiled union of some globs
 
 
 @dataclass(frozen=True)

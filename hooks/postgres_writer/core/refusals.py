@@ -13,29 +13,20 @@ from enum import Enum
 
 from postgres_writer.errors import AccessDenied, DeleteFailed, ResourceError, RowRejected, TableNotFound
 
-# insufficient_privilege: a missing grant and a row that a policy refuses share it
-_DENIED_CODE = "42501"
+_DENIED_CODE = "42501"  # insufficient_privilege: a missing grant and a row that a policy refuses share it
 
 
 class Guard(str, Enum):
     """What a message found not to be as it must be, for which it failed and was rolled back."""
 
-    READ_ONLY = "readonly"
-    """The server does not write."""
-    BUSY = "busy"
-    """Another transaction holds the lock of the id."""
-    LATE = "late"
-    """The deadline has passed."""
-    KIND = "kind"
-    """It is neither an ordinary nor a partitioned table."""
-    MISSING = "missing"
-    """The row is not there."""
-    DOUBLE = "double"
-    """More than one row has the id."""
-    ALTERED = "altered"
-    """The row has other values."""
-    KEPT = "kept"
-    """The row is still in a table from which it was deleted."""
+    READ_ONLY = "readonly"  # the server does not write
+    BUSY = "busy"  # another transaction holds the lock of the id
+    LATE = "late"  # the deadline has passed
+    KIND = "kind"  # it is neither an ordinary nor a partitioned table
+    MISSING = "missing"  # the row is not there
+    DOUBLE = "double"  # more than one row has the id
+    ALTERED = "altered"  # the row has other values
+    KEPT = "kept"  # the row is still in a table from which it was deleted
 
 
 @dataclass(eq=False)
@@ -59,10 +50,8 @@ class Key(str, Enum):
     USABLE = "usable"
     DEFERRABLE = "deferrable"
     MISSING = "missing"
-    ABSENT = "absent"
-    """There is no such column."""
-    TYPE = "type"
-    """The column is of no string type, so no id fits into it."""
+    ABSENT = "absent"  # there is no such column
+    TYPE = "type"  # the column is of no string type, so no id fits into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +59,14 @@ class Access:
     """Whether a relation of that schema and name exists, and what the role can do with it."""
 
     found: bool
-    is_table: bool = True
-    """Whether it is an ordinary or a partitioned table."""
-    writable: bool = True
-    """Whether the role has SELECT, INSERT and UPDATE on the columns, and USAGE on the schema."""
-    deletable: bool = True
-    """Whether the role has DELETE, and SELECT on the id, without which a DELETE cannot find it."""
+    is_table: bool = True  # whether it is an ordinary or a partitioned table
+    writable: bool = True  # whether the role has SELECT, INSERT and UPDATE on the columns, and USAGE on the schema
+    deletable: bool = True  # whether the role has DELETE, and SELECT on the id, without which a DELETE cannot find it
     key: Key = Key.USABLE
     policies: bool = False
     """Whether row-level security applies to the role, so that a row which is not seen may be there all the same."""
-    missing: tuple[str, ...] = ()
-    """The columns that the table lacks."""
-    denied: tuple[str, ...] = ()
-    """The columns on which a grant is missing."""
+    missing: tuple[str, ...] = ()  # the columns that the table lacks
+    denied: tuple[str, ...] = ()  # the columns on which a grant is missing
     id_column: str = "id"
 
     @property

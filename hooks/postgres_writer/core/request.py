@@ -15,10 +15,8 @@ from postgres_writer.core.row import DEFAULT_SCHEMA, GROUP, KINDS, Kind, Spec, c
 from postgres_writer.errors import InvalidRequest
 
 PAUSED_ANNOTATION = "demo.yash.com/paused"
-MAX_TABLES = 16
-"""What status.tables may list at most; the CustomResourceDefinition says the same."""
-MAX_LISTED_COLUMNS = 200
-"""The same of status.columns."""
+MAX_TABLES = 16  # what status.tables may list at most; the CustomResourceDefinition says the same
+MAX_LISTED_COLUMNS = 200  # the same of status.columns
 
 # the patterns of metav1.Condition: the API server accepted nothing else, and would refuse it if it were echoed
 # https://pkg.go.dev/k8s.io/apimachinery/pkg/apis/meta/v1#Condition
@@ -150,9 +148,7 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
 def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
     parent, decorated = payload.get("parent"), payload.get("object")
     if (parent is None) == (decorated is None):
-        raise InvalidRequest(
-            "The body must have either 'parent' (CompositeController) or 'object' (DecoratorController)."
-        )
+        raise InvalidRequest("The body must have 'parent' (CompositeController) or 'object' (DecoratorController).")
     resource = decorated if parent is None else parent
     if not isinstance(resource, dict):
         raise InvalidRequest("The resource in the body must be a JSON object.")

@@ -21,10 +21,8 @@ RETRIES_PER_SECOND = 50.0
 OUTAGE_SECONDS = 30.0
 """How long PostgreSQL may be away before the status of resources that are Ready says so: as long as a failover takes,
 and far shorter than a resync period."""
-USER_ACTION_SECONDS = 60.0
-"""What waits for a user (a table, a grant) is tried again after this, plus or minus half."""
-RECORDED_SECONDS = 1.0
-"""Time enough for Metacontroller to write the status and see it."""
+USER_ACTION_SECONDS = 60.0  # what waits for a user (a table, a grant) is tried again after this, plus or minus half
+RECORDED_SECONDS = 1.0  # time enough for Metacontroller to write the status and see it
 _STALLED_REASONS = (Reason.INVALID_SPEC, Reason.TABLE_NOT_ALLOWED)
 """Only an edit of the spec or of the policy helps; what a migration in the same apply may cure is not among them."""
 

@@ -18,12 +18,9 @@ from postgres_writer.config.variables import IDENTIFIER
 
 GROUP = "demo.yash.com"
 DEFAULT_SCHEMA = "public"
-ID_COLUMN = "id"
-"""The column that holds the id unless a resource names another one."""
-MAX_COLUMNS = 100
-"""What spec.columns may hold at most; the CustomResourceDefinition says the same."""
-MAX_DEPTH = 64
-"""How deep a value may be nested: less than what PostgreSQL's and Python's parsers allow."""
+ID_COLUMN = "id"  # the column that holds the id unless a resource names another one
+MAX_COLUMNS = 100  # what spec.columns may hold at most; the CustomResourceDefinition says the same
+MAX_DEPTH = 64  # how deep a value may be nested: less than what PostgreSQL's and Python's parsers allow
 MAX_CHARACTERS = 1024 * 1024
 """How long the values may be together, as JSON: less than what the API server stores of an object."""
 
@@ -33,8 +30,7 @@ _COLUMN_PATTERN = re.compile(IDENTIFIER)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Field = fields.Field[Any]
-Values = tuple[tuple[str, Any], ...]
-"""The values of a row, each with its column."""
+Values = tuple[tuple[str, Any], ...]  # the values of a row, each with its column
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of resource: ``plural`` is its name in the API's paths, ``prefix`` what the ids of its rows begin with.
+    """A kind of resource: ``prefix`` is what the ids of its rows begin with.
 
     ``controller`` is the name of its CompositeController, of which Metacontroller makes the finalizer.
     ``fields`` are those of the spec; the CustomResourceDefinition accepts and refuses the same, and others are ignored.
@@ -62,14 +58,17 @@ class Kind:
 
     name: str
     version: str
-    plural: str
     controller: str
     prefix: str
     fields: dict[str, Field]
-    needs: str
-    """What a spec has to give, as the user is told."""
+    needs: str  # what a spec has to give, as the user is told
     fixed: tuple[str, ...] | None = None
     """The columns, each a field of the spec; None where spec.columns chooses them, which status.columns then lists."""
+
+    @property
+    def plural(self) -> str:
+        """Its name in the paths of the API."""
+        return f"{self.name.lower()}s"
 
     def load(self, spec: object, relation: str | None) -> tuple[Spec | None, str]:
         """Give the spec of a row of ``relation``, or None and what is wrong with it: one sentence per field."""
@@ -167,22 +166,14 @@ def _text_field(name: str) -> Field:
 
 
 COLUMNS = ("name", "age", "country")
-POSTGRES_WRITER = Kind(
-    name="PostgresWriter",
-    version="v1",
-    plural="postgreswriters",
-    controller="postgres-writer",
-    prefix="",
-    fields={
-        "table": _TABLE,
-        "name": _text_field("name"),
-        "age": _field(fields.Integer, "age", lambda age: 0 <= age < 2**31, _AGE, strict=True),
-        "country": _text_field("country"),
-        "deletionPolicy": _POLICY,
-    },
-    needs="table, name, age and country",
-    fixed=COLUMNS,
-)
+_FIELDS = {
+    "table": _TABLE,
+    "name": _text_field("name"),
+    "age": _field(fields.Integer, "age", lambda age: 0 <= age < 2**31, _AGE, strict=True),
+    "country": _text_field("country"),
+    "deletionPolicy": _POLICY,
+}
+POSTGRES_WRITER = Kind("PostgresWriter", "v1", "postgres-writer", "", _FIELDS, "table, name, age and country", COLUMNS)
 
 
 # PostgresRow
@@ -229,20 +220,13 @@ def _value_problem(value: Any, depth: int = MAX_DEPTH) -> str:
     return next(filter(None, (_value_problem(each, depth - 1) for each in inner)), "")
 
 
-POSTGRES_ROW = Kind(
-    name="PostgresRow",
-    version="v1alpha1",
-    plural="postgresrows",
-    controller="postgres-writer-row",
-    prefix="row/",
-    fields={
-        "table": _TABLE,
-        "idColumn": _field(fields.String, "idColumn", is_column, f"a column: {_NAME}", **_OPTIONAL),
-        "columns": _Columns(load_default=(), error_messages={"null": "spec.columns must be a list."}),
-        "deletionPolicy": _POLICY,
-    },
-    needs="table and columns",
-)
+_ROW_FIELDS: dict[str, Field] = {
+    "table": _TABLE,
+    "idColumn": _field(fields.String, "idColumn", is_column, f"a column: {_NAME}", **_OPTIONAL),
+    "columns": _Columns(load_default=(), error_messages={"null": "spec.columns must be a list."}),
+    "deletionPolicy": _POLICY,
+}
+POSTGRES_ROW = Kind("PostgresRow", "v1alpha1", "postgres-writer-row", "row/", _ROW_FIELDS, "table and columns")
 
 KINDS = {kind.name: kind for kind in (POSTGRES_WRITER, POSTGRES_ROW)}
 

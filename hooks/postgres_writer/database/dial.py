@@ -22,8 +22,7 @@ from psycopg2 import extensions
 from postgres_writer.config.settings import Host
 
 T = TypeVar("T")
-_LOOK_SECONDS = 0.1
-"""How often a wait for PostgreSQL looks whether the caller has hung up."""
+_LOOK_SECONDS = 0.1  # how often a wait for PostgreSQL looks whether the caller has hung up
 
 _REFUSES = re.compile(
     "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"

@@ -62,8 +62,7 @@ class Session:
         self._opened = self._offset = 0.0
         self.lock_timeout = self._lock_seconds = LOCK_SHARE * config.statement_timeout
         """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL."""
-        self.idle_since = 0.0
-        """When the pool got the session back; monotonic seconds."""
+        self.idle_since = 0.0  # when the pool got the session back; monotonic seconds
         self._texts: dict[statements.Statement, str] = {}
         self._escapes = True
 

@@ -23,8 +23,8 @@ WORD = token_hex(8)
 """A guard fails with this word in its message. Random in every process, so that no value can imitate a guard."""
 
 Names = tuple[str, ...]
-_TYPES = {"batch": "json", "by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "show": "bool"}
-_TYPES |= {"until": "float8", **dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")}
+_TYPES = {"batch": "json", "by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "until": "float8"}
+_TYPES |= dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")
 """The parameters: ``doc`` holds the values by column, ``until`` and ``by`` are Unix times (start-by and write-by)."""
 
 
@@ -124,8 +124,7 @@ SEE_ALL = Statement("SET LOCAL row_security = off; SET LOCAL transaction_read_on
 """PostgreSQL then refuses to look where policies apply, instead of hiding rows (before the act it would break triggers
 that use side tables with policies), and nothing can change what the look sees: not a function that it calls, such as
 the check of a domain, and not a trigger that was deferred again until the commit."""
-FIRE_DEFERRED = Statement("SET CONSTRAINTS ALL IMMEDIATE")
-"""Deferred triggers run before the look and not after it."""
+FIRE_DEFERRED = Statement("SET CONSTRAINTS ALL IMMEDIATE")  # deferred triggers run before the look and not after it
 
 _DELETE = _template("DELETE FROM {table} AS x WHERE {own} AND {in_time}")
 # Compared first, so that an unchanged row costs no WAL. INSERT only where the row is not there: ON CONFLICT alone would
@@ -173,12 +172,7 @@ _COMPARE = _template("""
     jsonb_populate_record(NULL::{table}, r.doc) AS d, {table} AS x
     WHERE (x.tableoid = r.part) AND (x.ctid = r.place) AND (x.{id} = r.id) AND NOT {same}
 """)
-# as PostgreSQL writes a value; not ::text, because the owner of a type decides what that cast runs
-_DIFFERENCE = _template("""
-    CASE WHEN NOT (ROW(x.{column})::record *= ROW(d.{column})::record) THEN ARRAY[
-    CASE WHEN %(show)s AND (num_nulls(d.{column}) = 0) THEN concat(d.{column}) END,
-    CASE WHEN %(show)s AND (num_nulls(x.{column}) = 0) THEN concat(x.{column}) END] END
-""")
+_DIFFERS = _template("NOT (ROW(x.{column})::record *= ROW(d.{column})::record)")
 # by the kind, because a materialised view, which nothing else can delete from, has a file
 _PRESENT = _template("""
     SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c
@@ -276,14 +270,9 @@ def write(table: str, columns: Names, vacate: Names = (), id_column: str = ID_CO
     kin = _filled(_VACATED, table, id_column)
     names = ((quoted(old), f"'{quoted(old)}'") for old in vacate)
     vacated = "".join(f" {kin}".replace("{old}", old).replace("{old_regclass}", literal) for old, literal in names)
-    parts = (
-        LOCK,
-        *(Statement(_filled(_DELETE, old, id_column)) for old in vacate),
-        Statement(act, often=not released),
-        FIRE_DEFERRED,
-        SEE_ALL,
-        Statement(look.replace("{vacated}", vacated), often=not vacate),
-    )
+    deletes = (Statement(_filled(_DELETE, old, id_column)) for old in vacate)
+    seen = Statement(look.replace("{vacated}", vacated), often=not vacate)
+    parts = (LOCK, *deletes, Statement(act, often=not released), FIRE_DEFERRED, SEE_ALL, seen)
     return Message(parts, frozenset({table, *vacate}), writes=True)
 
 
@@ -320,10 +309,9 @@ def convert(table: str) -> Message:
 
 
 def compare(table: str, columns: Names, id_column: str) -> Statement:
-    """Ask which rows are not as they must be: gives the id, and of each column that differs what is wanted and found.
+    """Ask which rows are not as they must be: gives the id, and of each column whether it differs. Parameters: batch.
 
-    ``batch`` is a list of objects with id, part and place (tableoid and ctid of the row) and doc; ``show``: give the
-    values, and not only NULLs in their place. Parameters: batch, show.
+    That is a list of objects with id, part and place (tableoid and ctid of the row) and doc.
     """
     return Statement(_filled(_COMPARE, table, id_column, columns))
 
@@ -343,7 +331,7 @@ def _filled(template: str, table: str, id_column: str, columns: Names = (), rele
         "current": ", ".join(f"x.{name}" for name in named),
         "wanted": ", ".join(f"d.{name}" for name in named),
         "updates": ", ".join([*(f"{name} = d.{name}" for name in named), *defaults]),
-        "differences": ", ".join(_DIFFERENCE.replace("{column}", name) for name in named),
+        "differences": ", ".join(_DIFFERS.replace("{column}", name) for name in named),
         "excluded": ", ".join([*(f"{name} = EXCLUDED.{name}" for name in named), *defaults]),
         # what was released is written in any case: no look shows whether it has its default
         "differs": "EXISTS (SELECT FROM cur)" if released else "EXISTS (SELECT FROM cur WHERE NOT same)",

@@ -119,19 +119,18 @@ class HookServer:
             request_id = g.request_id = f"{getrandbits(64):016x}"
             # before the body is read: a caller without a token cannot make the server read and decode megabytes
             self._authorize()
-            hook_request = load_request(
-                self._decoded_body(environ, call), finalizing=hook == "finalize", schema=self._config.database.schema
-            )
+            body, schema = self._decoded_body(environ, call), self._config.database.schema
+            hook_request = load_request(body, finalizing=hook == "finalize", schema=schema)
             plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
             outcome = self._store.apply(plan, call)
             kept = keeps_status(plan, outcome)
             slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
-            body = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
+            answered = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
             headers = [("X-Request-Id", request_id)]
             if kept:
-                return _later(str(outcome.error), body["resyncAfterSeconds"], headers)
-            return HookResponse(_ENCODER.encode(body).encode(), headers=headers, content_type="application/json")
+                return _later(str(outcome.error), answered["resyncAfterSeconds"], headers)
+            return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
 
         return answer
 

@@ -11,8 +11,7 @@ from typing import Any
 import gevent
 from werkzeug import exceptions
 
-_LARGE_BYTES = 65536
-"""Bodies of this size or more share the memory of two of the largest that are allowed."""
+_LARGE_BYTES = 65536  # bodies of this size or more share the memory of two of the largest that are allowed
 
 
 class Bodies:

@@ -17,8 +17,7 @@ from postgres_writer.deadlines import Call
 _TCP_INFO = getattr(socket, "TCP_INFO", -1)
 _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 """tcpi_last_data_recv in struct tcp_info: milliseconds since data last came in. linux/include/uapi/linux/tcp.h"""
-_STATE = struct.Struct("B")
-"""tcpi_state in struct tcp_info."""
+_STATE = struct.Struct("B")  # tcpi_state in struct tcp_info
 _ESTABLISHED = 1
 """What tcpi_state is until a side closes. linux/include/net/tcp_states.h"""
 

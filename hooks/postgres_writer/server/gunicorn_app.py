@@ -23,8 +23,7 @@ CONNECTIONS = 2000
 """Connections of callers that a worker serves at a time: each costs about 25 KB, and further ones wait."""
 _COLLECT_AFTER = 10_000
 """How many more objects than at the last look make the garbage collector look again; Python's default is 700."""
-SPARE_FILES = 512
-"""Descriptors for everything else: connections to PostgreSQL (at most 256), libraries, look-ups."""
+SPARE_FILES = 512  # descriptors for everything else: connections to PostgreSQL (at most 256), libraries, look-ups
 _MEMORY = Path("/dev/shm")  # noqa: S108 # files there get random names from tempfile
 
 

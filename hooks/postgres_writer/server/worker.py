@@ -35,8 +35,7 @@ from postgres_writer.telemetry.logs import RateLimit, fields
 logger = logging.getLogger(__name__)
 logger.addFilter(RateLimit())
 
-_HEAD_BYTES = 32768
-"""Longest head of a request in all: to parse one takes no longer than an ordinary sync."""
+_HEAD_BYTES = 32768  # longest head of a request in all: to parse one takes no longer than an ordinary sync
 NEXT_TURN = 1e-6
 """gevent.sleep(0) may go on before the loop has looked for what others have sent; any other sleep does not."""
 _DRAIN_BYTES = 2**20
@@ -45,8 +44,7 @@ _LULL_SECONDS = 0.5
 """A connection silent for this long when the worker stops is closed; a busier one ends with its next answer."""
 _SEND_BYTES = 65536
 """What the kernel buffers of answers that a caller does not read; its default is up to 4 MB per connection."""
-_PIECE_BYTES = 8192
-"""What OpenSSL gets at a time."""
+_PIECE_BYTES = 8192  # what OpenSSL gets at a time
 T = TypeVar("T")
 _STOPPING = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
 

@@ -15,7 +15,7 @@ import stat
 import sys
 import traceback
 from datetime import datetime, timezone
-from typing import Any, TextIO
+from typing import TextIO
 
 _SEPARATORS = frozenset(' "=')
 _ENCODER = json.JSONEncoder(default=str)
@@ -32,14 +32,8 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line without its end."""
-        line: dict[str, Any] = {
-            "time": _time(record),
-            "level": record.levelname,
-            "message": record.getMessage(),
-            "logger": record.name,
-            **_details(record),
-        }
-        return _ENCODER.encode(line)
+        about = {"time": _time(record), "level": record.levelname, "message": record.getMessage()}
+        return _ENCODER.encode({**about, "logger": record.name, **_details(record)})
 
 
 class TextFormatter(logging.Formatter):

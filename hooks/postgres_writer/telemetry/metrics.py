@@ -102,32 +102,25 @@ def declare() -> None:
         ROWS.labels(operation)
 
 
-class _LastAudit(Collector):
-    """What the last audit found. The audit is a process of its own: the server only shows what it left behind."""
-
-    def __init__(self, result: AuditResult) -> None:
-        self._result = result
-
-    def collect(self) -> Iterator[Metric]:
-        result = self._result
-        meaning = "Findings of the last audit, by kind."
-        findings = GaugeMetricFamily("postgres_writer_audit_findings", meaning, labels=["finding"])
-        for kind in Kind:
-            findings.add_metric([kind.value], result.findings.get(kind.value, 0))
-        yield findings
-        ended = "When the last audit ended, in Unix time; 0 when none has."
-        for name, meaning, value in (
-            ("postgres_writer_audit_last_timestamp_seconds", ended, result.finished),
-            ("postgres_writer_audit_duration_seconds", "How long the last audit took.", result.seconds),
-            ("postgres_writer_audit_resources", "Resources that the last audit compared.", result.resources),
-            ("postgres_writer_audit_rows", "Rows that the last audit compared.", result.rows),
-            ("postgres_writer_audit_tables", "Tables that the last audit compared.", result.tables),
-        ):
-            yield GaugeMetricFamily(name, meaning, value=value)
+def of_last_audit(result: AuditResult) -> Iterator[Metric]:
+    """Give what the last audit found: a process of its own, of which the server only shows what it left behind."""
+    meaning = "Findings of the last audit, by kind."
+    findings = GaugeMetricFamily("postgres_writer_audit_findings", meaning, labels=["finding"])
+    for kind in Kind:
+        findings.add_metric([kind.value], result.findings.get(kind.value, 0))
+    yield findings
+    ended = "When the last audit ended, in Unix time; 0 when none has."
+    for name, meaning, value in (
+        ("postgres_writer_audit_last_timestamp_seconds", ended, result.finished),
+        ("postgres_writer_audit_duration_seconds", "How long the last audit took.", result.seconds),
+        ("postgres_writer_audit_resources", "Resources that the last audit compared.", result.resources),
+        ("postgres_writer_audit_rows", "Rows that the last audit compared.", result.rows),
+        ("postgres_writer_audit_tables", "Tables that the last audit compared.", result.tables),
+    ):
+        yield GaugeMetricFamily(name, meaning, value=value)
 
 
 def exposition(last_audit: AuditResult | None = None) -> Iterator[bytes]:
     """Give the scrape in the text format, family by family; the last audit's result where there is to be one."""
-    collectors = [prometheus_client.REGISTRY, *([] if last_audit is None else [_LastAudit(last_audit)])]
-    for family in chain.from_iterable(collector.collect() for collector in collectors):
+    for family in chain(prometheus_client.REGISTRY.collect(), of_last_audit(last_audit) if last_audit else ()):
         yield prometheus_client.generate_latest(cast("Collector", SimpleNamespace(collect=[family].__iter__)))

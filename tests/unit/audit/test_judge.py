@@ -14,7 +14,7 @@ from postgres_writer.audit.resources import ahead
 from postgres_writer.core.audit_result import Kind
 
 ID = "default/sample"
-DIFFERENCE = Difference((("age", None, None),))
+DIFFERENCE: Difference = (("age",), "")
 NAMES = ["public.students", "public.old", "public.parted", "other.students"]
 RELATIONS = [Relation(oid, name, column) for oid, name in enumerate(NAMES, 1) for column in ("id", "code")]
 KEYS = [relation.key for relation in RELATIONS]
