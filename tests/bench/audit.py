@@ -106,10 +106,12 @@ def serve(folder: Path, number: int, pipe: Connection) -> None:
 
         def do_GET(self) -> None:
             nonlocal first, last
-            asked = {name: values[0] for name, values in parse_qs(urlsplit(self.path).query).items()}
+            url = urlsplit(self.path)
+            asked = {name: values[0] for name, values in parse_qs(url.query).items()}
             start, size = int(asked.get("continue") or 0), int(asked["limit"])
             first = first or time.monotonic()
-            body = page(start, min(start + size, number), number)
+            listed = number if url.path.endswith("/postgreswriters") else 0
+            body = page(start, min(start + size, listed), listed)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PROGRAM = Path(sys.executable).with_name("postgres-writer")
 ANNOTATION = "demo.yash.com/resync-requested"
 PGW = "postgreswriters.demo.yash.com"
+PGR = "postgresrows.demo.yash.com"
 
 
 class Setting:
@@ -50,6 +51,19 @@ class Setting:
             patch = json.dumps({"status": recorded(relation_name(table) or table, observed=table)})
             self.kubectl("patch", PGW, name, "--subresource=status", "--type=merge", f"--patch={patch}")
 
+    def apply_row(self, *names: str, table: str = "students", age: int = 23) -> None:
+        """Make resources of the kind PostgresRow, with the status that a sync to the table would have left."""
+        for name in names:
+            manifest = {
+                "apiVersion": "demo.yash.com/v1alpha1",
+                "kind": "PostgresRow",
+                "metadata": {"name": name, "namespace": self.namespace},
+                "spec": {"table": table, "columns": [{"name": "name", "value": "alex"}, {"name": "age", "value": age}]},
+            }
+            self.cluster.kubectl("create", "-f", "-", input=json.dumps(manifest))
+            patch = json.dumps({"status": recorded(relation_name(table) or table, observed=table)})
+            self.kubectl("patch", PGR, name, "--subresource=status", "--type=merge", f"--patch={patch}")
+
     def kubectl(self, *arguments: str) -> str:
         return self.cluster.kubectl(*arguments, "--namespace", self.namespace).stdout
 
@@ -66,9 +80,9 @@ class Setting:
     def rows(self, table: str = "students") -> list[str]:
         return [about.partition("/")[2] for about, *_ in self.database.rows(table)]
 
-    def annotated(self) -> set[str]:
+    def annotated(self, kind: str = PGW) -> set[str]:
         """Return the names of the resources for which a sync was asked."""
-        items = json.loads(self.kubectl("get", PGW, "-o", "json"))["items"]
+        items = json.loads(self.kubectl("get", kind, "-o", "json"))["items"]
         return {item["metadata"]["name"] for item in items if ANNOTATION in item["metadata"].get("annotations", {})}
 
     def command(self, *arguments: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.audit_setting import PGW, PROGRAM, Asked, Setting
+from cluster.audit_setting import PGR, PGW, PROGRAM, Asked, Setting
 from postgres_writer.audit.resources import Kubectl
 from postgres_writer.errors import ListExpired
 
@@ -121,6 +121,39 @@ def test_a_second_row_is_kept_once_its_resource_names_that_table(setting: Settin
     assert setting.rows("old") == ["double"]
 
 
+def test_rows_of_both_kinds_are_repaired_and_pruned_by_their_own_ids(setting: Setting) -> None:
+    setting.apply("same", "missing")
+    setting.apply_row("same", "gone")
+    setting.apply_row("changed", age=24)
+    space = setting.namespace
+    rows = ("same", "orphan"), ("same", "changed", "orphan")
+    setting.row(*rows[0])
+    for name in rows[1]:
+        setting.database.query("INSERT INTO students VALUES (%s, 'alex', 23, NULL)", f"row/{space}/{name}")
+    found = json.loads(setting.audit("-o", "json", "--repair").stdout)["findings"]
+    assert [(one["finding"], one["id"]) for one in found] == [
+        ("missing", f"row/{space}/gone"),
+        ("missing", f"{space}/missing"),
+        ("differs", f"row/{space}/changed"),
+        ("no-resource", f"row/{space}/orphan"),
+        ("no-resource", f"{space}/orphan"),
+    ]
+    assert (setting.annotated(), setting.annotated(PGR)) == ({"missing"}, {"gone", "changed"})
+    done = setting.audit("--prune", f"row/{space}/orphan", "--yes", "--context", "test")
+    assert "1 of 1 rows deleted." in done.stdout, done.stdout + done.stderr
+    left = {f"{space}/same", f"{space}/orphan", f"row/{space}/same", f"row/{space}/changed"}
+    assert {about for about, *_ in setting.database.rows("students")} == left
+    asked = Asked(setting, "--prune")
+    setting.apply_row("same-2")
+    setting.kubectl("delete", PGR, "changed")
+    code, said = asked.answer("y")
+    assert (code, "1 of 1 rows deleted." in said) == (0, True), said
+    asked = Asked(setting, "--prune", f"row/{space}/changed")
+    setting.apply_row("changed", age=24)
+    code, said = asked.answer("y")
+    assert (code, f"Kept row/{space}/changed in public.students: it has a resource again." in said) == (1, True), said
+
+
 def test_what_a_sync_is_just_doing_is_no_finding(setting: Setting) -> None:
     setting.apply("late")
     done = subprocess.Popen(
@@ -192,7 +225,7 @@ def test_a_list_that_expires_on_the_way_is_told_apart(
     for name, value in setting.environ.items():
         monkeypatch.setenv(name, value)
     pages = Kubectl().pages(setting.namespace, page=2)
-    assert len(next(pages)[0]) == 2
+    assert len(next(pages)) == 2
     setting.kubectl("annotate", PGW, "student-1", "changed=since")
     cluster.compact()
     cluster.restart()  # it keeps older states in memory
@@ -204,7 +237,8 @@ def test_kubectl_s_own_list_says_the_same_as_its_pages(setting: Setting, monkeyp
     names = [f"student-{number}" for number in range(25)]
     setting.apply(*names)
     setting.row(*names[:20])
-    printed = setting.kubectl("get", "pgw", "-o", "json")
+    setting.apply_row("student-3")
+    printed = setting.kubectl("get", "pgw,pgr", "-o", "json")
     done = subprocess.run(
         [str(PROGRAM), "audit", "-", "-o", "json"],
         input=printed,
@@ -216,8 +250,9 @@ def test_kubectl_s_own_list_says_the_same_as_its_pages(setting: Setting, monkeyp
     )
     by_file: list[dict[str, Any]] = json.loads(done.stdout)["findings"]
     assert [(one["finding"], one["id"].partition("/")[2]) for one in by_file] == setting.findings()
+    assert ("missing", f"row/{setting.namespace}/student-3") in [(one["finding"], one["id"]) for one in by_file]
     for name, value in setting.environ.items():
         monkeypatch.setenv(name, value)
     pages = list(Kubectl().pages(setting.namespace, page=10))
-    assert [len(items) for items in pages] == [10, 10, 5]
-    assert [item["metadata"]["name"] for items in pages for item in items] == sorted(names)
+    assert [len(items) for items in pages] == [10, 10, 5, 1]
+    assert [item["metadata"]["name"] for items in pages[:3] for item in items] == sorted(names)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.audit_setting import PGW, PROGRAM, Setting
+from cluster.audit_setting import PGR, PGW, PROGRAM, Setting
 from postgres_writer.audit.cluster import Cluster
 from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.errors import AuditError, ListExpired
@@ -143,8 +143,8 @@ def test_the_server_s_metrics_show_what_the_config_map_holds(pod: Pod, setting: 
 def test_the_account_may_read_resources_and_update_its_object_and_nothing_else(installed: ApiServer) -> None:
     verbs = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
     objects = (
-        PGW,
-        f"{PGW}/status",
+        *(PGW, PGR),
+        *(f"{PGW}/status", f"{PGR}/status"),
         "configmaps",
         f"configmaps/{NAME}",
         "configmaps/other",
@@ -160,7 +160,8 @@ def test_the_account_may_read_resources_and_update_its_object_and_nothing_else(i
         ).stdout.strip()
         == "yes"
     }
-    assert granted == {("get", PGW), ("list", PGW), ("patch", f"configmaps/{NAME}")}
+    read = {(verb, kind) for verb in ("get", "list") for kind in (PGW, PGR)}
+    assert granted == {*read, ("patch", f"configmaps/{NAME}")}
 
 
 def can_i(subject: str) -> list[str]:
@@ -170,6 +171,7 @@ def can_i(subject: str) -> list[str]:
 
 def test_repairing_needs_the_overlay_that_grants_it(pod: Pod, setting: Setting, tmp_path: Path) -> None:
     setting.apply("missing")
+    setting.apply_row("missing")
     refused = pod.audit(setting.database, "-n", setting.namespace, "--repair")
     assert refused.returncode == 2
     assert "403" in refused.stderr
@@ -182,7 +184,7 @@ def test_repairing_needs_the_overlay_that_grants_it(pod: Pod, setting: Setting, 
         eventually_allowed(pod.server)
         done = pod.audit(setting.database, "-n", setting.namespace, *container["args"])
         assert done.returncode == 1, done.stderr
-        assert setting.annotated() == {"missing"}
+        assert setting.annotated() == setting.annotated(PGR) == {"missing"}
     finally:
         pod.server.kubectl(
             "apply", "--server-side", "--force-conflicts", "-k", str(overlay(tmp_path / "plain", ["audit"]))
@@ -199,12 +201,18 @@ def test_pages_and_single_resources_are_those_of_kubectl(pod: Pod, setting: Sett
     names = [f"student-{number}" for number in range(25)]
     setting.apply(*names)
     cluster = pod.cluster()
+    setting.apply_row("student-3", table="rows")
     pages = list(cluster.pages(setting.namespace, page=10))
-    assert [len(items) for items in pages] == [10, 10, 5]
-    assert [item["metadata"]["name"] for items in pages for item in items] == sorted(names)
-    found = cluster.get(f"{setting.namespace}/student-3")
-    assert found is not None
-    assert found["spec"]["table"] == "students"
+    assert [len(items) for items in pages] == [10, 10, 5, 1]
+    assert [item["metadata"]["name"] for items in pages[:3] for item in items] == sorted(names)
+    for about, table in (
+        (f"{setting.namespace}/student-3", "students"),
+        (f"row/{setting.namespace}/student-3", "rows"),
+    ):
+        found = cluster.get(about)
+        assert found is not None
+        assert found["spec"]["table"] == table
+    assert cluster.get(f"row/{setting.namespace}/student-4") is None
     assert cluster.get(f"{setting.namespace}/absent") is None
     assert cluster.get("no-such-namespace/absent") is None
     cluster.close()
@@ -214,13 +222,13 @@ def test_a_list_that_expires_is_told_apart_and_begun_again(pod: Pod, setting: Se
     setting.apply(*(f"student-{number}" for number in range(6)))
     cluster = pod.cluster()
     pages = cluster.pages(setting.namespace, page=2)
-    assert len(next(pages)[0]) == 2
+    assert len(next(pages)) == 2
     setting.kubectl("annotate", PGW, "student-1", "changed=since")
     pod.server.compact()
     pod.server.restart()  # it keeps older states in memory
     with pytest.raises(ListExpired):
         list(pages)
-    assert sum(len(items) for items, _ in cluster.pages(setting.namespace, page=2)) == 6
+    assert sum(len(items) for items in cluster.pages(setting.namespace, page=2)) == 6
     cluster.close()
 
 
@@ -250,7 +258,8 @@ def test_the_token_is_read_again_and_the_certificate_is_checked(pod: Pod, settin
 def test_a_kind_that_is_not_there_is_not_a_resource_that_is_gone(
     pod: Pod, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("postgres_writer.audit.cluster.API_PATH", "/apis/demo.yash.com/v9")
+    elsewhere = "/apis/demo.yash.com/v9/namespaces/{1}/{0.plural}"
+    monkeypatch.setattr("postgres_writer.audit.cluster.api_path", elsewhere.format)
     cluster = pod.cluster()
     with pytest.raises(AuditError, match="404"):
         cluster.get(f"{setting.namespace}/anything")

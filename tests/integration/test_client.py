@@ -14,6 +14,7 @@ import yaml
 from postgres_writer import __version__
 from postgres_writer.cli.client import finalizing, ready_condition, requests_of
 from postgres_writer.cli.commands import COMMANDS
+from postgres_writer.core.row import POSTGRES_ROW
 from support.command import run_here
 from support.payloads import payload, resource
 from support.postgres import Database, free_port
@@ -91,6 +92,26 @@ class TestSync:
         assert (ended.returncode, ended.stderr) == (1, "")
         assert "HTTP400" in ended.stdout
 
+    def test_a_row_of_any_columns_is_written_and_finalized_by_its_own_controller(
+        self, server: ServerProcess, database: Database
+    ) -> None:
+        declared = resource(
+            {"table": "students", "columns": [{"name": "age", "value": 23}]}, kind=POSTGRES_ROW, uid=ABSENT
+        )
+        both = f"{ALEX}---\n{json.dumps(declared)}"
+        ended = run_here("sync", "-", "--url", server.url, given=both)
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert database.rows() == [
+            ("default/sample-student", "alex", 23, "canada"),
+            ("row/default/sample", None, 23, None),
+        ]
+        names = [each["controller"]["metadata"]["name"] for each in requests_of(both, force=False)]
+        assert names == ["postgres-writer", "postgres-writer-row"]
+        [_, last] = [finalizing(each) for each in requests_of(both.replace('"finalizers"', '"was"'), force=False)]
+        assert last["parent"]["metadata"]["finalizers"] == ["metacontroller.io/compositecontroller-postgres-writer-row"]
+        assert run_here("finalize", "-", "--url", server.url, given=both).returncode == 0
+        assert database.rows() == []
+
     def test_a_list_of_kubectl_is_taken_apart(self, server: ServerProcess, database: Database) -> None:
         listed = {"kind": "List", "items": [yaml.safe_load(ALEX), yaml.safe_load(MANIFEST % ("b", "students"))]}
         assert run_here("sync", "-", "--url", server.url, given=json.dumps(listed)).returncode == 0
@@ -149,6 +170,7 @@ class TestRefused:
             ("[1, 2]", "not an object"),
             ("{kind: List, items: 1}", "not an object"),
             ("kind: Pod", "of kind Pod"),
+            ("{kind: PostgresRow, apiVersion: example.com/v1}", "not PostgresWriter or PostgresRow of demo.yash.com"),
             (ALEX.replace("metadata: {", "metadata: {uid: 5a1f, "), "--force"),
             (json.dumps(payload(resource())), "--force"),
         ],
@@ -161,6 +183,7 @@ class TestRefused:
             "a list",
             "no list of items",
             "another kind",
+            "another group",
             "from a cluster",
             "a request from a cluster",
         ],

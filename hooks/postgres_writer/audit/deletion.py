@@ -97,4 +97,4 @@ def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Re
     if not any(found.prunable and found.place == finding.place for found in judged):
         again = finding.kind is Kind.NO_RESOURCE
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
-    return [row for row in rows if row.relation == tables.relations.get(resource.keys[0])]
+    return [row for row in rows if row.relation == tables.relations.get(resource.home)]

@@ -44,8 +44,13 @@ class Resource(NamedTuple):
     qualified: bool = True
 
     @property
+    def home(self) -> Key:
+        """Where its row belongs."""
+        return self.table, self.id_column
+
+    @property
     def keys(self) -> list[Key]:
-        """Where its row may be: in spec.table first."""
+        """Where its row may be: at home first."""
         return [(table, self.id_column) for table in (self.table, *self.tables)]
 
 
@@ -141,10 +146,10 @@ def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
 
 def own_row(resource: Resource, rows: list[Row], tables: Tables) -> Row | None:
     """Give the row of a resource in spec.table, from all rows of its id."""
-    home = tables.relations.get(resource.keys[0])
-    at_home = (row for row in rows if row.relation == home)
+    home = tables.relations.get(resource.home)
+    at_home = [row for row in rows if row.relation == home]
     # a parent also shows the rows of what inherits from it: its own comes first
-    return min(at_home, key=lambda row: row.place[0] != row.relation.oid, default=None)
+    return next((row for row in at_home if row.place[0] == row.relation.oid), at_home[0] if at_home else None)
 
 
 def judge(
@@ -168,11 +173,11 @@ def judge(
 def _judge_managed(
     resource: Resource, rows: list[Row], tables: Tables, difference: Difference | None
 ) -> Iterator[Finding]:
-    home = tables.relations.get(resource.keys[0])
+    home = tables.relations.get(resource.home)
     own = own_row(resource, rows, tables)
     if own is None:
         # of a table that could not be read nothing is known, so nothing is called missing from it
-        if resource.keys[0] not in tables.unreadable:
+        if resource.home not in tables.unreadable:
             repairable = resource.doc is not None and not resource.paused
             why = _why_missing(resource, home)
             yield Finding(Kind.MISSING, resource.id, resource.table, why, repairable=repairable)
@@ -191,7 +196,7 @@ def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row],
     kind = Kind.ELSEWHERE if own is None else Kind.DUPLICATE
     shown_by = {other.relation for other in rows if other.place == row.place}
     detail, repairable, prunable = "", False, False
-    if tables.relations.get(resource.keys[0]) in shown_by:
+    if tables.relations.get(resource.home) in shown_by:
         detail = "spec.table shows it as well: a second row there, or in a table that inherits from it"
     elif not shown_by.isdisjoint(map(tables.relations.get, resource.keys)):
         detail, repairable = "in status.tables: the next sync removes it", not resource.paused

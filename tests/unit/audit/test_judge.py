@@ -69,7 +69,7 @@ def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
     assert resource.qualified, "the server itself wrote which tables these are"
     assert not names & known.unreadable.keys()
     named = {known.relations[name] for name in names}
-    home = known.relations[resource.keys[0]]
+    home = known.relations[resource.home]
     assert any(row.relation == home for row in found)
     for finding in prunable:
         shown = {row.relation for row in found if row.place == finding.place}
