@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import select
-import struct
 import subprocess
 import sys
-import termios
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -35,7 +29,7 @@ def test_nothing_is_found_where_all_is_well(database: Database) -> None:
     done = audit(database, resources=resources)
     assert done.returncode == 0, done.stdout
     assert done.stdout == "0 findings (resources: 4, rows: 4, tables: 2).\n"
-    assert done.stderr == "", "no progress bar where there is no terminal"
+    assert done.stderr == ""
 
 
 def test_every_kind_of_finding_is_told(database: Database) -> None:
@@ -256,31 +250,6 @@ def test_an_unreachable_database_is_one_sentence_without_the_password(database: 
     assert done.returncode == 2
     assert "cannot be reached" in done.stderr
     assert "very-secret" not in done.stderr
-
-
-def test_a_terminal_sees_the_progress_which_is_gone_at_the_end(database: Database, tmp_path: Path) -> None:
-    row(database, "default/a")
-    listed = tmp_path / "list.json"
-    listed.write_text(json.dumps({"kind": "List", "items": [made("a")]}))
-    terminal, their_end = pty.openpty()
-    fcntl.ioctl(their_end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    try:
-        done = subprocess.run(
-            [str(PROGRAM), "audit", str(listed)],
-            env={**scrubbed_environment(os.environ), **database.environ, "TERM": "xterm"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=their_end,
-            check=False,
-            timeout=60,
-        )
-        drawn = os.read(terminal, 65536).decode() if select.select([terminal], [], [], 1)[0] else ""
-    finally:
-        os.close(terminal)
-        os.close(their_end)
-    assert done.returncode == 0
-    assert "Read 1 resources, 1 rows" in drawn, "both sides"
-    assert drawn.rpartition("\r")[2] == "\x1b[K"
 
 
 def test_memory_does_not_grow_with_the_rows(database: Database) -> None:

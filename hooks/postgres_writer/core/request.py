@@ -148,7 +148,7 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
 def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
     parent, decorated = payload.get("parent"), payload.get("object")
     if (parent is None) == (decorated is None):
-        raise InvalidRequest("The body must have 'parent' (CompositeController) or 'object' (DecoratorController).")
+        raise InvalidRequest("The body needs either 'parent' (CompositeController) or 'object' (DecoratorController).")
     resource = decorated if parent is None else parent
     if not isinstance(resource, dict):
         raise InvalidRequest("The resource in the body must be a JSON object.")

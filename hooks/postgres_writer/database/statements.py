@@ -167,7 +167,7 @@ _CONVERT = _template("""
     jsonb_populate_record(ROW(x.*)::{table}, %(doc)s) AS d
 """)
 _COMPARE = _template("""
-    SELECT r.id, {differences} FROM json_to_recordset(%(batch)s)
+    SELECT {differences} FROM json_to_recordset(%(batch)s)
         AS r (id pg_catalog.text, part pg_catalog.oid, place pg_catalog.tid, doc pg_catalog.jsonb),
     jsonb_populate_record(NULL::{table}, r.doc) AS d, {table} AS x
     WHERE (x.tableoid = r.part) AND (x.ctid = r.place) AND (x.{id} = r.id) AND NOT {same}
@@ -331,7 +331,7 @@ def _filled(template: str, table: str, id_column: str, columns: Names = (), rele
         "current": ", ".join(f"x.{name}" for name in named),
         "wanted": ", ".join(f"d.{name}" for name in named),
         "updates": ", ".join([*(f"{name} = d.{name}" for name in named), *defaults]),
-        "differences": ", ".join(_DIFFERS.replace("{column}", name) for name in named),
+        "differences": ", ".join(["r.id", *(_DIFFERS.replace("{column}", name) for name in named)]),
         "excluded": ", ".join([*(f"{name} = EXCLUDED.{name}" for name in named), *defaults]),
         # what was released is written in any case: no look shows whether it has its default
         "differs": "EXISTS (SELECT FROM cur)" if released else "EXISTS (SELECT FROM cur WHERE NOT same)",

@@ -1,7 +1,4 @@
-"""Tokens, certificate and table policy: loaded and checked here, and read again when their files change.
-
-What is rotated needs no restart.
-"""
+"""Tokens, certificate and table policy: loaded and checked here, and read again when their files change."""
 
 from __future__ import annotations
 

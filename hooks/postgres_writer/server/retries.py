@@ -1,7 +1,4 @@
-"""When a worker's failures are tried again: soft state. If it is lost, some retries come at the same time.
-
-It has no locks, for greenlets take turns only where they wait.
-"""
+"""When a worker's failures are tried again: soft state, without locks, for greenlets take turns where they wait."""
 
 from __future__ import annotations
 
