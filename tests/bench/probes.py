@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from postgres_writer.core.row import COLUMNS
 from postgres_writer.database import statements
 from support.postgres import Database
 from support.server import ServerProcess
+from support.waiting import wait_until
 
 _HOST = "127.0.0.1"
 
@@ -38,13 +40,28 @@ class Raw:
 def wal_bytes(parts: Bench, requests: int, shape: bodies.Shape = bodies.WRITER) -> tuple[int, int]:
     """Give (no-op syncs answered, bytes of WAL that were written meanwhile), for at least so many."""
     case = noop(parts.hook, 16, template=bodies.sync("noop", synced=True, shape=shape))
-    # the first statements of a session set hint bits on pages of the catalogue, which is logged once
-    pace = load.run(case.load, 2).rate
-    before = _wal_position(parts.database)
-    answered = 0
-    while answered < requests:
-        answered += load.run(case.load, max(1, math.ceil((requests - answered) / pace))).requests
-    return answered, _wal_position(parts.database) - before
+    with _without_autovacuum(parts.database):
+        # the first statements of a session set hint bits on pages of the catalogue, which is logged once
+        pace = load.run(case.load, 2).rate
+        before = _wal_position(parts.database)
+        answered = 0
+        while answered < requests:
+            answered += load.run(case.load, max(1, math.ceil((requests - answered) / pace))).requests
+        return answered, _wal_position(parts.database) - before
+
+
+@contextlib.contextmanager
+def _without_autovacuum(database: Database) -> Iterator[None]:
+    """Keep PostgreSQL from its own chores for the block: they write WAL, too."""
+    database.query("ALTER SYSTEM SET autovacuum = off")
+    database.query("SELECT pg_reload_conf()")
+    running = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum%'"
+    wait_until(lambda: database.query(running) == [(0,)], "the end of autovacuum")
+    try:
+        yield
+    finally:
+        database.query("ALTER SYSTEM RESET autovacuum")
+        database.query("SELECT pg_reload_conf()")
 
 
 def _wal_position(database: Database) -> int:
