@@ -15,8 +15,8 @@ from support.subject import Subject
 
 TIMEOUT = 1.0
 SETTINGS = {
-    "statement_timeout": ["0", "'1ms'"],
-    "lock_timeout": ["0", "'1ms'"],
+    "statement_timeout": ["0", "'100ms'"],
+    "lock_timeout": ["0", "'100ms'"],
     "default_transaction_isolation": ["'repeatable read'", "'serializable'"],
     "row_security": ["off"],
     "synchronous_commit": ["off"],
