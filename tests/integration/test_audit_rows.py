@@ -140,6 +140,14 @@ def test_a_column_that_was_dropped_is_named_and_the_others_are_compared(database
     ]
 
 
+def test_a_row_of_which_no_column_can_be_compared_is_judged_by_its_id(database: Database) -> None:
+    database.query(WIDE)
+    for name in ("bare", "lost"):
+        database.query(INSERT, f"row/default/{name}", *STORED)
+    [found] = told(database, resources=[declared("bare", {}), declared("lost", {"gone": 1})])
+    assert (found["id"], found["detail"]) == ("row/default/lost", "the table has no column gone")
+
+
 def test_one_table_is_read_by_each_column_that_holds_ids(database: Database) -> None:
     database.query("CREATE TABLE items (id text PRIMARY KEY, code varchar UNIQUE, number bigint, plan text)")
     rows = [("row/default/by-id", None), ("theirs/1", "row/default/by-code"), ("theirs/2", "row/default/left")]
