@@ -80,32 +80,45 @@ carriers() {
 {{- end}}"
 }
 
-# Prints "VERSION KIND NAMESPACE NAME" for each resource that does not have the finalizer $1.
+# Prints "FINALIZERS VERSION KIND NAMESPACE NAME" for each resource that does not have the finalizer $1; FINALIZERS is its list of
+# finalizers as JSON, null if there is none.
 without() {
     kube get "$RESOURCES" --all-namespaces -o go-template="
 {{- range .items}}
   {{- \$carried := false}}
   {{- range .metadata.finalizers}}{{if eq . \"$1\"}}{{\$carried = true}}{{end}}{{end}}
-  {{- if not \$carried}}{{.apiVersion}} {{.kind}} {{.metadata.namespace}} {{.metadata.name}}{{\"\n\"}}{{end}}
+  {{- if not \$carried}}
+    {{- if .metadata.finalizers}}[{{range \$i, \$one := .metadata.finalizers}}{{if \$i}},{{end}}\"{{\$one}}\"{{end}}]{{else}}null{{end}}
+    {{- printf \" %s %s %s %s\\n\" .apiVersion .kind .metadata.namespace .metadata.name}}
+  {{- end}}
 {{- end}}"
 }
 
-# Prints a manifest for each resource that stdin names as "VERSION KIND NAMESPACE NAME"; $1 is added to its metadata.
-manifests() {
+# Patches each resource that stdin names as "VERSION KIND NAMESPACE NAME" with the JSON patch $1. One that fails does not keep the
+# others from being patched; the caller looks at what is left.
+patch() {
     while read -r version kind namespace name; do
         printf -- '---\napiVersion: %s\nkind: %s\n' "$version" "$kind"
-        printf 'metadata: {namespace: "%s", name: "%s"%s}\n' "$namespace" "$name" "${1:-}"
-    done
+        printf 'metadata: {namespace: "%s", name: "%s"}\n' "$namespace" "$name"
+    done | kube patch -f - --type=json -p "$1" || true
 }
 
-# Adds $HOLD to all resources. Server-side apply adds to the list of finalizers, and cannot overwrite what others write
-# into it at the same time. Resources created meanwhile are not held, and are not reported.
+# Adds $HOLD to all resources. Those with the same list of finalizers are patched in one call, and each patch tests that the list
+# is still the same, so that nothing that others write at the same time is overwritten. Nothing but that list is touched: server-side
+# apply would take over, and then remove, what a client-side apply owned. Resources created meanwhile are not held, and are not reported.
 hold() {
     unheld=$(without "$HOLD")
     [ -n "$unheld" ] || return 0
-    printf '%s\n' "$unheld" | manifests ", finalizers: [$HOLD]" |
-        kube apply --server-side --field-manager=postgres-writer-hold -f - || true
-    rest=$({ printf '%s\n\n' "$unheld"; without "$HOLD"; } | awk '!NF {now = 1} now && $0 in first; !now {first[$0]}')
+    printf '%s\n' "$unheld" | cut -d ' ' -f 1 | sort -u | while read -r finalizers; do
+        case $finalizers in
+        null) add="{\"op\": \"add\", \"path\": \"/metadata/finalizers\", \"value\": [\"$HOLD\"]}" ;;
+        *) add="{\"op\": \"add\", \"path\": \"/metadata/finalizers/-\", \"value\": \"$HOLD\"}" ;;
+        esac
+        printf '%s\n' "$unheld" | awk -v list="$finalizers" '$1 == list {print $2, $3, $4, $5}' |
+            patch "[{\"op\": \"test\", \"path\": \"/metadata/finalizers\", \"value\": $finalizers}, $add]"
+    done
+    rest=$({ printf '%s\n\n' "$unheld"; without "$HOLD"; } | cut -d ' ' -f 2- |
+        awk '!NF {now = 1} now && $0 in first; !now {first[$0]}')
     [ -z "$rest" ] || complain "These resources are not held. One that is being deleted cannot be: wait until it is gone, and try again." "$rest"
 }
 
@@ -114,9 +127,9 @@ hold() {
 take_off() {
     list=$(cat)
     printf '%s\n' "$list" | awk 'NF {print $1, $2}' | sort -u | while read -r index finalizer; do
-        printf '%s\n' "$list" | sed -n "s|^$index $finalizer ||p" | manifests | kube patch -f - --type=json -p "[
+        printf '%s\n' "$list" | sed -n "s|^$index $finalizer ||p" | patch "[
             {\"op\": \"test\", \"path\": \"/metadata/finalizers/$index\", \"value\": \"$finalizer\"},
-            {\"op\": \"remove\", \"path\": \"/metadata/finalizers/$index\"}]" || true
+            {\"op\": \"remove\", \"path\": \"/metadata/finalizers/$index\"}]"
     done
 }
 
