@@ -136,12 +136,12 @@ def apply_crd(server: ApiServer, crd: Path | None = None) -> None:
     )
     for file in [crd] if crd is not None else CRDS.glob("postgres*.yaml"):
         definition = yaml.safe_load(file.read_text())
-        server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{definition['metadata']['name']}")
+        server.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{definition['metadata']['name']}")
         # the handler of the resources follows a changed CRD at once, the published schema a little later
         version = definition["spec"]["versions"][0]
         status = version["schema"]["openAPIV3Schema"]["properties"]["status"]["description"]
         path = f"{definition['spec']['names']['singular']}.status"
-        end = time.monotonic() + 30
+        end = time.monotonic() + 60
         while status not in " ".join(server.kubectl("explain", path, check=False).stdout.split()):
-            assert time.monotonic() < end, "the schema was not published within 30 s"
+            assert time.monotonic() < end, "the schema was not published within 60 s"
             time.sleep(0.2)

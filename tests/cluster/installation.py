@@ -105,7 +105,7 @@ def install(cluster: ApiServer) -> None:
     secrets, everything, *_ = guide("Install")
     shell(cluster, secrets, PSQL_PASSWORD="s3cret")
     shell(cluster, everything)
-    cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}", f"crd/{ROWS}")
+    cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{RESOURCE}", f"crd/{ROWS}")
 
 
 def wipe(cluster: ApiServer) -> None:

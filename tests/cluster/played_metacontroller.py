@@ -82,7 +82,7 @@ class PlayedMetacontroller:
             "finalizing": hook == "finalize",
         }
         headers = self._authorization(webhook)
-        answered = requests.post(self.hooks + webhook["path"], json=body, headers=headers, timeout=15)
+        answered = requests.post(self.hooks + webhook["path"], json=body, headers=headers, timeout=60)
         assert answered.status_code == 200, f"{hook}: {answered.status_code} {answered.text}"
         answer: Object = answered.json()
         return answer

@@ -36,7 +36,7 @@ class RoundTrip:
     def _step(self, hook: str) -> dict[str, Any]:
         stored = self.resource.get()
         request = payload(stored, self.controller, finalizing=hook == "finalize")
-        reply = self.hooks.post(hook, request, timeout=30)
+        reply = self.hooks.post(hook, request, timeout=60)
         assert reply.status_code == 200, reply.text
         status: dict[str, Any] = reply.json()["status"]
         written = write_statuses(self.resource, [{**stored, "status": status}])[0]

@@ -71,12 +71,12 @@ def test_all_includes_it(resources: dict[str, Resource]) -> None:
 
 
 def test_wait_for_ready_ends_when_it_is_ready(resources: dict[str, Resource]) -> None:
-    resources["ready"].kubectl("wait", "--for=condition=Ready", "--timeout=10s", "pgw/ready")
+    resources["ready"].kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pgw/ready")
     for name in ("broken", "unseen"):  # no tool takes silence for success
         refused = resources[name].kubectl("wait", "--for=condition=Ready", "--timeout=1s", f"pgw/{name}", check=False)
         assert refused.returncode != 0
         assert "timed out waiting for the condition" in refused.stderr
-    resources["ready"].kubectl("wait", "--for=condition=Ready=false", "--timeout=10s", "pgw/broken")
+    resources["ready"].kubectl("wait", "--for=condition=Ready=false", "--timeout=60s", "pgw/broken")
 
 
 @pytest.mark.parametrize(

@@ -332,7 +332,7 @@ def test_a_list_shows_table_condition_columns_and_what_is_wrong(acme: Resource) 
     assert line.endswith("A sentence.")
     assert acme.kubectl("get", "pgr", acme.name).stdout.split()[:6] == head.split()[:6]
     assert f"postgresrow.demo.yash.com/{acme.name}" in acme.kubectl("get", "all").stdout
-    acme.kubectl("wait", "--for=condition=Ready", "--timeout=10s", f"pgr/{acme.name}")
+    acme.kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"pgr/{acme.name}")
 
 
 # with the real hook server

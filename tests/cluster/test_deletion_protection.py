@@ -30,7 +30,7 @@ def protected(empty: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Api
     server = empty
     folder = overlay(tmp_path_factory.mktemp("protection"), ["deletion-protection"], base=K8S.parent / "crds")
     server.kubectl("apply", "--server-side", "--validate=strict", "-k", str(folder))
-    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}")
+    server.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{RESOURCE}")
     create(server, "default", "probe", protect="true")
     wait_until(lambda: not delete(server, RESOURCE, "probe", dry_run=True), "the policy to be at work")
     return server

@@ -122,7 +122,7 @@ def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, 
 
         def accepted(token: str) -> bool:
             headers = {"Authorization": f"Bearer {token}"}
-            answer = requests.post(f"{metacontroller.hooks}/sync", json={}, headers=headers, timeout=10)
+            answer = requests.post(f"{metacontroller.hooks}/sync", json={}, headers=headers, timeout=60)
             return answer.status_code != 401
 
         shell(installation.cluster, accept_both)

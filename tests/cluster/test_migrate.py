@@ -82,7 +82,7 @@ def original(new_cluster: Callable[[], ApiServer], database: Database) -> Iterat
     server.start_controllers()
     prepare(server)
     server.kubectl("apply", "-f", "-", input=ORIGINAL_CRD + "---" + ORIGINAL_OPERATOR)
-    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", f"crd/{RESOURCE}")
+    server.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{RESOURCE}")
     yield Installation(server, database)
     server.stop()
 

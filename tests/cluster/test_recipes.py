@@ -95,7 +95,7 @@ def test_the_sidecar_keeps_a_fresh_token_and_never_an_empty_one(tmp_path: Path) 
         assert (token.read_text(), asleep.read_text()) == ("second", "300\n")
     finally:
         loop.terminate()
-        loop.wait(10)
+        loop.wait(60)
 
 
 def test_the_secret_of_cloudnativepg_is_copied_with_its_ca(prepared: ApiServer, namespace: str) -> None:

@@ -101,7 +101,7 @@ def kube_state_metrics(
         yield f"http://127.0.0.1:{ports['--port=8080'].partition('=')[2]}/metrics"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def samples(
 
 def scraped(address: str, namespace: str) -> Samples:
     try:
-        text = requests.get(address, timeout=10).text
+        text = requests.get(address, timeout=60).text
     except OSError:
         return {}
     families = [family for family in text_string_to_metric_families(text) if family.name.startswith(PREFIX)]

@@ -84,7 +84,7 @@ def test_a_synced_row_and_the_second_sync_writes_nothing(
     assert as_bytes(trip.sync()) == as_bytes(first)
     assert stored.get()["metadata"]["resourceVersion"] == version
     assert database.rows() == [(f"{stored.namespace}/sample", "alex", 23, "canada")]
-    stored.kubectl("wait", "--for=condition=Ready", "--timeout=5s", f"{KIND}/sample")
+    stored.kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"{KIND}/sample")
 
 
 def test_an_edited_table_moves_the_row_and_is_recorded(trip: RoundTrip, database: Database) -> None:
@@ -152,7 +152,7 @@ def test_a_table_refused_by_policy_and_then_allowed(stored: Resource, database: 
         expect(status, "False", Reason.TABLE_NOT_ALLOWED)
         assert (status["observedTable"], status["tables"]) == ("students", [])
         policy.write_text('rules: [{namespaces: ["*"], tables: [pupils, students]}]')
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while ready(status)[1] == Reason.TABLE_NOT_ALLOWED.value and time.monotonic() < end:
             status = trip.sync()  # the file is looked at again after a while
         expect(status, "False", Reason.TABLE_RECORDED)

@@ -44,7 +44,7 @@ COPIES = ("kept", "adopted", "corrected", "deleted", "leaving")
 
 def install_original(server: ApiServer, verb: str) -> None:
     server.kubectl(verb, "--filename", str(ORIGINAL_CRD))
-    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd/postgreswriters.demo.yash.com")
+    server.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd/postgreswriters.demo.yash.com")
 
 
 def store(server: ApiServer, name: str, spec: object) -> Resource:

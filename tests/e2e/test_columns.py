@@ -61,7 +61,7 @@ def test_applied_sample_becomes_ready_and_a_row(installed: Stack, tenants: str) 
     sample["metadata"]["namespace"] = tenants
     installed.api.kubectl("apply", "--filename", "-", input=yaml.safe_dump(sample))
     resource = ("pgr/sample-tenant", f"--namespace={tenants}")
-    installed.api.kubectl("wait", "--for=condition=Ready", "--timeout=20s", *resource)
+    installed.api.kubectl("wait", "--for=condition=Ready", "--timeout=60s", *resource)
     assert held(installed, tenants, "sample-tenant") == (
         "gold",
         250,
@@ -71,7 +71,7 @@ def test_applied_sample_becomes_ready_and_a_row(installed: Stack, tenants: str) 
     )
     found = status(installed, tenants, "sample-tenant")
     assert found["columns"] == ["limits", "plan", "regions", "seats", "trial_ends"]
-    installed.api.kubectl("delete", "--timeout=20s", *resource)
+    installed.api.kubectl("delete", "--timeout=60s", *resource)
     assert installed.database.query("SELECT count(*) FROM tenants") == [(0,)]
 
 

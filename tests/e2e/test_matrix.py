@@ -99,13 +99,13 @@ class TestRow:
     def test_delete_takes_the_row_along(self, installed: Stack, namespace: str) -> None:
         make_ready(installed, namespace, "deleted")
         installed.api.kubectl(
-            "delete", installed.client.kind.plural, "deleted", f"--namespace={namespace}", "--timeout=20s"
+            "delete", installed.client.kind.plural, "deleted", f"--namespace={namespace}", "--timeout=60s"
         )
         installed.world.converge(10)
 
     def test_foreground_deletion_ends_too(self, installed: Stack, namespace: str) -> None:
         make_ready(installed, namespace, "deleted")
-        cascade = ("--cascade=foreground", "--timeout=30s")
+        cascade = ("--cascade=foreground", "--timeout=60s")
         kind = installed.client.kind
         installed.api.kubectl("delete", kind.plural, "deleted", f"--namespace={namespace}", *cascade)
         installed.world.converge(10)
@@ -312,7 +312,7 @@ def apply_sample(stack: Stack, namespace: str) -> None:
 
 
 def wait_with_kubectl(stack: Stack, namespace: str, name: str) -> None:
-    condition_flags = ("--for=condition=Ready", "--timeout=20s")
+    condition_flags = ("--for=condition=Ready", "--timeout=60s")
     stack.api.kubectl("wait", *condition_flags, f"{stack.client.kind.plural}/{name}", f"--namespace={namespace}")
 
 

@@ -65,7 +65,7 @@ def test_a_changed_label_moves_the_care_and_leaves_the_old_row(stack: Stack, kin
         stack.wait_ready(NAMESPACE, "moved", "True/RowSynced@1", timeout=60)
         assert ids(archive) == {f"{NAMESPACE}/moved"}  # left behind, as the recipe says
 
-        stack.api.kubectl("delete", "postgreswriter", "moved", f"--namespace={NAMESPACE}", "--timeout=30s")
+        stack.api.kubectl("delete", "postgreswriter", "moved", f"--namespace={NAMESPACE}", "--timeout=60s")
         assert gone(stack.client, NAMESPACE, "moved")
         assert ids(stack.database) == {f"{NAMESPACE}/plain"}
         assert ids(archive) == {f"{NAMESPACE}/moved"}

@@ -83,6 +83,6 @@ def test_each_shard_serves_its_own_resources_while_the_other_is_down(
     shards["rest"].start()
     stack.wait_ready(NAMESPACE, "second-rest", "True/RowSynced@1")
     for name in ("first-a", "first-rest"):
-        stack.api.kubectl("delete", "postgreswriter", name, f"--namespace={NAMESPACE}", "--timeout=30s")
+        stack.api.kubectl("delete", "postgreswriter", name, f"--namespace={NAMESPACE}", "--timeout=60s")
         assert gone(stack.client, NAMESPACE, name)
     wait_until(lambda: len(stack.database.rows()) == 2, "the rows of the resources that are left")

@@ -180,7 +180,7 @@ def connect(port: int, sent: bytes) -> socket.socket:
     """Open a connection that reads nothing, with a small receive buffer, and send what fits."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.settimeout(5)
+    client.settimeout(60)
     client.connect(("127.0.0.1", port))
     client.sendall(sent)
     return client
@@ -189,7 +189,7 @@ def connect(port: int, sent: bytes) -> socket.socket:
 def answer_and_end(port: int, sent: bytes) -> bytes:
     """Send something, and return all that comes until the server closes."""
     received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         client.sendall(sent)
         with contextlib.suppress(ConnectionError):
             while part := client.recv(65536):

@@ -114,7 +114,7 @@ class Proxy:
                 if self._refuses:
                     client.close()
                     continue
-                server = socket.create_connection(("127.0.0.1", self.target), timeout=5)
+                server = socket.create_connection(("127.0.0.1", self.target), timeout=60)
             except (OSError, ValueError):
                 # the target is down: the client sees its connection closed at once
                 with contextlib.suppress(UnboundLocalError):

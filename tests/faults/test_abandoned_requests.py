@@ -25,7 +25,7 @@ AT_ONCE = struct.pack("ii", 1, 0)
 def give_up(port: int, request: bytes, how: str, after: float) -> None:
     """Send a request, or a part of it, and leave."""
     head = f"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(request)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall((head.encode() + request)[: -10 if how == "cut off" else None])
         time.sleep(after)
         if how == "half-closed":

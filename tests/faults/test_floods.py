@@ -60,7 +60,7 @@ def test_a_client_that_only_changes_its_keys_holds_up_no_one(encrypted: ServerPr
         sender = threading.Thread(target=client.sendall, args=(updates,))
         sender.start()
         waited = waits(encrypted, 3.0)
-        sender.join(10)
+        sender.join(60)
     print(f"made in {taken:.1f} s, beside them: {waited}")
     assert max(waited.readyz[-1], waited.sync[-1]) < taken / 3
 
@@ -99,7 +99,7 @@ def test_the_body_of_a_refused_request_is_not_read_but_the_answer_arrives(guarde
             while part := client.recv(65536):
                 received.append(part)
 
-    with socket.create_connection(("127.0.0.1", guarded.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", guarded.port), timeout=60) as client:
         client.sendall(head + b"Content-Length: 99999999999\r\n\r\n")
         reader = threading.Thread(target=read, args=(client,))
         reader.start()
@@ -107,7 +107,7 @@ def test_the_body_of_a_refused_request_is_not_read_but_the_answer_arrives(guarde
             while sent < 2**30:
                 sent += client.send(b"x" * 65536)
             pytest.fail("a gigabyte was taken")
-        reader.join(10)
+        reader.join(60)
     answer = b"".join(received)
     assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert b"Connection: close" in answer
@@ -149,7 +149,7 @@ def test_large_bodies_that_stall_take_a_bounded_memory_and_hold_up_no_other(guar
             list(pool.map(send, clients))
         # what is read, and copies of it while it grows; all of them would take as much as they are
         assert part < peak_memory(worker) - before < 6 * limit < number * part
-        assert guarded.post("sync", body("beside"), headers=RIGHT, timeout=5).status_code == 200
+        assert guarded.post("sync", body("beside"), headers=RIGHT).status_code == 200
 
 
 def test_a_large_body_that_stalls_holds_up_no_other_large_one(guarded: ServerProcess) -> None:
@@ -157,11 +157,11 @@ def test_a_large_body_that_stalls_holds_up_no_other_large_one(guarded: ServerPro
     padded["parent"]["metadata"]["annotations"] = {"padding": "x" * 3_000_000}
     with connect(guarded.port, large(3_000_000, 1_200_000)) as stalled:
         began = time.monotonic()
-        answer = guarded.post("sync", padded, headers=RIGHT, timeout=10)
+        answer = guarded.post("sync", padded, headers=RIGHT)
         taken = time.monotonic() - began
         assert answer.status_code == 200, answer.text
         # the one that stalls gets its answer when nothing could be written for it any more
-        stalled.settimeout(10)
+        stalled.settimeout(60)
         received = stalled.recv(65536)
         assert received.startswith(b"HTTP/1.1 400 ")
         assert b"did not arrive in time" in received

@@ -59,7 +59,7 @@ def test_a_write_held_on_its_way_is_refused_by_the_database(site: Site, proxy: P
     proxy.hold_next(lambda message: b"default/r0" in message)
     with ThreadPoolExecutor() as pool:
         given_up = pool.submit(ask, site.server.port, body("r0", 2))
-        assert proxy.caught.wait(5), "the write has not been sent"
+        assert proxy.caught.wait(60), "the write has not been sent"
         held = next(link for link in proxy.links if link.held)
         worker = owner(held.client.getpeername()[1], site.server.workers())
         with stopped_processes([worker]):

@@ -44,7 +44,7 @@ def role(request: pytest.FixtureRequest, database: Database) -> Iterator[Databas
         check=True,
         capture_output=True,
         env={**scrubbed_environment(os.environ), "PGPASSWORD": connect.get("password", "")},
-        timeout=30,
+        timeout=60,
     )
     yield Database({**connect, "user": name, "password": "least"})
     database.query(f"DROP OWNED BY {name}; DROP ROLE {name}")

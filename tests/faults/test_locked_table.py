@@ -93,7 +93,7 @@ def worst_beside(site: Site, requests: Callable[[int], dict[str, Any]], seconds:
         worst["sync"] = max(worst["sync"], answer.seconds)
         for probe in ("/readyz", "/healthz"):
             began = time.monotonic()
-            assert site.server.get(probe, timeout=5, headers={"Connection": "close"}).status_code == 200
+            assert site.server.get(probe, headers={"Connection": "close"}).status_code == 200
             worst[probe] = max(worst[probe], time.monotonic() - began)
     print(f"worst of {number}: { ({name: round(value, 3) for name, value in worst.items()}) }")
     return worst
@@ -137,7 +137,7 @@ def test_a_locked_table_holds_up_no_other_and_no_probe(site: Site) -> None:
 def test_a_first_write_of_another_table_is_not_held_up_by_one_that_holds_all_it_may(instance: PostgresInstance) -> None:
     with running_site(instance, instance.port) as site:
         with locked(site, "LOCK TABLE alumni"), pressing(site, alumni):
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 60
             while site.connections() < 3:
                 assert time.monotonic() < deadline, "a table may have all connections but one"
                 time.sleep(0.01)

@@ -36,7 +36,7 @@ def reason(site: Site, found: dict[str, Any], hook: str = "sync") -> str:
 
 def ready(site: Site, controller: str = "composite") -> dict[str, Any]:
     """Sync the resource until it is Ready, also where another test's outage has just ended; gives its status."""
-    wait_until(lambda: reason(site, resource()) == "RowSynced", "PostgreSQL to be back", timeout=30)
+    wait_until(lambda: reason(site, resource()) == "RowSynced", "PostgreSQL to be back")
     answer: dict[str, Any] = site.server.post("sync", payload(resource(), controller)).json()
     return answer["status"]  # type: ignore[no-any-return]
 
@@ -92,7 +92,7 @@ def test_an_outage_that_lasts_shows_everywhere(site: Site) -> None:
         assert time.monotonic() - began >= OUTAGE_SECONDS - 1
     finally:
         site.instance.start()
-    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the end of the outage", timeout=30)
+    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the end of the outage")
 
 
 @pytest.mark.parametrize("trouble", ["RAISE SQLSTATE '53100'", "PERFORM pg_terminate_backend(pg_backend_pid())"])
@@ -109,7 +109,7 @@ def test_a_row_that_was_seen_to_differ_shows_at_once(site: Site, trouble: str) -
         assert reason(site, resource(status=status)) == "DatabaseUnavailable"
     finally:
         site.database.query("DROP FUNCTION act CASCADE")
-    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the row to be repaired", timeout=30)
+    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the row to be repaired")
 
 
 def test_a_row_whose_reading_loses_the_connection_shows_at_once(instance: PostgresInstance) -> None:
@@ -138,4 +138,4 @@ def test_a_refused_login_shows_at_once(site: Site) -> None:
             assert reason(site, resource(status=status)) == "DatabaseUnavailable"
     finally:
         site.database.query("ALTER ROLE hook PASSWORD 'hook'")
-    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the login to be accepted", timeout=30)
+    wait_until(lambda: reason(site, resource(status=status)) == "RowSynced", "the login to be accepted")

@@ -137,4 +137,4 @@ def test_the_certificate_of_the_server(tls: tuple[ServerProcess, Path], tmp_path
     server.session.close()
     only_new = tmp_path / "only-new.pem"
     only_new.write_text((tmp_path / "server.crt").read_text())
-    assert requests.get(f"{server.url}/healthz", verify=str(only_new), timeout=10).status_code == 200
+    assert requests.get(f"{server.url}/healthz", verify=str(only_new), timeout=60).status_code == 200

@@ -138,7 +138,7 @@ def test_more_connections_than_descriptors_end_no_worker(
             for _ in range(300):
                 stack.enter_context(connect(server.port, b""))
             # that many are not served; those which come after them wait until the silent ones are cut off
-        deadline = time.monotonic() + 25
+        deadline = time.monotonic() + 60
         while json.loads(server.post("sync", body("after")).text)["status"]["conditions"][0]["status"] != "True":
             assert time.monotonic() < deadline
         assert set(server.workers()) >= set(workers), "a worker ended"
@@ -159,7 +159,7 @@ def test_descriptors_that_run_out_at_accept_are_one_record_at_most_each(
             wait_until(lambda: "Too many open files" in server.logs, lambda: server.logs)
             time.sleep(3)
         resource.prlimit(worker, resource.RLIMIT_NOFILE, (128, 128))
-        wait_until(lambda: server.get("/healthz", timeout=5).status_code == 200, lambda: server.logs)
+        wait_until(lambda: server.get("/healthz").status_code == 200, lambda: server.logs)
         found = [record for record in records(server) if record.get("cause") == "Too many open files"]
         assert 0 < len(found) <= 20
 
@@ -173,7 +173,7 @@ def test_connections_that_fail_before_and_in_the_handshake_write_few_records(enc
     # and with the answer awaited, so that the server sees what it cannot read
     for _ in range(50):
         with connect(encrypted.port, b"GET / HTTP/1.1\r\n\r\n") as client:
-            assert ends_within(client, 10)
+            assert ends_within(client, 60)
     assert encrypted.get("/healthz").status_code == 200
     found = records(encrypted)[before:]
     assert [record for record in found if record.get("cause")], "an operator sees why TLS does not work"
@@ -199,14 +199,14 @@ def test_a_log_that_nobody_reads_stops_no_request(shared_database: Database) -> 
         os.close(written)
         stack.callback(server.stop)
         for number in range(600):
-            assert server.post("sync", body(f"unread-{number % 5}"), timeout=5).status_code == 200
-        assert server.get("/healthz", timeout=5).status_code == 200
+            assert server.post("sync", body(f"unread-{number % 5}")).status_code == 200
+        assert server.get("/healthz").status_code == 200
         os.set_blocking(read, False)
         text = b""
         with contextlib.suppress(BlockingIOError):
             while part := os.read(read, 65536):
                 text += part
-        assert server.post("sync", body("read again"), timeout=5).status_code == 200
+        assert server.post("sync", body("read again")).status_code == 200
         text += os.read(read, 65536)
     lines = [json.loads(line) for line in text.decode().splitlines()]
     assert any("were lost: the log was full" in line["message"] for line in lines)
@@ -219,7 +219,7 @@ def test_a_low_soft_limit_of_descriptors_is_raised(
     with running_server(shared_database) as server, ExitStack() as stack:
         for _ in range(400):
             stack.enter_context(connect(server.port, b""))
-        assert server.get("/healthz", timeout=5).status_code == 200
+        assert server.get("/healthz").status_code == 200
 
 
 def limited(folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:

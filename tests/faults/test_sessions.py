@@ -31,7 +31,7 @@ def run_on_its_session(store: Store, statement: str) -> None:
     """Do to the store's session what a pooler in between would do."""
     session = next_session(store)
     session._cursor.execute(statement)
-    wait(session._connection, time.monotonic() + 5)
+    wait(session._connection, time.monotonic() + 60)
 
 
 @pytest.mark.parametrize("lost", ["DISCARD ALL", "DEALLOCATE ALL"])

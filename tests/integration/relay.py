@@ -83,5 +83,5 @@ def relayed(database: Database) -> Iterator[tuple[Relay, Database]]:
         with contextlib.suppress(OSError):
             listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join(5)
+        thread.join(60)
         shutil.rmtree(folder)

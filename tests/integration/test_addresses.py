@@ -30,7 +30,7 @@ def answering(pid: int) -> set[str]:
     """Return the addresses at which a server answers, in the network of this process."""
     found = set()
     for address, host in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")):
-        asked = ["curl", "--silent", "--max-time", "10", f"http://{host}:{PORT}/healthz"]
+        asked = ["curl", "--silent", "--max-time", "60", f"http://{host}:{PORT}/healthz"]
         inside = ["nsenter", "--target", str(pid), "--net", "--", *asked]
         if subprocess.run(inside, capture_output=True, check=False, timeout=60).stdout == b"ok\n":
             found.add(address)
@@ -52,7 +52,7 @@ def test_every_kind_of_network_is_served(kind: str, tmp_path: Path) -> None:
             env={**environ, "HOOK_PORT": str(PORT)},
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while "Listening at" not in log.read_text():
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -60,7 +60,7 @@ def test_every_kind_of_network_is_served(kind: str, tmp_path: Path) -> None:
         assert answering(server.pid) == expected
     finally:
         server.send_signal(signal.SIGTERM)
-        assert server.wait(30) == 0, log.read_text()
+        assert server.wait(60) == 0, log.read_text()
 
 
 def test_a_kernel_without_ipv6_leaves_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:

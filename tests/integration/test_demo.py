@@ -80,7 +80,7 @@ def lines_of(terminal: BinaryIO) -> Iterator[bytes]:
 def test_it_is_coloured_on_a_terminal(folder: Path) -> None:
     with on_a_terminal(environment(folder)) as (process, lines):
         assert b"\033[32mAll 10 steps succeeded.\033[0m" in list(lines)[-1]
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("at", [b"Starting ", b"1. "], ids=["start", "step"])
@@ -91,6 +91,6 @@ def test_an_interrupted_demo_leaves_nothing_and_no_color_is_respected(folder: Pa
         time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         assert b"\033" not in b"".join(lines)
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
     assert processes_of(folder) == []
     assert list(folder.iterdir()) == []

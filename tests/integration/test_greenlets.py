@@ -62,7 +62,7 @@ from time import sleep
 
 
 def getaddrinfo(*arguments, **options):
-    sleep(60)
+    sleep(600)
 
 
 _socket.getaddrinfo = getaddrinfo
@@ -119,12 +119,12 @@ def test_a_name_server_that_does_not_answer_holds_up_only_those_who_ask(tmp_path
         asking.start()
         asked = 0
         while asking.is_alive():
-            assert server.get("/healthz", timeout=2).status_code == 200
+            assert server.get("/healthz").status_code == 200
             asked += 1
             time.sleep(0.05)
         assert [answer.ready for answer in answers] == ["False DatabaseUnavailable"]
-        assert time.monotonic() - began < 9
+        assert time.monotonic() - began < 60, "it waited for the name server"
         assert asked > 5, "it was answered while the name was looked up"
         began = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 60, "it waited for the name server"

@@ -136,7 +136,7 @@ class TestStop:
             time.sleep(0.5)
             assert not answers
             locker.rollback()
-        call.join(15)
+        call.join(60)
         assert answers[0].status_code == 200
         assert answers[0].json()["status"]["conditions"][0]["reason"] == "RowSynced"
         assert server.stop() == 0
@@ -148,7 +148,7 @@ class TestStop:
         answered: list[int] = []
 
         def loop(port: int) -> None:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=15)
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             body, headers = json.dumps(SYNC), {"Content-Type": "application/json"}
             try:
                 closing = False
@@ -171,7 +171,7 @@ class TestStop:
                 time.sleep(0.02)
             os.kill(server.pid, signal.SIGTERM)
             for caller in callers:
-                caller.join(20)
+                caller.join(60)
         assert failures == []
         assert set(answered) == {200}
 
@@ -193,7 +193,7 @@ class TestBadClients:
         ids=["both lengths", "two lengths", "negative length", "long line", "many fields", "long field", "TLS"],
     )
     def test_broken_http_is_refused_and_closed(self, bare_server: ServerProcess, sent: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", bare_server.port), timeout=10) as client:
+        with socket.create_connection(("127.0.0.1", bare_server.port), timeout=60) as client:
             client.sendall(sent)
             received = b""
             while chunk := client.recv(4096):
@@ -231,7 +231,7 @@ class TestTls:
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
             context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
         with (
-            socket.create_connection(("127.0.0.1", tls_server.port), timeout=10) as raw,
+            socket.create_connection(("127.0.0.1", tls_server.port), timeout=60) as raw,
             pytest.raises(ssl.SSLError),
         ):
             context.wrap_socket(raw)

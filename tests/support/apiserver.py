@@ -125,7 +125,7 @@ class ApiServer:
         user: str | None = None,
         groups: Sequence[str] = (),
         check: bool = True,
-        timeout: float = 60,
+        timeout: float = 90,
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl as the administrator, or as `user` in `groups`, and return what it printed.
 
@@ -173,14 +173,14 @@ class ApiServer:
     def compact(self) -> None:
         """Let etcd forget everything but the newest state, as the API server has it do every five minutes."""
         etcd = f"http://127.0.0.1:{self._etcd_port}/v3/kv"
-        newest = requests.post(f"{etcd}/range", json={"key": "AA=="}, timeout=10).json()["header"]["revision"]
-        answer = requests.post(f"{etcd}/compaction", json={"revision": newest, "physical": True}, timeout=10)
+        newest = requests.post(f"{etcd}/range", json={"key": "AA=="}, timeout=60).json()["header"]["revision"]
+        answer = requests.post(f"{etcd}/compaction", json={"revision": newest, "physical": True}, timeout=60)
         answer.raise_for_status()
 
     def etcd_bytes(self) -> int:
         """Return what etcd's file holds in use, its history compacted away."""
         self.compact()
-        text = requests.get(f"http://127.0.0.1:{self._etcd_port}/metrics", timeout=10).text
+        text = requests.get(f"http://127.0.0.1:{self._etcd_port}/metrics", timeout=60).text
         name = "etcd_mvcc_db_total_size_in_use_in_bytes"
         return next(int(float(line.split()[1])) for line in text.splitlines() if line.startswith(f"{name} "))
 

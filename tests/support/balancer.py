@@ -24,14 +24,14 @@ class Balancer:
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run(ready)), name="balancer", daemon=True)
         self._thread.start()
-        if not ready.wait(10):
+        if not ready.wait(60):
             raise TimeoutError("the balancer does not listen")
 
     def stop(self) -> None:
         """Close every connection and stop listening."""
         assert self._thread is not None
         self._loop.call_soon_threadsafe(self._done.set)
-        self._thread.join(10)
+        self._thread.join(60)
 
     async def _run(self, ready: threading.Event) -> None:
         self._loop, self._done = asyncio.get_running_loop(), asyncio.Event()

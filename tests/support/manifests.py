@@ -134,7 +134,7 @@ def prepare(server: ApiServer, *, foreign: bool = False) -> None:
     metacontroller = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "metacontroller"}}
     server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all([*crds, metacontroller]))
     names = [f"crd/{crd['metadata']['name']}" for crd in crds]
-    server.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    server.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
 
 
 def section(page: Path, title: str) -> str:

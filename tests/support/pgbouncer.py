@@ -77,12 +77,12 @@ def running_pgbouncer(
         yield pooler
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         shutil.rmtree(folder)
 
 
 def _wait_until_ready(pooler: PgBouncer, instance: PostgresInstance | Database, user: str, password: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             pooler.database(instance, user, password).query("SELECT 1")

@@ -285,7 +285,7 @@ class PostgresInstance:
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
         # as long as one of them has the shared memory, PostgreSQL does not start again
         wait_until(lambda: not any(map(is_running, family)), "the killed server's processes are gone")
 

@@ -22,6 +22,8 @@ from support.waiting import is_running, wait_until
 
 PROGRAM = Path(sys.executable).with_name("postgres-writer")
 _START_SECONDS = 120.0
+_ANSWER_SECONDS = 60.0
+"""For what hangs: a busy machine needs a part of it."""
 """Far longer than a busy machine needs."""
 
 
@@ -90,7 +92,7 @@ class ServerProcess:
             if self.process.poll() is not None:
                 raise RuntimeError(f"the server ended with {self.process.returncode}:\n{self.logs}")
             try:
-                answer = self.get("/healthz", timeout=1, headers={"Connection": "close"})
+                answer = self.get("/healthz", headers={"Connection": "close"})
                 if answer.status_code == 200:
                     return
             except (requests.ConnectionError, requests.Timeout):  # not yet, or the machine is busy
@@ -101,12 +103,12 @@ class ServerProcess:
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """GET a path."""
-        options = {"timeout": 15, "verify": self.verify, **options}
+        options = {"timeout": _ANSWER_SECONDS, "verify": self.verify, **options}
         return self.session.get(self.url + path, **options)
 
     def post(self, hook: str, payload: Any, **options: Any) -> requests.Response:
         """POST a hook request ("sync" or "finalize") as JSON."""
-        options = {"timeout": 15, "verify": self.verify, **options}
+        options = {"timeout": _ANSWER_SECONDS, "verify": self.verify, **options}
         return self.session.post(f"{self.url}/{hook}", json=payload, **options)
 
     def workers(self) -> list[int]:
@@ -133,7 +135,7 @@ class ServerProcess:
             for pid in family:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(60)
             raise
         # workers of a killed master notice within a second or two
         wait_until(lambda: not any(map(is_running, family)), f"none of {family} is left", 30)

@@ -83,7 +83,7 @@ class Stack:
         for manifest in crd_manifests():
             self.apply(manifest)
         self.api.kubectl("apply", "--server-side", "-k", str(TOP / "crds"))
-        self.api.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        self.api.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
         self.api.start_controllers()  # after the CRDs: what they find at their start they need not discover
         self._start_database()
         self.recorder = Recorder(self.client)
@@ -228,7 +228,7 @@ class Stack:
             client.create(client.manifest("default", name))
             probe = (f"{client.kind.plural}/{name}", "--namespace=default")
             self.api.kubectl("wait", "--for=condition=Ready", f"--timeout={timeout:.0f}s", *probe)
-            self.api.kubectl("delete", "--timeout=30s", *probe)
+            self.api.kubectl("delete", "--timeout=60s", *probe)
 
     def sample(self) -> dict[str, Any]:
         """Return the shipped sample."""
