@@ -58,12 +58,23 @@ def own_namespace(protected: ApiServer) -> str:
     return name
 
 
-@pytest.mark.parametrize(("value", "goes"), [("true", False), ("false", True), (None, True)])
-def test_only_the_annotation_true_protects(
-    protected: ApiServer, own_namespace: str, value: str | None, goes: bool
+NO = [None, "", "0", *(form(word) for word in ("false", "no", "off", "n") for form in (str, str.title, str.upper))]
+YES = ["true", "True", "yes", "on", "1", "2", "flase", " false", "nein"]
+
+
+def test_the_annotation_is_read_as_a_boolean_and_what_cannot_be_read_protects(
+    protected: ApiServer, own_namespace: str
 ) -> None:
-    create(protected, own_namespace, "one", value)
-    assert bool(delete(protected, RESOURCE, "one", own_namespace)) is goes
+    items = []
+    for number, value in enumerate([*NO, *YES]):
+        items.append(resource(own_namespace, f"one-{number}"))
+        items[-1]["metadata"]["annotations"] = {} if value is None else {ANNOTATION: value}
+    protected.kubectl("create", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    names = [item["metadata"]["name"] for item in items]
+    protected.kubectl("-n", own_namespace, "delete", RESOURCE, *names, "--wait=false", check=False)
+    left = json.loads(protected.kubectl("-n", own_namespace, "get", RESOURCE, "-o", "json").stdout)["items"]
+    assert {item["metadata"].get("annotations", {}).get(ANNOTATION) for item in left} == set(YES)
+    assert len(left) == len(YES)
 
 
 def test_the_refusal_names_the_resource_and_the_way_out(protected: ApiServer, own_namespace: str) -> None:
