@@ -212,11 +212,15 @@ def test_metacontroller_gets_its_flags_by_the_documented_patch_and_by_the_compon
 ) -> None:
     prepared.kubectl("apply", "-f", "-", input=STATEFULSET)
     try:
-        for command in guide("Give Metacontroller its flags"):
-            shell(prepared, command)
+        (command,) = guide("Give Metacontroller its flags")
+        printed = [shell(prepared, command).stdout for _ in range(2)]
         found = prepared.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "yaml").stdout
     finally:
         prepared.kubectl("-n", "metacontroller", "delete", "statefulset", "metacontroller")
+    assert printed == [
+        "statefulset.apps/metacontroller patched\n",
+        "statefulset.apps/metacontroller patched (no change)\n",
+    ]
     patched = yaml.safe_load(found)
     (tmp_path / "base").mkdir()
     (tmp_path / "base" / "metacontroller.yaml").write_text(STATEFULSET)
