@@ -55,6 +55,12 @@ def _without_transition_rules(crd: Crd) -> None:
     del _schema(crd)["x-kubernetes-validations"]
 
 
+def _with_a_pattern(crd: Crd) -> None:
+    table = _schema(crd)["properties"]["spec"]["properties"]["table"]
+    rule = table["x-kubernetes-validations"].pop(0)["rule"]
+    table["pattern"] = rule.removeprefix("self.matches('").removesuffix("')")
+
+
 def _granular(crd: Crd) -> None:
     del _schema(crd)["properties"]["status"]["x-kubernetes-map-type"]
 
@@ -87,6 +93,7 @@ VARIANTS: dict[str, Callable[[Crd], None]] = {
     "row with granular columns": _granular_columns,
     "without any rule": _without_rules,
     "without the transition rules": _without_transition_rules,
+    "spec.table with a pattern": _with_a_pattern,
     "status field by field": _granular,
     "without status defaults": _without_defaults,
     "without columns": _without_columns,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 
+from postgres_writer.core.row import KINDS, Kind
 from support.custom_resource import KIND, PENDING, Resource, condition
 from support.spec_cases import SpecCase, spec_with
 
@@ -47,12 +49,55 @@ def test_list_shows_table_and_condition(resources: dict[str, Resource]) -> None:
     assert all(re.fullmatch(r"\d+s", row[5]) for row in columns(printed)[1:])
 
 
-def test_wide_list_adds_name_country_and_what_is_wrong(resources: dict[str, Resource]) -> None:
+WIDE = ["GENERATION", "OBSERVED", "ROW-NAME", "ROW-AGE", "ROW-COUNTRY", "MESSAGE"]
+
+
+def test_wide_list_adds_the_generations_the_values_and_what_is_wrong(resources: dict[str, Resource]) -> None:
     printed = resources["ready"].kubectl("get", "pgw", "ready", "--output=wide").stdout
     assert without_age(printed, 5) == [
-        ["NAME", "TABLE", "READY", "REASON", "PAUSED", "NAME", "COUNTRY", "MESSAGE"],
-        ["ready", "students", "True", "RowSynced", "False", "alex", "côte d'ivoire", "A sentence."],
+        ["NAME", "TABLE", "READY", "REASON", "PAUSED", *WIDE],
+        ["ready", "students", "True", "RowSynced", "False", "1", "-1", "alex", "23", "côte d'ivoire", "A sentence."],
     ]
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_an_edit_that_no_server_has_seen_shows_in_the_wide_list(cluster: ApiServer, namespace: str, kind: Kind) -> None:
+    resource = Resource(cluster, namespace, kind=kind)
+    resource.create({"table": "tenants"} if kind.fixed is None else None)
+    resource.patch(
+        {"status": {"observedGeneration": 1, "conditions": [condition("True", "RowSynced")]}}, "--subresource=status"
+    )
+
+    def generations() -> tuple[str, str]:
+        head, line = (
+            row.split() for row in resource.kubectl("get", resource.resource, "-o", "wide").stdout.splitlines()
+        )
+        assert len(set(head)) == len(head), "no two columns have one name"
+        # PAUSED is empty in this line
+        return line[head.index("GENERATION") - 1], line[head.index("OBSERVED") - 1]
+
+    assert generations() == ("1", "1")
+    resource.patch_spec(deletionPolicy="Retain")
+    assert generations() == ("2", "1")
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_no_explanation_is_broken_before_the_line_is_full(cluster: ApiServer, kind: Kind) -> None:
+    fields = (
+        "",
+        ".spec",
+        *(f".spec.{name}" for name in kind.fields),
+        ".status",
+        ".status.conditions",
+        ".status.tables",
+    )
+    for field in fields:
+        printed = cluster.kubectl("explain", f"{kind.plural}{field}").stdout
+        text = printed.partition("DESCRIPTION:\n")[2].partition("\n\n")[0].partition("\nFIELDS:")[0].strip()
+        lines = [line.strip() for line in text.splitlines()]
+        assert lines, field
+        for line, following in itertools.pairwise(lines):  # a list and its items have a paragraph each
+            assert line.endswith(".") or len(f"{line} {following.split()[0]}") > 76, field
 
 
 def test_unseen_resource_waits_for_the_controller(resources: dict[str, Resource]) -> None:

@@ -326,7 +326,18 @@ def test_a_list_shows_table_condition_columns_and_what_is_wrong(acme: Resource) 
     acme.patch({"status": {"conditions": [condition("True", "RowSynced")]}}, "--subresource=status")
     wide = acme.kubectl("get", "pgr", acme.name, "--output=wide").stdout
     head, line = wide.splitlines()
-    assert head.split() == ["NAME", "TABLE", "READY", "REASON", "PAUSED", "AGE", "COLUMNS", "MESSAGE"]
+    assert head.split() == [
+        "NAME",
+        "TABLE",
+        "READY",
+        "REASON",
+        "PAUSED",
+        "AGE",
+        "GENERATION",
+        "OBSERVED",
+        "COLUMNS",
+        "MESSAGE",
+    ]
     assert line.split()[:4] == [acme.name, "tenants", "True", "RowSynced"]
     assert '["plan","seats"]' in line
     assert line.endswith("A sentence.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from postgres_writer.core.row import GROUP, KINDS, Kind
 from support.spec_cases import INVALID_SPECS, VALID_SPECS, WIRE_ONLY, SpecCase, spec_with
 
 if TYPE_CHECKING:
@@ -49,6 +50,36 @@ def test_invalid_spec_is_refused_by_the_name_of_its_field(cluster: ApiServer, ho
     assert ("spec: " if case.field == "spec" else f"spec.{case.field}: ") in done.stderr
     assert len(done.stderr) < 4000, "a refusal must not repeat a megabyte"
     assert "NotFound" in cluster.kubectl("get", "pgw", name, "--namespace", home, check=False).stderr
+
+
+ALLOWED = "; write table or schema.table, each of at most 63 letters"
+WHY: dict[str, str] = {
+    "my-table": "has a character that is not allowed",
+    '" students"': "has a character that is not allowed",
+    "'\"Students\"'": "has a character that is not allowed",
+    '"a\\nb.c"': "has a character that is not allowed",
+    "db.public.students": "has more than one dot",
+    '""': "has an empty name",
+    "public.": "has an empty name",
+    "public.2024_students": "has a name that starts with a digit or a dollar sign",
+    "t" * 64: "has a name of more than 63 characters",
+    "pg_catalog.x": "cannot name a table in a system schema",
+}
+"""What a person writes as spec.table, in YAML, and what the refusal says of it."""
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_refused_table_is_explained_in_one_sentence(cluster: ApiServer, home: str, kind: Kind) -> None:
+    head = f"apiVersion: {GROUP}/{kind.version}\nkind: {kind.name}\nmetadata: {{name: explained}}\nspec:"
+    rest = "" if kind.fixed is None else ", name: alex, age: 23, country: canada"
+    for written, why in WHY.items():
+        manifest = f"{head} {{table: {written}{rest}}}\n"
+        done = cluster.kubectl("create", "--namespace", home, "--filename=-", input=manifest, check=False)
+        allowed = "; write SCHEMA.pg_NAME" if written == "pg_catalog.x" else ALLOWED
+        assert f"spec.table {why}" in done.stderr, written
+        assert allowed in done.stderr
+        assert done.stderr.count("spec.table:") == 1, "there is one complaint"
+        assert "^[" not in done.stderr
 
 
 STORED_INSTEAD: dict[str, dict[str, Any]] = {

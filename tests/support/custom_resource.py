@@ -23,7 +23,6 @@ PENDING: Final[dict[str, Any]] = {
             "status": "Unknown",
             "reason": "Pending",
             "message": "Waiting for the controller.",
-            "lastTransitionTime": "1970-01-01T00:00:00Z",
         }
     ],
 }

@@ -33,7 +33,7 @@ class Condition:
     status: str
     reason: str
     message: str
-    last_transition_time: str
+    last_transition_time: str | None
     observed_generation: int | None
 
 
@@ -225,10 +225,10 @@ def _load_condition(condition: dict[str, Any] | None) -> Condition | None:
         and _REASON.fullmatch(reason) is not None
         and isinstance(message, str)
         and is_text(message)
-        and isinstance(since, str)
-        and _TIMESTAMP.fullmatch(since) is not None
+        # the schema's default has none
+        and (since is None or (isinstance(since, str) and _TIMESTAMP.fullmatch(since) is not None))
     )
     if not sound:
         return None
     generation = _whole(condition.get("observedGeneration"))
-    return Condition(condition["status"], condition["reason"], condition["message"], since or "", generation)
+    return Condition(condition["status"], condition["reason"], condition["message"], since, generation)

@@ -169,18 +169,14 @@ def _paused(request: HookRequest, now: float) -> list[dict[str, Any]]:
     https://github.com/kubernetes-sigs/cli-utils/tree/master/pkg/kstatus
     """
     prior, generation = request.status, request.generation
-    conditions = [_kept("Ready", prior.ready)] if prior.ready else []
+    conditions = [_written("Ready", prior.ready)] if prior.ready else []
     if prior.ready is None or prior.ready.observed_generation != generation:
         text = f"The spec was not applied: reconciliation is paused by the annotation {PAUSED_ANNOTATION}."
         conditions.append(_condition("Reconciling", "True", "Paused", text, generation, prior.reconciling, now))
     if prior.stalled:
-        conditions.append(_kept("Stalled", prior.stalled))
+        conditions.append(_written("Stalled", prior.stalled))
     text = f"Reconciliation is paused by the annotation {PAUSED_ANNOTATION}; remove it to resume."
     return [*conditions, _condition("Paused", "True", "Paused", text, generation, prior.paused, now)]
-
-
-def _kept(kind: str, prior: Condition) -> dict[str, Any]:
-    return _condition(kind, prior.status, prior.reason, prior.message, prior.observed_generation, prior, 0)
 
 
 def timestamp(seconds: float) -> str:
@@ -195,8 +191,17 @@ def _condition(  # noqa: PLR0913, PLR0917 - a condition has these fields
 
     https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md
     """
-    since = prior.last_transition_time if prior is not None and prior.status == status else timestamp(now)
-    condition: dict[str, Any] = {"type": kind, "status": status, "reason": reason, "message": message}
-    if generation is not None:
-        condition["observedGeneration"] = generation
-    return {**condition, "lastTransitionTime": since}
+    since = prior.last_transition_time if prior is not None and prior.status == status else None
+    return _written(kind, Condition(status, reason, message, since or timestamp(now), generation))
+
+
+def _written(kind: str, condition: Condition) -> dict[str, Any]:
+    written: dict[str, Any] = {
+        "type": kind,
+        "status": condition.status,
+        "reason": condition.reason,
+        "message": condition.message,
+        "observedGeneration": condition.observed_generation,
+        "lastTransitionTime": condition.last_transition_time,
+    }
+    return {key: value for key, value in written.items() if value is not None}

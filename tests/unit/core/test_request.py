@@ -225,7 +225,7 @@ def test_status(status: Any, prior: PriorStatus) -> None:
         {"reason": 7},
         {"message": None},
         {"message": "\0"},
-        {"lastTransitionTime": None},
+        {"lastTransitionTime": 7},
         {"lastTransitionTime": "yesterday"},
         {"lastTransitionTime": THEN + "\n"},
     ],

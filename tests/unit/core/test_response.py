@@ -32,7 +32,6 @@ PENDING = {
     "status": "Unknown",
     "reason": "Pending",
     "message": "Waiting for the controller.",
-    "lastTransitionTime": "1970-01-01T00:00:00Z",
 }
 """The condition that the CustomResourceDefinition gives to a new resource."""
 PAUSED: dict[str, Any] = {"annotations": {"demo.yash.com/paused": "true"}}
