@@ -351,7 +351,9 @@ def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
     monkeypatch.setattr("postgres_writer.audit.compare.ahead", iter)
     names = [f"student-{number}" for number in range(6)]
     setting.apply(*names)
-    setting.row(*names, "orphan")
+    # more than are read one by one
+    orphans = [f"orphan-{number}" for number in range(4)]
+    setting.row(*names, *orphans)
     (tmp_path / "token").write_text(setting.cluster.token)
     (tmp_path / "ca.crt").write_bytes(setting.cluster.certificate.read_bytes())
     host, _, port = setting.cluster.url.removeprefix("https://").partition(":")
@@ -362,5 +364,5 @@ def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
         audit.look()
         assert (source.lists, audit.resources, audit.matched) == (lists, 6, 6)
         assert [(finding.kind.value, finding.id) for finding in spool.findings()] == [
-            ("no-resource", f"{setting.namespace}/orphan")
+            ("no-resource", f"{setting.namespace}/{orphan}") for orphan in orphans
         ]

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 import requests
+import yaml
 
 from cluster.installation import Installation, install
 from postgres_writer.server.files import load_policy
-from support.manifests import GUIDE, K8S, guide, guide_text, shell
+from support.manifests import GUIDE, K8S, guide, guide_text, overlay, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -143,6 +144,43 @@ def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, 
         installation.wait_ready("two")
         installation.delete("one", "two")
         wait_until(lambda: not installation.finalizers(), "the deletion")
+
+
+def test_the_token_is_rotated_for_every_controller(installation: Installation, tmp_path: Path) -> None:
+    kinds = "compositecontrollers.metacontroller.k8s.io,decoratorcontrollers.metacontroller.k8s.io"
+    shell(installation.cluster, f"kubectl apply -k {overlay(tmp_path, ['decorator'])}")
+    shell(installation.cluster, "kubectl apply -k k8s")
+    shell(installation.cluster, guide("Rotate the token")[1])
+    found = json.loads(installation.cluster.kubectl("get", kinds, "-o", "json").stdout)["items"]
+    keys = {
+        (item["kind"], item["metadata"]["name"], hook["webhook"]["authorization"]["secretRef"]["key"])
+        for item in found
+        for hook in item["spec"]["hooks"].values()
+        if hook
+    }
+    assert keys == {
+        ("CompositeController", "postgres-writer", "token-2"),
+        ("CompositeController", "postgres-writer-row", "token-2"),
+        ("DecoratorController", "postgres-writer", "token-2"),
+    }
+    shell(installation.cluster, guide("Install")[3])  # a changed annotation lets each of them try again
+    again = json.loads(installation.cluster.kubectl("get", kinds, "-o", "json").stdout)["items"]
+    assert all("demo.yash.com/resync-requested" in item["metadata"]["annotations"] for item in again)
+    installation.cluster.kubectl("delete", "decoratorcontrollers.metacontroller.k8s.io", "postgres-writer")
+    shell(installation.cluster, "kubectl apply -k k8s")
+
+
+def test_the_image_of_the_guide_is_that_of_every_workload(server: ApiServer, tmp_path: Path) -> None:
+    (lines,) = guide("Install", "yaml")
+    assert lines in (K8S.parent / "README.md").read_text()
+    folder = overlay(tmp_path, ["audit"])
+    with (folder / "kustomization.yaml").open("a") as file:
+        file.write(lines)
+    (image,) = yaml.safe_load(lines)["images"]
+    default = yaml.safe_load((K8S / "default" / "kustomization.yaml").read_text())["images"]
+    assert default == [{"name": image["name"], "newTag": image["newTag"]}]
+    found = re.findall(r"image: (.*)", server.kubectl("kustomize", str(folder)).stdout)
+    assert found == [f"{image['newName']}:{image['newTag']}"] * 2
 
 
 def test_a_password_is_replaced_whatever_characters_it_has(installation: Installation) -> None:

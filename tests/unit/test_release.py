@@ -17,6 +17,7 @@ from postgres_writer import __version__
 ROOT = Path(__file__).parents[2]
 CRONJOB = "k8s/components/audit/cronjob.yaml"
 TAGGED = ("k8s/default/kustomization.yaml", "k8s/overlays/example/kustomization.yaml")
+DOCUMENTS = ("README.md", "docs/install.md")
 
 
 def release(*arguments: str, root: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -90,10 +91,17 @@ def test_a_version_without_a_section_is_refused() -> None:
 
 def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
     files = (".ci/release", "hooks/postgres_writer/__init__.py", CRONJOB, *TAGGED)
-    for name in files:
+    for name in (*files, *DOCUMENTS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     assert release("version", "98.7.6", root=tmp_path).returncode == 0
+    for name in DOCUMENTS:
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "newTag: 98.7.6" in text
+        assert "postgres-writer:98.7.6" in text
+        assert f"postgres-writer:{__version__}" not in text
+        # nothing else has changed, such as what is said of an older release
+        assert text.replace("98.7.6", __version__) == (ROOT / name).read_text(encoding="utf-8")
     for name in files[1:]:
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "98.7.6" in text
