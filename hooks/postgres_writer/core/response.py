@@ -196,12 +196,6 @@ def _condition(  # noqa: PLR0913, PLR0917 - a condition has these fields
 
 
 def _written(kind: str, condition: Condition) -> dict[str, Any]:
-    written: dict[str, Any] = {
-        "type": kind,
-        "status": condition.status,
-        "reason": condition.reason,
-        "message": condition.message,
-        "observedGeneration": condition.observed_generation,
-        "lastTransitionTime": condition.last_transition_time,
-    }
-    return {key: value for key, value in written.items() if value is not None}
+    about = {"type": kind, "status": condition.status, "reason": condition.reason, "message": condition.message}
+    when = {"observedGeneration": condition.observed_generation, "lastTransitionTime": condition.last_transition_time}
+    return {**about, **{key: value for key, value in when.items() if value is not None}}
