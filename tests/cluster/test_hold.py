@@ -6,8 +6,6 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from cluster.installation import RESOURCE, ROWS, Installation
 from postgres_writer.core.row import KINDS
 from support.api_client import resource
@@ -119,7 +117,6 @@ def finalizers(installation: Installation) -> list[tuple[str, ...]]:
     return sorted({tuple(one) for some in every for one in some})
 
 
-@pytest.mark.timeout(400)  # it runs many commands
 def test_a_hold_takes_nothing_that_a_user_wrote(installation: Installation, tmp_path: Path) -> None:
     for way, (first, second) in WAYS.items():
         user = User(installation.cluster, way, tmp_path)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from support.postgres import Database
 
 # an installation, and some thirty calls of kubectl
-pytestmark = pytest.mark.timeout(400)
 
 RELEASED_CRD = Path(__file__).parent / "data" / "crd_0.1.0.yaml"
 NAMES = {"short": "students", "long": "public.students", "pupil": "pupils", "seen": "seen", "never": "nowhere"}

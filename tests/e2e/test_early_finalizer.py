@@ -15,7 +15,7 @@ from support.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.timeout(180), pytest.mark.short]
+pytestmark = pytest.mark.short
 EXPECTED = {
     "composite": (COMPOSITE, {"POST": 1, "PUT/status": 1}),
     "decorator": (DECORATOR, {"POST": 1, "PUT/status": 1, "PUT": 1}),

@@ -30,8 +30,6 @@ EDITS = 15
 LEASE_SECONDS = 40.0
 _LEASES = "/apis/coordination.k8s.io/v1/namespaces/default/leases"
 
-pytestmark = pytest.mark.timeout(400)
-
 
 @pytest.fixture(scope="module", params=["composite", "decorator"])
 def busy(stack: Stack, request: pytest.FixtureRequest) -> Iterator[Traffic]:

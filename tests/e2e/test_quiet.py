@@ -51,7 +51,6 @@ class TestCost:
         assert quiet.client.warnings() == []
 
 
-@pytest.mark.timeout(180)
 class TestMinute:
     """A minute without any change, with the default resync period of five."""
 
@@ -62,7 +61,6 @@ class TestMinute:
         measure(quiet, "delete", 0)
 
 
-@pytest.mark.timeout(180)
 class TestShortPeriod:
     """A minute without any change, with a resync period that it spans three times."""
 
@@ -81,7 +79,6 @@ class TestShortPeriod:
         stack.uninstall()
 
 
-@pytest.mark.timeout(180)
 class TestFailover:
     """PostgreSQL is away for some seconds while resyncs come due."""
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from support.postgres import Database
 
-pytestmark = pytest.mark.timeout(180)
+
 NAMESPACE = "default"
 # The old controller may overwrite the status of the new one, until the next sync of that.
 RESYNC_SECONDS = "20"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from support.metacontroller import Metacontroller
 
-pytestmark = pytest.mark.timeout(180)
+
 NAMESPACE = "default"
 NAMES = {"a": "postgres-writer-a", "rest": "postgres-writer"}
 LABELS = {"a": {"demo.yash.com/shard": "a"}, "rest": dict[str, str]()}

@@ -17,8 +17,6 @@ from support.waiting import wait_until
 NAME = "postgres-writer"
 FINALIZER = f"metacontroller.io/{{}}controller-{NAME}"
 
-pytestmark = pytest.mark.timeout(300)
-
 
 @pytest.mark.parametrize("early", [False, True], ids=["late", "early-finalizer"])
 def test_switch_to_the_decorator_and_back_under_load(stack: Stack, early: bool) -> None:

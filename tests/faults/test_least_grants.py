@@ -124,7 +124,6 @@ def test_a_table_outside_the_grants_is_an_honest_state(role: Database, database:
     assert database.rows("secret") == []
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.skipif("TEST_PSQL_DSN" in os.environ, reason="the inner run would make its role on a server not its own")
 def test_the_suite_passes_with_exactly_these_grants() -> None:
     deselected = [f"--deselect={name}" for name in NEEDS_AN_OWNER]

@@ -18,7 +18,6 @@ from support.postgres import PostgresInstance
 from support.scrape import scrape
 from support.waiting import wait_until
 
-pytestmark = pytest.mark.timeout(150)
 REQUESTS = "postgres_writer_hook_requests_total"
 
 

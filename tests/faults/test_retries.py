@@ -6,8 +6,6 @@ import heapq
 import time
 from dataclasses import dataclass, field
 
-import pytest
-
 from faults.site import Site
 from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
 from support.callers import Answer, ask, body
@@ -31,7 +29,6 @@ class Queue:
         return name, answer
 
 
-@pytest.mark.timeout(120)
 def test_after_an_outage_each_is_ready_at_its_first_or_second_retry(site: Site) -> None:
     queue = Queue(site.server.port, [(0.0, f"r{number}") for number in range(COUNT)])
     site.instance.stop()
