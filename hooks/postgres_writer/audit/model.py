@@ -135,7 +135,7 @@ def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
         table=request.relation or "",
         id_column=request.id_column,
         columns=spec.columns if spec else (),
-        doc=_encode(dict(spec.values)) if spec else None,
+        doc=_encode({spec.id_column: request.id, **dict(spec.values)}) if spec else None,
         tables=request.status.tables,
         reason=request.status.ready.reason if request.status.ready else "",
         paused=request.paused,

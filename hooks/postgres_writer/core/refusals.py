@@ -92,7 +92,7 @@ _HINTS = {
     "22003": "a number is too large for its column",
     "22P05": "the encoding of the database lacks a character of a value",
     "428C9": "a column is generated and takes no value",
-    "23502": "a column that spec does not name needs a value",
+    "23502": "a column needs a value that spec does not give",
     "23503": "a foreign key forbids it",
     "23505": "another row has a value that must be unique",
     "23514": "a check constraint forbids it",

@@ -85,9 +85,10 @@ _FRAGMENTS = {
     "no_table": _guard(Guard.KIND),
     "kept": _guard(Guard.KEPT, *_UNSOUND),
     "wrong": _guard(Guard.KEPT, *_UNSOUND, *_WRONG, detail="l.n"),
+    # x.{id} would call a function id(x) where the table lacks the column; no column is called "-"
+    "row": '(SELECT {columns} FROM {table} AS "-" WHERE {own}) AS x',
     # the first half lets the index find the row, the second excludes another row whose id merely compares equal
-    "own": '(x.{id} = %(id)s AND x.{id}::text COLLATE "C" = %(id)s)',
-    "own_old": '(v.{id} = %(id)s AND v.{id}::text COLLATE "C" = %(id)s)',
+    "own": '({id} = %(id)s AND {id}::text COLLATE "C" = %(id)s)',
     # clock_timestamp(): now() stays at the moment the message began, however long a lock was waited for
     "in_time": "clock_timestamp() < to_timestamp(%(until)s)",
     "written_in_time": "clock_timestamp() < to_timestamp(%(by)s)",
@@ -126,12 +127,12 @@ that use side tables with policies), and nothing can change what the look sees: 
 the check of a domain, and not a trigger that was deferred again until the commit."""
 FIRE_DEFERRED = Statement("SET CONSTRAINTS ALL IMMEDIATE")  # deferred triggers run before the look and not after it
 
-_DELETE = _template("DELETE FROM {table} AS x WHERE {own} AND {in_time}")
+_DELETE = _template('DELETE FROM {table} AS "-" WHERE {own} AND {in_time}')
 # Compared first, so that an unchanged row costs no WAL. INSERT only where the row is not there: ON CONFLICT alone would
 # fire BEFORE INSERT triggers and use up serials at each update.
 _WRITE = _template("""
     WITH d AS MATERIALIZED (SELECT {wanted} FROM {doc}),
-    cur AS MATERIALIZED (SELECT {same} AS same FROM {table} AS x, d WHERE {own}), {update}
+    cur AS MATERIALIZED (SELECT {same} AS same FROM {row}, d), {update}
     put AS (
         INSERT INTO {table} AS x ({columns}) SELECT {values} FROM d WHERE NOT EXISTS (SELECT FROM cur) AND {in_time}
         ON CONFLICT ({id}) DO {conflict}
@@ -145,12 +146,12 @@ _CONFLICT = _template("""UPDATE SET {excluded} WHERE x.{id}::text COLLATE "C" = 
 _LOOK = _template("""
     SELECT CASE WHEN l.n = 1 AND l.same AND {is_table} AND {written_in_time}{vacated}
     THEN current_setting('pgw.was', true) ELSE {wrong}::text END, {durable}
-    FROM (SELECT count(*) AS n, bool_and({same}) AS same FROM {table} AS x, {doc} WHERE {own}) AS l
+    FROM (SELECT count(*) AS n, bool_and({same}) AS same FROM {row}, {doc}) AS l
 """)
 # A table and one that inherits from it (a partition, too) show the same row. By the catalogue: ctid and tableoid need
 # more than grants on the columns.
 _VACATED = _template("""
-    AND {was_table} AND (SELECT count(*) FROM {old} AS v WHERE {own_old}) <= (
+    AND {was_table} AND (SELECT count(*) FROM {old} AS "-" WHERE {own}) <= (
         WITH RECURSIVE kin AS (
             SELECT i.inhrelid AS child, i.inhparent AS parent FROM pg_catalog.pg_inherits AS i
             WHERE i.inhrelid = ANY (ARRAY[{old_regclass}::regclass, {regclass}::regclass])
@@ -158,7 +159,7 @@ _VACATED = _template("""
         SELECT count(*) FROM kin AS k WHERE k.parent = ANY (ARRAY[{old_regclass}::regclass, {regclass}::regclass]))
 """)
 _LOOK_DELETED = _template("""
-    SELECT CASE WHEN NOT EXISTS (SELECT FROM {table} AS x WHERE {own}) AND {is_table} AND {written_in_time}
+    SELECT CASE WHEN NOT EXISTS (SELECT FROM {table} AS "-" WHERE {own}) AND {is_table} AND {written_in_time}
     THEN pg_current_xact_id_if_assigned() IS NOT NULL ELSE {kept}::bool END, {durable}
 """)
 # on a record of NULLs, not on NULL: PostgreSQL then looks at the given columns alone, and not at those of other domains
@@ -177,11 +178,11 @@ _DIFFERS = _template("NOT (ROW(x.{column})::record *= ROW(d.{column})::record)")
 _PRESENT = _template("""
     SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c
         WHERE (c.oid = {regclass}::regclass) AND ((c.relkind = 'r') OR (c.relkind = 'p')))
-    THEN EXISTS (SELECT FROM {table} AS x WHERE {own}) ELSE {no_table}::bool END
+    THEN EXISTS (SELECT FROM {table} AS "-" WHERE {own}) ELSE {no_table}::bool END
 """)
 _MATCHES = _template("""
     SELECT CASE WHEN current_setting('transaction_read_only')::bool THEN {read_only}::bool
-    ELSE count(*) = 1 AND bool_and({same}) AND {is_table} END FROM {table} AS x, {doc} WHERE {own}
+    ELSE count(*) = 1 AND bool_and({same}) AND {is_table} END FROM {row}, {doc}
 """)
 
 # by the catalogue, which everyone may read: to look a name up fails on a schema without USAGE

@@ -86,7 +86,7 @@ class Store:
         released = self._releasable(plan, call)
         message = statements.write(plan.spec.table, plan.columns, plan.vacate, plan.id_column, released)
         try:
-            was = self._ask(call, message, plan.id, doc=dict(plan.spec.values))[0]
+            was = self._ask(call, message, plan.id, doc={plan.id_column: plan.id, **dict(plan.spec.values)})[0]
         except Refused as exc:
             return self._explain(plan, call, exc)
         # the word travels through a setting of the transaction, which a trigger can change
@@ -95,7 +95,7 @@ class Store:
     def _matches(self, plan: Write, call: Call) -> bool:
         message = statements.matches(plan.spec.table, plan.columns, plan.id_column)
         try:
-            return bool(self._ask(call, message, plan.id, doc=dict(plan.spec.values))[0])
+            return bool(self._ask(call, message, plan.id, doc={plan.id_column: plan.id, **dict(plan.spec.values)})[0])
         except Refused:
             # it brings no settings along, so it may have been a role that was left in the session
             return False

@@ -106,7 +106,7 @@ def test_an_unnamed_column_that_needs_a_value_is_named(database: Database, row: 
     database.query("ALTER TABLE tenants ADD must int NOT NULL")
     row.sync()
     assert row.ready == "False RowRejected"
-    assert "a column that spec does not name needs a value (SQLSTATE 23502, column must)" in row.message
+    assert "a column needs a value that spec does not give (SQLSTATE 23502, column must)" in row.message
 
 
 def test_the_id_may_be_in_another_column(database: Database, store: Store) -> None:
@@ -219,3 +219,52 @@ def test_the_policy_forbids_a_column_by_its_name(database: Database, row: Subjec
     assert row.ready in {"True RowSynced", "False TableRecorded"}
     row.sync()
     assert row.ready == "True RowSynced"
+
+
+def test_a_function_of_a_column_that_was_dropped_is_not_taken_for_it(database: Database, row: Subject) -> None:
+    """PostgreSQL reads x.plan as plan(x) where x has no such column."""
+    row.edit(columns=columns(plan="gold", note="mine")).sync()
+    database.query("""
+        ALTER TABLE tenants DROP note;
+        CREATE FUNCTION note(tenants) RETURNS text LANGUAGE sql AS 'SELECT upper($1.plan)'
+    """)
+    row.sync()
+    assert row.ready == "False RowRejected"
+    assert "no column note" in row.message
+    database.query("DROP FUNCTION note(tenants)")
+
+
+@pytest.mark.parametrize("column", ["ref", "x", "v"])
+@pytest.mark.parametrize("argument", ["things", "record", "anyelement"])
+def test_a_function_of_the_column_for_the_id_proves_nothing(
+    database: Database, store: Store, column: str, argument: str
+) -> None:
+    database.query(f"CREATE TABLE things ({column} text UNIQUE, n int)")
+    row = Subject(store, {"table": "things", "idColumn": column, "columns": columns(n=1)}, kind=POSTGRES_ROW)
+    row.sync()
+    assert row.ready == "True RowSynced"
+    database.query(f"""
+        ALTER TABLE things RENAME {column} TO other;
+        CREATE FUNCTION {column}({argument}) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RETURN 'no id'; END $$
+    """)
+    row.sync()
+    assert row.ready == "False RowRejected"
+    assert not row.finalize()
+    assert row.tables == ["public.things"]
+    database.query(f"ALTER TABLE things RENAME other TO {column}")
+    assert row.finalize()
+    assert database.query("SELECT * FROM things") == []
+    database.query(f"DROP FUNCTION {column}({argument}); DROP TABLE things")
+
+
+def test_the_id_may_be_of_a_domain_that_takes_no_null(database: Database, store: Store) -> None:
+    database.query("CREATE DOMAIN key AS text NOT NULL; CREATE TABLE things (ref key UNIQUE, n int)")
+    row = Subject(store, {"table": "things", "idColumn": "ref", "columns": columns(n=1)}, kind=POSTGRES_ROW)
+    assert row.sync() is Operation.INSERTED
+    assert row.sync() is Operation.UNCHANGED
+    row.edit(columns=columns(n="zanzibar-4711")).sync()
+    assert "column n)" in row.message
+    row.edit(columns=columns(n=2))
+    assert row.sync() is Operation.UPDATED
+    assert row.finalize()
+    database.query("DROP TABLE things; DROP DOMAIN key")

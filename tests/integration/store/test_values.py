@@ -114,7 +114,7 @@ def test_a_wrong_value_is_found_beside_columns_that_need_one(database: Database,
         assert row.ready == "False RowRejected"
         assert "column v)" in row.message
         row.edit(columns=columns(**dict.fromkeys(needed[1:], 1), v=1)).sync()
-        assert "a column that spec does not name needs a value" in row.message
+        assert "a column needs a value that spec does not give" in row.message
         row.edit(columns=columns(**dict.fromkeys(needed, None), v=1)).sync()
         assert "column n0)" in row.message
     finally:
