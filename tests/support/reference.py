@@ -84,11 +84,19 @@ def fields(schema: dict[str, Any], path: str) -> Iterator[tuple[str, str, str, s
 def rules(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (path, message) of every rule of a schema."""
     for rule in schema.get("x-kubernetes-validations", []):
-        yield f"`{path + rule.get('fieldPath', '') or 'spec'}`".replace("`.", "`"), rule["message"]
+        at = f"`{path + rule.get('fieldPath', '') or 'spec'}`".replace("`.", "`")
+        yield at, rule.get("message") or spoken(rule["messageExpression"])
     for name, field in schema.get("properties", {}).items():
         yield from rules(field, f"{path}.{name}")
     if "items" in schema:
         yield from rules(schema["items"], f"{path}[]")
+
+
+def spoken(expression: str) -> str:
+    """Return what the expression of a message says, with all of its alternatives."""
+    parts = re.findall(r"(\S?)\s*'([^']*)'", re.sub(r"matches\('[^']*'\)", "", expression))
+    alternatives = " or ".join(text for before, text in parts if before in {"?", ":"})
+    return "".join(text for before, text in parts if before not in {"?", ":"}).replace(" ; ", f" {alternatives}; ", 1)
 
 
 def kind(manifest: dict[str, Any]) -> Iterator[str]:
