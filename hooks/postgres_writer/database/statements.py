@@ -24,7 +24,7 @@ WORD = token_hex(8)
 
 Names = tuple[str, ...]
 _TYPES = {"batch": "json", "by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "until": "float8"}
-_TYPES |= dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")
+_TYPES |= {"update": "bool", **dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")}
 """The parameters: ``doc`` holds the values by column, ``until`` and ``by`` are Unix times (start-by and write-by)."""
 
 
@@ -196,8 +196,8 @@ _SURVEY = qualified("""
         WHERE (a.attrelid = c.oid) AND (a.attname = w.name) AND (a.attnum > 0) AND NOT a.attisdropped)),
     ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute AS a
         WHERE (a.attrelid = c.oid) AND (a.attname = ANY (%(columns)s)) AND (a.attnum > 0) AND NOT a.attisdropped AND NOT
-        (has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_column_privilege(c.oid, a.attnum, 'INSERT')
-        AND ((a.attname = %(id_column)s) OR has_column_privilege(c.oid, a.attnum, 'UPDATE')))),
+        ((%(update)s OR has_column_privilege(c.oid, a.attnum, 'SELECT') AND has_column_privilege(c.oid, a.attnum,
+        'INSERT')) AND ((a.attname = %(id_column)s) OR has_column_privilege(c.oid, a.attnum, 'UPDATE')))),
     COALESCE((SELECT has_column_privilege(c.oid, a.attnum, 'SELECT') FROM pg_catalog.pg_attribute AS a
         WHERE (a.attrelid = c.oid) AND (a.attname = %(id_column)s) AND NOT a.attisdropped), true),
     COALESCE((SELECT CASE WHEN t.typcategory <> 'S' THEN 'type' WHEN bool_or(NOT i.indimmediate) THEN 'deferrable'
@@ -300,7 +300,7 @@ SURVEY = Message((LOCK, Statement(_SURVEY)), frozenset())
 """Ask the catalogue, under the guard of the lock, whether a table exists and what the role can do with it.
 
 Gives found, is a table, USAGE on its schema, DELETE, policies apply, columns that it lacks, columns without a grant,
-SELECT on the id, state of the key. Parameters: schema, name, columns, id_column, key, word.
+SELECT on the id, state of the key. Parameters: schema, name, columns, update (no other grant), id_column, key, word.
 """
 
 

@@ -212,11 +212,11 @@ class Store:
         return not access.barred and (not access.unready or self._may_hold(plan, table, call))
 
     def _survey(self, plan: Asking, table: str, call: Call, columns: tuple[str, ...] | None = None) -> Access:
-        """Ask the catalogue about a table; ``columns`` besides that of the id, those of the plan unless given."""
+        """Ask the catalogue about a table; ``columns`` besides the id's, of the plan unless given as released."""
         schema, _, name = table.partition(".")
-        names = [plan.id_column, *(plan.columns if columns is None else columns)]
+        given = {"id_column": plan.id_column, "columns": (names := [plan.id_column, *(columns or plan.columns)])}
         found, is_table, used, deletes, policies, missing, denied, finds, key = self._ask(
-            call, statements.SURVEY, plan.id, schema=schema, name=name, id_column=plan.id_column, columns=names
+            call, statements.SURVEY, plan.id, schema=schema, name=name, update=columns is not None, **given
         )
         lacking, refused = (tuple(each for each in names if used and each in some) for some in (missing, denied))
         writable, deletable = used and not refused, used and finds and deletes

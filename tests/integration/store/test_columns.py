@@ -177,6 +177,20 @@ def test_grants_by_column_are_enough_and_a_missing_one_is_named(limited: Limited
     assert row.finalize()
 
 
+@pytest.mark.parametrize("lost", ["SELECT", "INSERT"])
+def test_a_column_is_released_by_the_grant_for_update_alone(limited: Limited, lost: str) -> None:
+    limited.database.query("CREATE TABLE tenants (id text PRIMARY KEY, plan text, seats int DEFAULT 1)")
+    for grant in ("SELECT", "INSERT", "UPDATE"):
+        limited.grant(f"{grant} (id, plan, seats)", "tenants")
+    limited.grant("DELETE", "tenants")
+    row = Subject(limited.subject.store, {"table": "tenants", "columns": columns(plan="a", seats=5)}, kind=POSTGRES_ROW)
+    row.sync()
+    limited.revoke(f"{lost} (seats)", "tenants")
+    row.edit(columns=columns(plan="a"))
+    assert row.sync() is Operation.UPDATED
+    assert limited.database.query("SELECT plan, seats FROM tenants") == [("a", 1)]
+
+
 def test_a_row_whose_answer_was_lost_stays_listed_though_a_column_without_a_grant_is_added(limited: Limited) -> None:
     limited.database.query("CREATE TABLE tenants (id text PRIMARY KEY, plan text, seats int)")
     limited.database.query("CREATE TABLE others (id text PRIMARY KEY, plan text)")
