@@ -138,7 +138,7 @@ def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
         doc=_encode({spec.id_column: request.id, **dict(spec.values)}) if spec else None,
         tables=request.status.tables,
         reason=request.status.ready.reason if request.status.ready else "",
-        paused=request.paused,
+        paused=bool(request.paused),
         deleting=request.deleting,
         qualified=all(table in listed for table in request.status.tables),
     )

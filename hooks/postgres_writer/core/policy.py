@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 
@@ -57,14 +56,11 @@ def parse_policy(text: str, schema: str) -> TablePolicy:
         raise ValueError("not a table policy") from exc
 
     def compiled(rule: dict[str, list[str]]) -> tuple[Globs, Globs, Globs]:
-        tables = _union(_relations(glob, schema) for glob in rule["tables"])
-        return _union(map(_pattern, rule["namespaces"])), tables, _union(map(_pattern, rule["columns"]))
+        tables = re.compile("|".join(_relations(glob, schema) for glob in rule["tables"]))
+        spaces, columns = (re.compile("|".join(map(_pattern, rule[name]))) for name in ("namespaces", "columns"))
+        return spaces, tables, columns
 
     return TablePolicy(tuple(map(compiled, loaded["rules"])))
-
-
-def _union(patterns: Iterable[str]) -> Globs:
-    return re.compile("|".join(patterns))
 
 
 def _relations(glob: str, schema: str) -> str:

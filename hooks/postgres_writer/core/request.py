@@ -15,6 +15,9 @@ from postgres_writer.core.row import DEFAULT_SCHEMA, GROUP, KINDS, Kind, Spec, c
 from postgres_writer.errors import InvalidRequest
 
 PAUSED_ANNOTATION = "demo.yash.com/paused"
+# what YAML 1.1 reads as true and false, and what people write for it
+_PAUSES = re.compile("true|True|TRUE|yes|Yes|YES|on|On|ON|y|Y|1")
+_RUNS = re.compile("(false|False|FALSE|no|No|NO|off|Off|OFF|n|N|0)?")
 MAX_TABLES = 16  # what status.tables may list at most; the CustomResourceDefinition says the same
 MAX_LISTED_COLUMNS = 200  # the same of status.columns
 
@@ -73,7 +76,7 @@ class HookRequest:
     generation: int
     deleting: bool
     last_finalizer: bool
-    paused: bool
+    paused: str  # empty, true, or the value of the annotation that cannot be read and pauses, too
     retain: bool
     table: str | None
     relation: str | None
@@ -118,7 +121,6 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
     kind = _kind(resource)
     spec, problem = kind.load(raw_spec, relation)
     deleting = metadata.get("deletionTimestamp") is not None
-    annotations = metadata.get("annotations")
     uid = metadata.get("uid")
     return HookRequest(
         controller=controller,
@@ -130,7 +132,7 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
         generation=_whole(metadata.get("generation")) or 0,
         deleting=deleting,
         last_finalizer=_is_last_finalizer(controller, metadata.get("finalizers"), payload.get("controller")),
-        paused=isinstance(annotations, dict) and annotations.get(PAUSED_ANNOTATION) == "true",
+        paused=_pause(metadata.get("annotations")),
         # from the wire and not from the valid spec: an invalid one must not turn Retain into Delete
         retain=wire_spec.get("deletionPolicy") == "Retain",
         # also where it is no table name: the rule on spec.table compares it with observedTable as it is
@@ -153,6 +155,11 @@ def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
     if not isinstance(resource, dict):
         raise InvalidRequest("The resource in the body must be a JSON object.")
     return ("decorator" if parent is None else "composite"), resource
+
+
+def _pause(annotations: object) -> str:
+    value = str(annotations.get(PAUSED_ANNOTATION, "")) if isinstance(annotations, dict) else ""
+    return "" if _RUNS.fullmatch(value) else "true" if _PAUSES.fullmatch(value) else value
 
 
 def _kind(resource: dict[str, Any]) -> Kind:

@@ -175,7 +175,8 @@ def _paused(request: HookRequest, now: float) -> list[dict[str, Any]]:
         conditions.append(_condition("Reconciling", "True", "Paused", text, generation, prior.reconciling, now))
     if prior.stalled:
         conditions.append(_written("Stalled", prior.stalled))
-    text = f"Reconciliation is paused by the annotation {PAUSED_ANNOTATION}; remove it to resume."
+    unread = "" if request.paused == "true" else " Its value is neither true nor false, which pauses, too."
+    text = f"Reconciliation is paused by the annotation {PAUSED_ANNOTATION}; remove it to resume.{unread}"
     return [*conditions, _condition("Paused", "True", "Paused", text, generation, prior.paused, now)]
 
 

@@ -154,8 +154,6 @@ _TABLE = _field(fields.String, "table", is_table, _RELATION)
 _POLICY = _field(fields.String, "deletionPolicy", {"Delete", "Retain"}.__contains__, "Delete or Retain", **_OPTIONAL)
 
 
-# PostgresWriter
-
 _LONGEST = 1024
 _AGE = "a whole number from 0 to 2147483647"
 
@@ -174,9 +172,6 @@ _FIELDS = {
     "deletionPolicy": _POLICY,
 }
 POSTGRES_WRITER = Kind("PostgresWriter", "v1", "postgres-writer", "", _FIELDS, "table, name, age and country", COLUMNS)
-
-
-# PostgresRow
 
 
 class _Columns(fields.Field[Any]):

@@ -177,8 +177,7 @@ def _decoded(data: bytes) -> object:
         raise exceptions.BadRequest("The body is not JSON.") from exc
 
 
-# Python reads NaN and Infinity, and 1e999 as Infinity, which are not JSON: echoed in a status they would break
-# Metacontroller's decoder
+# Python reads NaN and Infinity, and 1e999 as Infinity: echoed in a status they would break Metacontroller's decoder
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):

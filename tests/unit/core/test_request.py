@@ -147,17 +147,18 @@ def test_without_the_controllers_name_no_finalizer_is_its_own(definition: Any) -
 @pytest.mark.parametrize(
     ("annotations", "paused"),
     [
-        ({"demo.yash.com/paused": "true"}, True),
-        ({"demo.yash.com/paused": "True"}, False),
-        ({"demo.yash.com/paused": True}, False),
-        ({"demo.yash.com/paused": "false"}, False),
-        ({}, False),
-        (None, False),
-        (["demo.yash.com/paused"], False),
+        *(({"demo.yash.com/paused": value}, "true") for value in ("true", "True", "yes", "Yes", "on", "ON", "y", "1")),
+        *(({"demo.yash.com/paused": value}, value) for value in ("tru", "2", " ", "fAlSe", "null", "until Monday")),
+        *(({"demo.yash.com/paused": value}, "") for value in ("false", "False", "no", "off", "OFF", "n", "0", "")),
+        ({}, ""),
+        (None, ""),
+        (["demo.yash.com/paused"], ""),
     ],
 )
-def test_only_the_text_true_pauses(annotations: Any, paused: bool) -> None:
-    assert loaded(annotations=annotations).paused is paused
+def test_the_annotation_is_read_like_a_boolean_of_yaml_and_pauses_where_it_cannot_be(
+    annotations: Any, paused: str
+) -> None:
+    assert loaded(annotations=annotations).paused == paused
 
 
 @pytest.mark.parametrize(("value", "generation"), [(3, 3), (0, 0), (-1, 0), (True, 0), ("3", 0), (2**63, 0), (1.0, 0)])
