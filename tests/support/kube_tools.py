@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 KUBERNETES: Final = "1.36.3"
 KUBE_STATE_METRICS: Final = "2.18.0"
+HELM: Final = {3: "3.22.0", 4: "4.3.1"}
 PROGRAMS: Final = ("kube-apiserver", "kubectl", "kube-controller-manager")
 HOW_TO_GET_THEM: Final = (
     "Install go (1.26 or newer) and etcd (Debian: etcd-server), or point KUBEBUILDER_ASSETS to a folder with etcd, "
@@ -70,6 +71,15 @@ def find_kube_state_metrics() -> Path:
     """Return kube-state-metrics, building it when it is not in the cache; the errors are those of `find_tools()`."""
     name = "kube-state-metrics"
     return _cached(f"{name}-v{KUBE_STATE_METRICS}", (name,), _build_kube_state_metrics) / name
+
+
+def find_helm(major: int) -> Path:
+    """Return Helm of that major version, building it when it is not in the cache, as `find_kube_state_metrics()`."""
+
+    def build(work: Path, result: Path) -> None:
+        _build_module(work, result / "helm", f"helm.sh/helm/v{major}", HELM[major], "/cmd/helm")
+
+    return _cached(f"helm-v{HELM[major]}", ("helm",), build) / "helm"
 
 
 def _etcd(assets: Path) -> Path:
@@ -127,10 +137,13 @@ def _build_kubernetes(work: Path, result: Path) -> None:
 
 
 def _build_kube_state_metrics(work: Path, result: Path) -> None:
-    module = "k8s.io/kube-state-metrics/v2"
-    _go(work, "mod", "init", "kube-state-metrics-tools")
-    _go(work, "mod", "edit", f"-require={module}@v{KUBE_STATE_METRICS}")
-    _go(work, "build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", f"{result}/kube-state-metrics", module)
+    _build_module(work, result / "kube-state-metrics", "k8s.io/kube-state-metrics/v2", KUBE_STATE_METRICS)
+
+
+def _build_module(work: Path, program: Path, module: str, version: str, package: str = "") -> None:
+    _go(work, "mod", "init", f"{program.name}-tools")
+    _go(work, "mod", "edit", f"-require={module}@v{version}")
+    _go(work, "build", "-mod=mod", "-trimpath", "-ldflags=-s -w", "-o", str(program), f"{module}{package}")
 
 
 def _write_go_mod(work: Path) -> None:
