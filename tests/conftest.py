@@ -2,15 +2,13 @@
 
 import gc
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import psycopg2.extensions
 import pytest
 
-from support.postgres import Database, private_instance, scrubbed_environment
+from support.postgres import Database, memory_folder, private_instance, scrubbed_environment
 from support.server import ServerProcess, running_server
 
 
@@ -32,12 +30,6 @@ def pytest_collection_finish() -> None:
 def pytest_report_header() -> str:
     """Say which PostgreSQL the tests use."""
     return f"postgresql: {'the one of TEST_PSQL_DSN' if 'TEST_PSQL_DSN' in os.environ else 'embedded'}"
-
-
-def memory_folder() -> Path | None:
-    """Return a folder in memory with room for many tables, if there is one: to make and drop them is cheaper there."""
-    folder = Path("/dev/shm")
-    return folder if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30 else None
 
 
 @pytest.fixture(scope="session")

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from psycopg2 import sql
 
 from postgres_writer.database.store import Store
-from support.postgres import Database, PostgresInstance, private_instance
+from support.postgres import Database, memory_folder, private_instance
 from support.programs import packaged_programs
 from support.subject import Limited, Subject
 
 
 @pytest.fixture(scope="package")
-def packaged() -> Iterator[PostgresInstance]:
-    """Run a PostgreSQL of the distribution's packages: the embedded one has neither ICU nor the contrib modules."""
+def packaged() -> Iterator[Database]:
+    """Make a database in a PostgreSQL of the distribution: the embedded one has neither ICU nor contrib modules."""
     programs = packaged_programs()
     if programs is None:
         pytest.skip("needs PostgreSQL with its contrib modules (Debian: apt-get install postgresql)")
-    with private_instance(programs=programs, tcp=True) as instance:
-        yield instance
+    with (
+        private_instance(memory_folder(), programs=programs, tcp=True) as instance,
+        instance.maintenance.sibling() as database,
+    ):
+        yield replace(database, kept=[])
 
 
 @pytest.fixture
-def contrib(packaged: PostgresInstance) -> Iterator[Database]:
-    """Make a database with an empty table students on that server."""
-    with packaged.maintenance.sibling() as database:
-        yield database
+def contrib(packaged: Database) -> Database:
+    """Give a database on that server in which nothing is but an empty table students."""
+    packaged.empty()
+    return packaged
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent import futures
 
 import pytest
@@ -68,12 +68,25 @@ RULES = {
 }
 
 
-@pytest.fixture(params=[True, False], ids=["prepared", "plain"])
+WAYS = ("prepared", "plain")
+both_ways = pytest.mark.parametrize("subject", WAYS, indirect=True)
+
+
+def in_turn(names: str, cases: Mapping[str, str | tuple[str, ...]], first: int = 0) -> pytest.MarkDecorator:
+    """Give a test the cases, with prepared and plain statements in turn: what is sent is the same text."""
+    given = [
+        pytest.param(WAYS[number % 2], *([case] if isinstance(case, str) else case), id=f"{WAYS[number % 2]}-{name}")
+        for number, (name, case) in enumerate(cases.items(), first)
+    ]
+    return pytest.mark.parametrize(f"subject, {names}", given, indirect=["subject"])
+
+
+@pytest.fixture
 def subject(request: pytest.FixtureRequest, database: Database) -> Iterator[Subject]:
-    """Make a resource, and beside its table another one and a child of it."""
+    """Make a resource, and beside its table another one and a child of it; its statements are prepared, or plain."""
     database.create_table("pupils")
     database.query("CREATE TABLE kids () INHERITS (students)")
-    store = Store(database.config(prepared_statements=request.param))
+    store = Store(database.config(prepared_statements=getattr(request, "param", WAYS[0]) == "prepared"))
     yield Subject(store)
     store.close()
 
@@ -105,7 +118,7 @@ def is_kept(database: Database, subject: Subject) -> None:
     assert subject.finalize()
 
 
-@pytest.mark.parametrize(("trigger", "body"), WRITES.values(), ids=WRITES)
+@in_turn("trigger, body", WRITES)
 def test_a_first_write_that_ends_otherwise_leaves_nothing(
     database: Database, subject: Subject, trigger: str, body: str
 ) -> None:
@@ -118,7 +131,7 @@ def test_a_first_write_that_ends_otherwise_leaves_nothing(
     assert everything(database) == [[], []]
 
 
-@pytest.mark.parametrize(("trigger", "body"), WRITES.values(), ids=WRITES)
+@in_turn("trigger, body", WRITES, 1)
 def test_an_update_that_ends_otherwise_leaves_the_row_as_it_was(
     database: Database, subject: Subject, trigger: str, body: str
 ) -> None:
@@ -130,6 +143,7 @@ def test_an_update_that_ends_otherwise_leaves_the_row_as_it_was(
         assert everything(database) == [[ROW], []]
 
 
+@both_ways
 def test_a_deferred_trigger_that_does_no_harm_is_none_of_our_business(database: Database, subject: Subject) -> None:
     create(database, DEFERRED.format("INSERT OR DELETE"), "INSERT INTO pupils VALUES (TG_OP, '', 0, ''); RETURN NULL;")
     assert subject.sync() is Operation.INSERTED
@@ -138,7 +152,7 @@ def test_a_deferred_trigger_that_does_no_harm_is_none_of_our_business(database: 
     assert [row[0] for row in database.rows("pupils")] == ["DELETE", "INSERT"]
 
 
-@pytest.mark.parametrize(("trigger", "body"), DELETES.values(), ids=DELETES)
+@in_turn("trigger, body", DELETES)
 def test_a_delete_that_ends_otherwise_is_no_delete(
     database: Database, subject: Subject, trigger: str, body: str
 ) -> None:
@@ -151,7 +165,7 @@ def test_a_delete_that_ends_otherwise_is_no_delete(
     assert everything(database) == [[], []]
 
 
-@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+@in_turn("rule", RULES)
 def test_a_rule_instead_of_a_delete_is_no_delete(database: Database, subject: Subject, rule: str) -> None:
     subject.sync()
     database.query(f"CREATE RULE soft AS ON DELETE TO students DO INSTEAD {rule}")
@@ -178,6 +192,7 @@ def test_a_rule_instead_of_a_write_leaves_nothing(database: Database, subject: S
     assert subject.finalize()
 
 
+@both_ways
 def test_a_child_that_has_the_id_already_makes_two_rows_and_is_refused(database: Database, subject: Subject) -> None:
     """A unique constraint covers a table, and not those that inherit from it."""
     database.query("INSERT INTO kids VALUES (%s, %s, %s, %s)", *ROW)
@@ -220,6 +235,7 @@ def test_a_move_between_a_table_and_its_partition_is_one_row(database: Database,
     assert database.rows("parts") == []
 
 
+@both_ways
 def test_a_cascade_that_takes_the_written_row_away_undoes_the_move(database: Database, subject: Subject) -> None:
     subject.sync()
     database.query("ALTER TABLE pupils ADD FOREIGN KEY (id) REFERENCES students ON DELETE CASCADE")
@@ -246,7 +262,7 @@ SIDE_EFFECTS = {
 """What acts while the look is taken, or after it; {} stands for what it does."""
 
 
-@pytest.mark.parametrize("made", SIDE_EFFECTS.values(), ids=SIDE_EFFECTS)
+@in_turn("made", SIDE_EFFECTS)
 def test_nothing_acts_behind_the_look_of_a_write(database: Database, subject: Subject, made: str) -> None:
     database.query(made.replace("{}", "DELETE FROM students;"))
     for _ in range(2):
@@ -257,6 +273,7 @@ def test_nothing_acts_behind_the_look_of_a_write(database: Database, subject: Su
     assert subject.finalize()
 
 
+@both_ways
 def test_nothing_acts_behind_the_look_of_a_delete(database: Database, subject: Subject) -> None:
     subject.sync()
     made = SIDE_EFFECTS["a trigger that is deferred again"]
@@ -293,6 +310,7 @@ def test_a_row_that_another_transaction_takes_away_meanwhile_is_no_trigger(
     assert database.rows() == {"sync": [("default/sample", "alex", 24, "canada")], "finalize": []}[hook]
 
 
+@both_ways
 def test_a_constraint_that_reads_the_word_of_the_guards_only_refuses(database: Database, subject: Subject) -> None:
     """The query that runs holds the word; what follows it need not be the name of a guard."""
     word = "substring(current_query() FROM '''([0-9a-f]{16})''')"
@@ -305,7 +323,7 @@ def test_a_constraint_that_reads_the_word_of_the_guards_only_refuses(database: D
 WORDS = ("readonly", "busy", "late", "kind", "missing", "double", "altered", "kept")
 
 
-@pytest.mark.parametrize("word", WORDS)
+@in_turn("word", {word: word for word in WORDS})
 def test_no_value_imitates_a_guard(database: Database, subject: Subject, word: str) -> None:
     """The column's type quotes the value in the same error that a guard fails with."""
     database.query("ALTER TABLE students ALTER name TYPE int USING 0")
