@@ -14,7 +14,7 @@ from support.postgres import Database
 from support.spec_cases import ABSENT
 from support.subject import ROW, Subject, next_session
 
-REPEATS = 200
+REPEATS = 100
 
 
 @pytest.mark.parametrize("steady", [True, False], ids=["steady", "locked"])

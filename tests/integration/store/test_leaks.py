@@ -12,6 +12,7 @@ from postgres_writer.database.store import Store
 from postgres_writer.deadlines import LOADED_LOCK_SECONDS
 from support.postgres import Database
 from support.subject import Subject
+from support.ways import both_ways, in_turn, is_prepared
 
 TIMEOUT = 1.0
 SETTINGS = {
@@ -27,7 +28,7 @@ SETTINGS = {
     "standard_conforming_strings": ["off"],
     "extra_float_digits": ["-10"],
 }
-LEAKS = [(name, value) for name, values in SETTINGS.items() for value in values]
+LEAKS = {f"{name} {value}": (name, value) for name, values in SETTINGS.items() for value in values}
 NAMES = ("alex", "ÿ \\ 'é' \\u0041 \U0001f600\\")
 EXPECT = f"""
 IF (current_setting('transaction_isolation'), current_setting('statement_timeout'), current_setting('lock_timeout'))
@@ -45,16 +46,16 @@ def trigger(database: Database, table: str, body: str) -> None:
     )
 
 
-@pytest.fixture(params=[True, False], ids=["prepared", "plain"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest, database: Database) -> Iterator[Store]:
     """Make a store of one connection, and a table besides students whose trigger the tests make."""
     database.create_table("pupils")
-    store = Store(database.config(prepared_statements=request.param, statement_timeout=TIMEOUT), 1)
+    store = Store(database.config(prepared_statements=is_prepared(request), statement_timeout=TIMEOUT), 1)
     yield store
     store.close()
 
 
-@pytest.mark.parametrize(("name", "value"), LEAKS, ids=[f"{name} {value}" for name, value in LEAKS])
+@in_turn("store", "name, value", LEAKS)
 def test_a_setting_that_is_left_behind_changes_nothing(database: Database, store: Store, name: str, value: str) -> None:
     trigger(database, "pupils", f"SET {name} TO {value};")
     trigger(database, "students", EXPECT)
@@ -76,6 +77,7 @@ def test_a_setting_that_is_left_behind_changes_nothing(database: Database, store
     assert database.rows() == []
 
 
+@both_ways("store")
 def test_a_role_that_is_left_behind_decides_nothing(database: Database, store: Store) -> None:
     """Its missing grants would otherwise prove that a row cannot be there which was written without an answer."""
     role = f"test_{secrets.token_hex(6)}"
@@ -117,7 +119,10 @@ def test_prepared_statements_that_are_lost_each_time_are_named(database: Databas
         store.close()
 
 
-@pytest.mark.parametrize("name", ["statement_timeout", "lock_timeout", "transaction_timeout"])
+TIME_OUTS = ("statement_timeout", "lock_timeout", "transaction_timeout")
+
+
+@in_turn("store", "name", {name: name for name in TIME_OUTS})
 def test_a_time_out_that_is_left_behind_makes_no_outage_of_a_lock(database: Database, store: Store, name: str) -> None:
     if not database.query("SELECT 1 FROM pg_settings WHERE name = %s", name):
         pytest.skip("needs PostgreSQL 17")

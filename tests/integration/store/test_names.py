@@ -11,6 +11,7 @@ from postgres_writer.database import qualified
 from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.subject import ROW, Limited, Subject
+from support.ways import both_ways, in_turn, is_prepared
 
 PATH = "ALTER DATABASE {} SET search_path = public, pg_catalog"
 """As a database has it in which what others put into public comes first."""
@@ -45,10 +46,10 @@ END $do$
 """
 
 
-@pytest.fixture(params=[True, False], ids=["prepared", "plain"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest, database: Database) -> Iterator[Store]:
     """Make a store of one connection, which every resource of a test uses."""
-    store = Store(database.config(prepared_statements=request.param), 1)
+    store = Store(database.config(prepared_statements=is_prepared(request)), 1)
     yield store
     store.close()
 
@@ -93,7 +94,7 @@ LEAVES = {
 }
 
 
-@pytest.mark.parametrize("body", LEAVES.values(), ids=LEAVES)
+@in_turn("store", "body", LEAVES)
 def test_what_a_trigger_leaves_in_the_session_is_no_other_table(database: Database, store: Store, body: str) -> None:
     database.query(
         "CREATE TABLE pupils (LIKE students INCLUDING ALL); CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO PUBLIC;"
@@ -114,6 +115,7 @@ def test_what_a_trigger_leaves_in_the_session_is_no_other_table(database: Databa
     assert database.rows("public.students") == []
 
 
+@both_ways("store")
 def test_a_table_that_appears_earlier_in_the_path_is_another_one(database: Database, subject: Subject) -> None:
     database.query(
         f"CREATE SCHEMA other; GRANT USAGE ON SCHEMA other TO PUBLIC;"
@@ -171,7 +173,10 @@ def test_a_table_without_a_schema_is_in_the_one_that_is_set(database: Database, 
     assert (subject.tables, database.rows("school.students"), database.rows()) == (["public.students"], [], [ROW])
 
 
-@pytest.mark.parametrize("table", ["gone", "d", "cur", "upd", "put", "x", "v", "l", "excluded", "pg_temp_1"])
+USED = ("gone", "d", "cur", "upd", "put", "x", "v", "l", "excluded", "pg_temp_1")
+
+
+@in_turn("store", "table", {name: name for name in USED})
 def test_a_table_may_have_any_name_that_the_messages_use(database: Database, subject: Subject, table: str) -> None:
     if table.startswith("pg_"):
         subject.edit(table=table).sync()
@@ -206,10 +211,12 @@ def plant(database: Database, what: str) -> None:
     database.query(PATH.format(database.name))
 
 
-@pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "plain"])
 @pytest.mark.parametrize(
-    ("what", "kind"),
-    [("functions", "text"), ("operators", "text"), ("operators", "varchar"), ("operators", "name"), ("types", "text")],
+    ("what", "kind", "prepared"),
+    [
+        *((what, "text", prepared) for what in ("functions", "types") for prepared in (True, False)),
+        *(("operators", kind, kind != "varchar") for kind in ("text", "varchar", "name")),
+    ],
 )
 def test_nothing_that_is_planted_is_run(maintenance: Database, what: str, kind: str, prepared: bool) -> None:
     # a database of its own: what empties the one of the other tests would run it

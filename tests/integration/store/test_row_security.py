@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -63,8 +64,12 @@ def test_a_table_whose_policies_apply_is_refused_and_blocks_nothing(granted: Lim
     assert subject.finalize()
 
 
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-@pytest.mark.parametrize("lost", [False, True], ids=["answered", "answer lost"])
+@pytest.mark.parametrize(
+    ("policy", "lost"),
+    # each policy, and with the first both
+    [(POLICIES["no policy"], True), *((policy, number % 2 == 1) for number, policy in enumerate(POLICIES.values()))],
+    ids=["no policy, answer lost", *POLICIES],
+)
 def test_policies_that_come_later_hold_what_may_be_there(granted: Limited, policy: str, lost: bool) -> None:
     granted.database.create_table("pupils")
     granted.grant(EVERY, "pupils")
@@ -84,8 +89,15 @@ def test_policies_that_come_later_hold_what_may_be_there(granted: Limited, polic
     assert subject.finalize()
 
 
-@pytest.mark.parametrize("way", SEES_ALL.values(), ids=SEES_ALL)
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
+@pytest.mark.parametrize(
+    ("policy", "way"),
+    # each policy, and with the one that hides all every way
+    [
+        *(zip(POLICIES.values(), itertools.cycle(SEES_ALL.values()))),
+        *((POLICIES["a policy that hides all"], way) for way in SEES_ALL.values()),
+    ],
+    ids=[*POLICIES, *SEES_ALL],
+)
 def test_with_each_of_the_ways_out_the_row_lives_its_life(granted: Limited, policy: str, way: str) -> None:
     granted.run(SECURE + policy)
     subject = granted.subject

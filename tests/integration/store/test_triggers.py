@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent import futures
 
 import pytest
@@ -12,6 +12,7 @@ from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.subject import ROW, Subject
 from support.waiting import wait_until
+from support.ways import both_ways, in_turn, is_prepared
 
 DEFERRED = "CONSTRAINT TRIGGER act AFTER {} ON students DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
 SHOUT = "UPDATE students SET country = upper(country) WHERE country <> upper(country); RETURN NULL;"
@@ -68,25 +69,12 @@ RULES = {
 }
 
 
-WAYS = ("prepared", "plain")
-both_ways = pytest.mark.parametrize("subject", WAYS, indirect=True)
-
-
-def in_turn(names: str, cases: Mapping[str, str | tuple[str, ...]], first: int = 0) -> pytest.MarkDecorator:
-    """Give a test the cases, with prepared and plain statements in turn: what is sent is the same text."""
-    given = [
-        pytest.param(WAYS[number % 2], *([case] if isinstance(case, str) else case), id=f"{WAYS[number % 2]}-{name}")
-        for number, (name, case) in enumerate(cases.items(), first)
-    ]
-    return pytest.mark.parametrize(f"subject, {names}", given, indirect=["subject"])
-
-
 @pytest.fixture
 def subject(request: pytest.FixtureRequest, database: Database) -> Iterator[Subject]:
     """Make a resource, and beside its table another one and a child of it; its statements are prepared, or plain."""
     database.create_table("pupils")
     database.query("CREATE TABLE kids () INHERITS (students)")
-    store = Store(database.config(prepared_statements=getattr(request, "param", WAYS[0]) == "prepared"))
+    store = Store(database.config(prepared_statements=is_prepared(request)))
     yield Subject(store)
     store.close()
 
@@ -118,7 +106,7 @@ def is_kept(database: Database, subject: Subject) -> None:
     assert subject.finalize()
 
 
-@in_turn("trigger, body", WRITES)
+@in_turn("subject", "trigger, body", WRITES)
 def test_a_first_write_that_ends_otherwise_leaves_nothing(
     database: Database, subject: Subject, trigger: str, body: str
 ) -> None:
@@ -131,7 +119,7 @@ def test_a_first_write_that_ends_otherwise_leaves_nothing(
     assert everything(database) == [[], []]
 
 
-@in_turn("trigger, body", WRITES, 1)
+@in_turn("subject", "trigger, body", WRITES, 1)
 def test_an_update_that_ends_otherwise_leaves_the_row_as_it_was(
     database: Database, subject: Subject, trigger: str, body: str
 ) -> None:
@@ -143,7 +131,7 @@ def test_an_update_that_ends_otherwise_leaves_the_row_as_it_was(
         assert everything(database) == [[ROW], []]
 
 
-@both_ways
+@both_ways("subject")
 def test_a_deferred_trigger_that_does_no_harm_is_none_of_our_business(database: Database, subject: Subject) -> None:
     create(database, DEFERRED.format("INSERT OR DELETE"), "INSERT INTO pupils VALUES (TG_OP, '', 0, ''); RETURN NULL;")
     assert subject.sync() is Operation.INSERTED
@@ -152,7 +140,7 @@ def test_a_deferred_trigger_that_does_no_harm_is_none_of_our_business(database: 
     assert [row[0] for row in database.rows("pupils")] == ["DELETE", "INSERT"]
 
 
-@in_turn("trigger, body", DELETES)
+@in_turn("subject", "trigger, body", DELETES)
 def test_a_delete_that_ends_otherwise_is_no_delete(
     database: Database, subject: Subject, trigger: str, body: str
 ) -> None:
@@ -165,7 +153,7 @@ def test_a_delete_that_ends_otherwise_is_no_delete(
     assert everything(database) == [[], []]
 
 
-@in_turn("rule", RULES)
+@in_turn("subject", "rule", RULES)
 def test_a_rule_instead_of_a_delete_is_no_delete(database: Database, subject: Subject, rule: str) -> None:
     subject.sync()
     database.query(f"CREATE RULE soft AS ON DELETE TO students DO INSTEAD {rule}")
@@ -192,7 +180,7 @@ def test_a_rule_instead_of_a_write_leaves_nothing(database: Database, subject: S
     assert subject.finalize()
 
 
-@both_ways
+@both_ways("subject")
 def test_a_child_that_has_the_id_already_makes_two_rows_and_is_refused(database: Database, subject: Subject) -> None:
     """A unique constraint covers a table, and not those that inherit from it."""
     database.query("INSERT INTO kids VALUES (%s, %s, %s, %s)", *ROW)
@@ -235,7 +223,7 @@ def test_a_move_between_a_table_and_its_partition_is_one_row(database: Database,
     assert database.rows("parts") == []
 
 
-@both_ways
+@both_ways("subject")
 def test_a_cascade_that_takes_the_written_row_away_undoes_the_move(database: Database, subject: Subject) -> None:
     subject.sync()
     database.query("ALTER TABLE pupils ADD FOREIGN KEY (id) REFERENCES students ON DELETE CASCADE")
@@ -262,7 +250,7 @@ SIDE_EFFECTS = {
 """What acts while the look is taken, or after it; {} stands for what it does."""
 
 
-@in_turn("made", SIDE_EFFECTS)
+@in_turn("subject", "made", SIDE_EFFECTS)
 def test_nothing_acts_behind_the_look_of_a_write(database: Database, subject: Subject, made: str) -> None:
     database.query(made.replace("{}", "DELETE FROM students;"))
     for _ in range(2):
@@ -273,7 +261,7 @@ def test_nothing_acts_behind_the_look_of_a_write(database: Database, subject: Su
     assert subject.finalize()
 
 
-@both_ways
+@both_ways("subject")
 def test_nothing_acts_behind_the_look_of_a_delete(database: Database, subject: Subject) -> None:
     subject.sync()
     made = SIDE_EFFECTS["a trigger that is deferred again"]
@@ -310,7 +298,7 @@ def test_a_row_that_another_transaction_takes_away_meanwhile_is_no_trigger(
     assert database.rows() == {"sync": [("default/sample", "alex", 24, "canada")], "finalize": []}[hook]
 
 
-@both_ways
+@both_ways("subject")
 def test_a_constraint_that_reads_the_word_of_the_guards_only_refuses(database: Database, subject: Subject) -> None:
     """The query that runs holds the word; what follows it need not be the name of a guard."""
     word = "substring(current_query() FROM '''([0-9a-f]{16})''')"
@@ -323,7 +311,7 @@ def test_a_constraint_that_reads_the_word_of_the_guards_only_refuses(database: D
 WORDS = ("readonly", "busy", "late", "kind", "missing", "double", "altered", "kept")
 
 
-@in_turn("word", {word: word for word in WORDS})
+@in_turn("subject", "word", {word: word for word in WORDS})
 def test_no_value_imitates_a_guard(database: Database, subject: Subject, word: str) -> None:
     """The column's type quotes the value in the same error that a guard fails with."""
     database.query("ALTER TABLE students ALTER name TYPE int USING 0")
