@@ -8,7 +8,8 @@ from dataclasses import replace
 import psycopg2.extensions
 import pytest
 
-from support.postgres import Database, memory_folder, private_instance, scrubbed_environment
+from support.memory import memory_folder
+from support.postgres import Database, private_instance, scrubbed_environment
 from support.server import ServerProcess, running_server
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from concurrent import futures
 from pathlib import Path
 
+import gunicorn.sock
 import pytest
+from gunicorn.config import Config
+from gunicorn.glogging import Logger
 
 from postgres_writer.server.gunicorn_app import binds
 from support.postgres import scrubbed_environment
@@ -39,8 +45,32 @@ def answering(pid: int) -> set[str]:
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can make networks")
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_network_is_served(kind: str, tmp_path: Path) -> None:
+def test_in_every_kind_of_network_gunicorn_listens_at_every_address(kind: str) -> None:
     setting, expected = KINDS[kind]
+    with futures.ThreadPoolExecutor(1) as own:
+        assert own.submit(listening, setting).result(60) == expected
+
+
+def listening(setting: str) -> set[str]:
+    """Return the addresses at which gunicorn's sockets are reached, in a new network of this thread."""
+    if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET
+        raise OSError(ctypes.get_errno(), "unshare")
+    subprocess.run(["sh", "-ec", f"ip link set lo up; {setting}"], check=True, timeout=60)
+    config = Config()
+    config.set("bind", binds("::", PORT))
+    listeners = gunicorn.sock.create_sockets(config, Logger(config))
+    found = set()
+    for address in ("127.0.0.1", "::1"):
+        with contextlib.suppress(OSError), socket.create_connection((address, PORT), timeout=60):
+            found.add(address)
+    for listener in listeners:
+        listener.close()
+    return found
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can make networks")
+def test_both_kinds_of_addresses_are_served(tmp_path: Path) -> None:
+    setting, expected = KINDS["both kinds"]
     log = tmp_path / "log"
     environ = {**scrubbed_environment(os.environ), "PSQL_HOST": "127.0.0.1", "HOOK_HOST": "::"}
     script = f"ip link set lo up; {setting}; exec {PROGRAM} serve"

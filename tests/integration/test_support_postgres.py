@@ -5,6 +5,7 @@ import contextlib
 import psycopg2
 import pytest
 
+from support.memory import memory_folder
 from support.postgres import Database, private_instance
 
 
@@ -37,25 +38,20 @@ def test_a_query_leaves_nothing_to_the_next_and_waits_for_no_other(database: Dat
     assert database.query("SELECT pg_backend_pid()") != [(pid,)]
 
 
-def test_a_private_server_asks_for_its_password_and_comes_back_after_a_kill() -> None:
-    with private_instance(password="right") as instance:
+def test_a_private_server_asks_for_its_password_and_comes_back_at_once_after_a_kill() -> None:
+    with private_instance(memory_folder(), password="right") as instance:
         database = instance.maintenance.create_sibling()
         assert database.query("SELECT 1") == [(1,)]
         with pytest.raises(psycopg2.OperationalError, match="password"), database.connection(password="wrong"):
             pass
         instance.freeze()
         instance.thaw()
-        instance.kill()
-        with pytest.raises(psycopg2.OperationalError), database.connection():
-            pass
-        instance.start()
-        assert database.rows() == []
-
-
-def test_a_killed_server_starts_again_at_once_however_many_sessions_it_had() -> None:
-    with private_instance() as instance, contextlib.ExitStack() as sessions:
-        for _ in range(3):
-            for _ in range(30):
-                sessions.enter_context(instance.maintenance.connection())
-            instance.kill()
-            instance.start()
+        for sessions in (1, 30):
+            with contextlib.ExitStack() as opened:
+                for _ in range(sessions):
+                    opened.enter_context(database.connection())
+                instance.kill()
+                with pytest.raises(psycopg2.OperationalError), database.connection():
+                    pass
+                instance.start()
+                assert database.rows() == []

@@ -351,12 +351,6 @@ class PostgresInstance:
         )
 
 
-def memory_folder() -> Path | None:
-    """Return a folder in memory with room for many tables, if there is one: to make and drop them is cheaper there."""
-    folder = Path("/dev/shm")
-    return folder if os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 2**30 else None
-
-
 @contextlib.contextmanager
 def private_instance(parent: Path | None = None, **fields: Any) -> Iterator[PostgresInstance]:
     """Run a PostgreSQL of the test's own, in a fresh folder (of the parent), and remove it at the end."""

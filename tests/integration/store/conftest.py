@@ -10,7 +10,8 @@ import pytest
 from psycopg2 import sql
 
 from postgres_writer.database.store import Store
-from support.postgres import Database, memory_folder, private_instance
+from support.memory import memory_folder
+from support.postgres import Database, private_instance
 from support.programs import packaged_programs
 from support.subject import Limited, Subject
 

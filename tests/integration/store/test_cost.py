@@ -8,7 +8,7 @@ import pytest
 
 from integration.relay import Relay, relayed
 from postgres_writer.core.plan import Operation
-from postgres_writer.database import statements
+from postgres_writer.database import session, statements
 from postgres_writer.database.store import Store
 from support.postgres import Database
 from support.spec_cases import ABSENT
@@ -147,9 +147,10 @@ def test_what_is_prepared_is_found_after_the_statements_were_forgotten(
     assert "lost prepared statements" not in caplog.text
 
 
-def test_more_tables_than_are_kept_prepared(database: Database, store: Store) -> None:
+def test_more_tables_than_are_kept_prepared(database: Database, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The statements of all tables work, also of those whose prepared form was given up in between."""
-    tables = [f"t{number}" for number in range(140)]
+    monkeypatch.setattr(session, "_MAX_TEXTS", 20)
+    tables = [f"t{number}" for number in range(15)]
     database.query(";".join(f"CREATE TABLE {table} (LIKE students INCLUDING ALL)" for table in tables))
     for _ in range(2):
         for table in tables:

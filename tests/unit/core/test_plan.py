@@ -343,7 +343,7 @@ def worst(plan: Plan) -> Outcome:
             return Outcome(plan.tables, error=plan.verdict)
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(request=REQUESTS)
 def test_no_listed_table_is_forgotten_while_nothing_is_known(request: HookRequest) -> None:
     answer = build_response(request, worst(make_plan(request, permits)), NOW, 300)
@@ -352,7 +352,7 @@ def test_no_listed_table_is_forgotten_while_nothing_is_known(request: HookReques
     assert set(request.status.tables) <= set(answer["status"]["tables"])
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(request=REQUESTS)
 def test_a_table_that_may_be_written_is_listed_or_not_observed(request: HookRequest) -> None:
     plan = make_plan(request, permits)
@@ -364,7 +364,7 @@ def test_a_table_that_may_be_written_is_listed_or_not_observed(request: HookRequ
     assert len(status["tables"]) <= MAX_TABLES
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(request=REQUESTS)
 def test_only_permitted_tables_are_written_and_only_listed_or_permitted_ones_deleted_from(request: HookRequest) -> None:
     plan = make_plan(request, permits)

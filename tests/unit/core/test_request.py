@@ -258,7 +258,7 @@ SHAPED: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(body=SHAPED, finalizing=st.booleans())
 def test_any_json_becomes_a_request_or_invalid_request(body: Any, finalizing: bool) -> None:
     try:
@@ -268,7 +268,7 @@ def test_any_json_becomes_a_request_or_invalid_request(body: Any, finalizing: bo
     assert (request.spec is None) == bool(request.problem)
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(field=st.sampled_from(("spec", "status", "metadata")), key=st.sampled_from(FIELDS), value=SHAPED)
 def test_any_json_inside_a_resource_with_identity_becomes_a_request(field: str, key: str, value: Any) -> None:
     found = resource(status={})

@@ -353,7 +353,7 @@ REQUESTS = st.builds(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(request=REQUESTS, outcome=OUTCOMES)
 def test_every_answer_can_be_decoded(request: HookRequest, outcome: Outcome) -> None:
     answer = decode_answer(json.dumps(answered(request, outcome)), request.controller)
@@ -361,7 +361,7 @@ def test_every_answer_can_be_decoded(request: HookRequest, outcome: Outcome) -> 
         check_own_status(answer["status"])
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(request=REQUESTS, outcome=OUTCOMES, later=st.floats(0, 1e6))
 def test_the_same_state_gives_the_same_status_to_the_byte(request: HookRequest, outcome: Outcome, later: float) -> None:
     first = answered(request, outcome)["status"]

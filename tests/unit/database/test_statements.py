@@ -37,7 +37,7 @@ def relations(message: Message) -> list[str]:
     return found
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(NAMES, NAMES)
 def test_a_message_names_its_tables_and_no_others(table: str, old: str) -> None:
     for message in (
