@@ -13,6 +13,7 @@ import pytest
 import requests
 
 from postgres_writer.core.audit_result import AuditResult
+from support.memory import memory_folder
 from support.payloads import DELETED, payload, recorded, resource
 from support.postgres import Database, private_instance
 from support.scrape import scrape
@@ -176,7 +177,7 @@ def test_the_last_audit_is_shown_as_soon_as_its_file_changes(guarded: tuple[Serv
 
 
 def test_an_unreachable_database_opens_the_circuit_and_its_return_closes_it() -> None:
-    with private_instance(tcp=True) as instance:
+    with private_instance(memory_folder(), tcp=True) as instance:
         database = instance.maintenance.create_sibling()
         with running_server(database) as server:
             status = synced(server, resource())

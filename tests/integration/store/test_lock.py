@@ -16,16 +16,17 @@ from postgres_writer.deadlines import CIRCUIT_SECONDS
 from postgres_writer.errors import IN_FLIGHT, DatabaseUnavailable
 from support.postgres import Database
 from support.subject import ROW, Subject, fresh_call
+from support.ways import both_ways, is_prepared
 
 BUSY = "False DatabaseBusy"
 SYNCED = "True RowSynced"
 
 
-@pytest.fixture(params=[True, False], ids=["prepared", "plain"])
+@pytest.fixture
 def subject(request: pytest.FixtureRequest, database: Database) -> Iterator[Subject]:
     """Make a resource whose row is in pupils, although its table is students by now: a move is due."""
     database.create_table("pupils")
-    store = Store(database.config(prepared_statements=request.param))
+    store = Store(database.config(prepared_statements=is_prepared(request)))
     subject = Subject(store)
     subject.edit(table="pupils").sync()
     subject.edit(table="students")
@@ -52,6 +53,7 @@ def other(database: Database, subject: Subject) -> Iterator[psycopg2.extensions.
         connection.rollback()
 
 
+@both_ways("subject")
 @pytest.mark.usefixtures("other")
 def test_nothing_is_claimed_while_another_transaction_holds_the_lock(database: Database, subject: Subject) -> None:
     subject.sync()
@@ -70,6 +72,7 @@ def test_a_look_drops_no_table_without_the_lock(database: Database, subject: Sub
     assert sorted(subject.tables) == ["public.pupils", "public.students"]
 
 
+@both_ways("subject")
 @pytest.mark.usefixtures("other")
 def test_a_table_is_not_recorded_without_the_lock(subject: Subject) -> None:
     subject.status["observedTable"] = "students"
@@ -98,6 +101,7 @@ def test_the_lock_of_one_id_holds_up_no_other(
     assert other.status == psycopg2.extensions.STATUS_IN_TRANSACTION
 
 
+@both_ways("subject")
 def test_the_steady_state_asks_for_no_lock_but_writes_under_it(
     subject: Subject, database: Database, other: psycopg2.extensions.connection
 ) -> None:
