@@ -87,9 +87,11 @@ def test_the_data_stays_and_postgresql_stops_with_the_server_or_is_taken_over(
     wait_until_gone(left)
     assert postmaster(data) is None
     assert embedded.logs.count("operation=inserted") == 1
+    stop_while_it_starts(embedded, data)
 
 
-def test_a_stop_while_it_starts_leaves_nothing_behind(embedded: ServerProcess, data: Path) -> None:
+def stop_while_it_starts(embedded: ServerProcess, data: Path) -> None:
+    """Check that nothing is left behind then either."""
     embedded.start(wait=False)
     wait_until(lambda: postmaster(data) is not None, "PostgreSQL starts", 120)
     pid = postmaster(data)
