@@ -110,9 +110,8 @@ def test_an_unnamed_column_that_needs_a_value_is_named(database: Database, row: 
 
 
 def test_the_id_may_be_in_another_column(database: Database, store: Store) -> None:
-    database.query(
-        "CREATE DOMAIN key AS text; CREATE TABLE things (no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, ref key UNIQUE, v int)"
-    )
+    number = "no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+    database.query(f"CREATE DOMAIN key AS text; CREATE TABLE things ({number}, ref key UNIQUE, v int)")
     row = Subject(store, {"table": "things", "idColumn": "ref", "columns": columns(v=1)}, kind=POSTGRES_ROW)
     assert row.sync() is Operation.INSERTED
     row.edit(columns=columns(v=2))
