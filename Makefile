@@ -31,10 +31,10 @@ run: .venv/.installed ## Serve the hooks on port 8080, with the database of PSQL
 
 # Test it
 
-# more processes than a small machine has processors: half of the time the tests wait for servers to start and stop;
-# the tests of one file stay together as far as its server need not be started twice for the processes to end at once
+# one process: each more of them collects all tests and starts a PostgreSQL of its own; TESTS="-n 2 tests/unit tests/integration"
+# needs a sixth more CPU and half of the time
 test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of them)
-	$(BIN)/pytest $(or $(TESTS),-n 2 --dist worksteal tests/unit tests/integration)
+	$(BIN)/pytest $(or $(TESTS),tests/unit tests/integration)
 
 test-faults: .venv/.dev ## Run the slow tests, in which parts are stopped, killed or made to hang
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
