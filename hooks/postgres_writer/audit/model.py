@@ -20,7 +20,7 @@ from postgres_writer.errors import Reason
 _UNCERTAIN = "no status lists this table with its schema; give --table to prune the row"
 Place = tuple[int, str, str]
 """Where a row is stored, and the transaction that wrote it there: (tableoid, ctid, xmin). A changed row has another."""
-Key = tuple[str, str]  # A table and the column that holds the ids: one table may have several
+Key = tuple[str, str]  # a table and the column that holds the ids: one table may have several
 _encode = json.JSONEncoder(ensure_ascii=False).encode  # raw: an SQL_ASCII database knows no \\u escapes
 
 

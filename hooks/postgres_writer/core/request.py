@@ -138,8 +138,8 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
         # also where it is no table name: the rule on spec.table compares it with observedTable as it is
         table=table if isinstance(table, str) and is_text(table) else None,
         relation=relation,
-        id_column=kind.id_column(wire_spec),
-        columns=kind.columns(wire_spec),
+        id_column=spec.id_column if spec else kind.id_column(wire_spec),
+        columns=spec.columns if spec else kind.columns(wire_spec),
         spec=spec,
         problem=problem,
         status=_load_status(raw_status, schema),
