@@ -41,6 +41,7 @@ TENANT: dict[str, Any] = {
     "metadata": {"name": "acme", "uid": "c0f3a0b6-7d35-4a0c-8f8e-6c1f3a5d9b42", "generation": 1},
     "spec": {"table": "tenants", "columns": [{"name": name, "value": value} for name, value in _COLUMNS.items()]},
 }
+_ROWS = ("SELECT 'students', * FROM students", "SELECT 'alumni', * FROM alumni", "SELECT 'tenants', * FROM tenants")
 _TABLES = """
     CREATE TABLE alumni (LIKE students INCLUDING ALL);
     CREATE TABLE tenants
@@ -83,7 +84,7 @@ class World:
     """The server, its database as psql shows it, and the object as the API server would hold it."""
 
     client: HookClient
-    psql: Callable[[str], str]
+    psql: Callable[..., str]
     resource: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(SAMPLE))
     condition: tuple[str, str, str] = ("", "", "")
     finalized: bool | None = None
@@ -98,8 +99,8 @@ class World:
 
     def rows(self) -> str:
         """Return the rows of each table."""
-        shown = {table: self.psql(f"TABLE {table}").splitlines() for table in ("students", "alumni", "tenants")}
-        return "; ".join(f"{table}: ({row})" for table, rows in shown.items() for row in rows) or "no row"
+        found = (line.partition(", ") for line in self.psql(*_ROWS).splitlines())
+        return "; ".join(f"{table}: ({row})" for table, _, row in found) or "no row"
 
     def version(self) -> str:
         """Return what PostgreSQL changes with every write of the row: the writing transaction and the place."""
@@ -215,8 +216,8 @@ def _print_state(when: str, world: World) -> None:
     click.echo(f"   {when:<6}  {world.rows()}\n           {click.style(world.condition_text(), dim=True)}")
 
 
-def psql(data_folder: Path, statement: str) -> str:
-    """Return what psql prints for a statement on the PostgreSQL running in the folder: cells, without a header.
+def psql(data_folder: Path, *statements: str) -> str:
+    """Return what psql prints for statements on the PostgreSQL running in the folder: cells, without a header.
 
     Raises NotDone when it fails.
     """
@@ -224,7 +225,8 @@ def psql(data_folder: Path, statement: str) -> str:
     programs = package()
     program = programs.POSTGRES_VERSIONS[programs.TARGET_POSTGRES_VERSION] / "psql"
     command = [str(program), "-d", " ".join(f"{name}={value}" for name, value in reached.items())]
-    form = ["-XqAt", "-F", ", ", "-P", "null=NULL", "-v", "ON_ERROR_STOP=1", "-c", statement]
+    form = ["-XqAt", "-F", ", ", "-P", "null=NULL", "-v", "ON_ERROR_STOP=1"]
+    form += [part for statement in statements for part in ("-c", statement)]
     done = subprocess.run([*command, *form], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise NotDone(done.stderr.strip())
