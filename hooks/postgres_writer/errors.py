@@ -22,6 +22,7 @@ class Reason(str, Enum):
     """The controller's selector no longer matches; the row was left in place and is no longer managed."""
     INVALID_SPEC = "InvalidSpec"
     TABLE_NOT_ALLOWED = "TableNotAllowed"
+    DATABASE_NOT_CONFIGURED = "DatabaseNotConfigured"
     TABLE_NOT_FOUND = "TableNotFound"
     ROW_REJECTED = "RowRejected"
     ACCESS_DENIED = "AccessDenied"
@@ -83,6 +84,17 @@ class InvalidSpec(ResourceError, retry=Retry.PERIOD):
 
 class TableNotAllowed(ResourceError, retry=Retry.PERIOD):
     """The table policy does not allow this namespace to write to this table."""
+
+
+class DatabaseNotConfigured(ResourceError, retry=Retry.USER_ACTION):
+    """No configuration of spec.database is known, or it is unusable; the message says which.
+
+    ``found``: there is one, so that the row may have been written by what it said before.
+    """
+
+    def __init__(self, text: str = "", *, found: bool = False) -> None:
+        super().__init__(text)
+        self.found = found
 
 
 class TableNotFound(ResourceError, retry=Retry.USER_ACTION):

@@ -94,10 +94,10 @@ def test_the_policy_is_made_as_the_server_reads_it(installation: Installation, t
     )
     file = tmp_path / "policy"
     file.write_text(json.loads(found.stdout)["data"]["table-policy.yaml"])
-    loaded = load_policy(file, schema="public")
-    assert loaded.permits("default", "public.students")
-    assert loaded.permits("team-a-one", "team_a.anything")
-    assert not loaded.permits("team-b", "team_a.anything")
+    loaded = load_policy(file)
+    assert loaded.permits("default", "public.students", schema="public")
+    assert loaded.permits("team-a-one", "team_a.anything", schema="public")
+    assert not loaded.permits("team-b", "team_a.anything", schema="public")
 
 
 def test_the_certificate_s_secret_has_the_keys_that_the_manifests_name(

@@ -21,6 +21,7 @@ from postgres_writer.database.sharing import Circuit
 from postgres_writer.database.statements import LOCK, Statement
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import CIRCUIT_SECONDS
+from postgres_writer.telemetry.metrics import OfDatabase
 
 UNLOCKED = Statement("SELECT %(key)s")
 """The lock's value where no one takes it."""
@@ -44,7 +45,7 @@ class SteppedSession(Session):
     """Sends a message statement by statement; gives the connection away instead of committing what writes."""
 
     def __init__(self, config: DatabaseConfig, step: Callable[[], None], stall: Callable[[InFlight], None] | None):
-        super().__init__(config, Circuit(CIRCUIT_SECONDS), lambda: None)
+        super().__init__(config, Circuit(CIRCUIT_SECONDS), OfDatabase("default"), lambda: None)
         self._step = step
         self._stall = stall
 
@@ -120,7 +121,7 @@ class Flight:
             self.hanging.append((hangs, transaction))
 
         store = Store(config)
-        store._pool._make = lambda: kind(config, step, stall if hangs else None)
+        store.pool._make = lambda: kind(config, step, stall if hangs else None)
         yield store
         store.close()
         self.moment = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,13 @@ def declared(store: Store, manifest: dict[str, Any]) -> Subject:
 def test_what_the_page_shows_works(database: Database) -> None:
     *manifests, policy = [yaml.safe_load(block) for block in blocks("yaml")]
     plans, rates, adopt = blocks("sql")
-    allowed = parse_policy(yaml.safe_dump(policy), "public")
+    allowed = parse_policy(yaml.safe_dump(policy))
     store = Store(database.config())
     try:
         database.query(f"{plans}; {rates}")
         gold, france = (declared(store, manifest) for manifest in manifests)
         for subject in (gold, france):
-            subject.permits = allowed.permits
+            subject.permits = partial(allowed.permits, schema="public")
             subject.sync()
             assert subject.ready == "True RowSynced", subject.message
         assert database.query("SELECT id, title, monthly::text, features, limits->>'memory', ends FROM plans") == [

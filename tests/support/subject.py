@@ -29,7 +29,7 @@ def fresh_call() -> Call:
 
 def next_session(store: Store) -> Any:
     """Return the connected session that the store will use next, to do to it what a pooler in between would do."""
-    return store._pool._idle[-1]
+    return store.pool._idle[-1]
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Subject:
     def _call(self, call: Call | None, *, finalizing: bool, lost: bool = False) -> None:
         found = resource(self.spec, self.status, kind=self.kind, generation=self.generation, **self.metadata)
         body = json.loads(json.dumps(payload(found, finalizing=finalizing)))
-        request = load_request(body, finalizing=finalizing, schema=self.schema)
+        request = load_request(body, finalizing=finalizing, schema_of=lambda _database: self.schema)
         self.outcome = self.store.apply(make_plan(request, self.permits), call or fresh_call())
         answer = json.dumps(build_response(request, self.outcome, time.time(), 300.0))
         self.answer = decode_answer(answer, "composite")

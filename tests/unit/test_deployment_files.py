@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from postgres_writer.config.settings import SETTINGS, Config, DatabaseConfig
-from postgres_writer.database.store import Store
+from postgres_writer.database.databases import Databases
 from postgres_writer.server.app import create_app
 from support.programs import require_program
 
@@ -90,7 +90,7 @@ def test_every_file_that_a_variable_names_is_in_a_mounted_folder(container: Mani
 
 def test_probes_ask_what_the_server_answers(container: Manifest) -> None:
     config = Config(database=DatabaseConfig(("/nowhere",)))
-    client = create_app(config, Store(config.database)).test_client()
+    client = create_app(config, Databases(config, {})).test_client()
     paths = [container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")]
     assert [client.get(path).status_code for path in paths] == [200, 200, 200]
 

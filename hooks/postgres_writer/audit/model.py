@@ -128,7 +128,7 @@ def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
 
     Raises InvalidRequest when it is of another kind, or has no namespace and name.
     """
-    request = load_request({"parent": manifest}, schema=schema)
+    request = load_request({"parent": manifest}, schema_of=lambda _database: schema)
     spec, listed = request.spec, (request.raw_status or {}).get("tables", ())
     return Resource(
         id=request.id,

@@ -4,6 +4,7 @@ import logging
 import os
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -54,9 +55,9 @@ def serve(embedded: bool, data_dir: Path) -> int:
         if environ.get(variable):
             logger.warning("%s is no longer used; remove it. Replicas and HOOK_CONNECTIONS add capacity.", variable)
     if not embedded:
-        return _serve(config)
+        return _serve(environ)
     with embedded_database(data_dir) as variables:
-        return _serve(Config.from_env({**environ, **variables}))
+        return _serve({**environ, **variables})
 
 
 def check_address(host: str, port: int) -> None:
@@ -73,14 +74,14 @@ def check_address(host: str, port: int) -> None:
         raise ConfigError(f"HOOK_HOST and HOOK_PORT: {host} port {port} cannot be listened on ({reason}).") from exc
 
 
-def _serve(config: Config) -> int:
-    master = os.getpid()
-    from postgres_writer.database.store import Store  # noqa: PLC0415 # spares `--help`
+def _serve(environ: Mapping[str, str]) -> int:
+    config, master = Config.from_env(environ), os.getpid()
+    from postgres_writer.database.databases import Databases  # noqa: PLC0415 # spares `--help`
     from postgres_writer.server.app import create_app  # noqa: PLC0415
     from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
 
     try:
-        HookApplication(config, lambda: create_app(config, Store(config.database, config.connections))).run()
+        HookApplication(config, lambda: create_app(config, Databases(config, environ))).run()
     except SystemExit as end:
         # gunicorn has further codes, of how its workers failed
         code = int(end.code not in {None, 0})

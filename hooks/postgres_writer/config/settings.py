@@ -14,12 +14,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postgres_writer.config import variables
-from postgres_writer.config.variables import boolean, choice, integer, read, seconds, secret, setting, settings_of
+from postgres_writer.config.variables import (
+    boolean,
+    choice,
+    integer,
+    is_database,
+    read,
+    seconds,
+    secret,
+    setting,
+    settings_of,
+)
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
 _LIBPQ_KEYWORD = re.compile("dbname|user|ssl[a-z]+|channel_binding|target_session_attrs|keepalives_[a-z]+")
 """The fields of DatabaseConfig that go to libpq under their own name."""
+_NOT_INHERITED = frozenset(f"PSQL_{name}" for name in ("HOST", "PORT", "DBNAME", "USER", "PASSWORD", "PASSWORD_FILE"))
 _LIBPQ_VARIABLE = re.compile("PG([A-Z]+|CONNECT_TIMEOUT)")
 """https://www.postgresql.org/docs/current/libpq-envars.html; those of a Kubernetes service (PGBOUNCER_PORT) are not."""
 
@@ -154,6 +165,34 @@ class DatabaseConfig:
         config.passwords()
         return config
 
+    @classmethod
+    def from_folder(cls, folder: Path, environ: Mapping[str, str]) -> DatabaseConfig:
+        """Read a database from its folder: a file for each setting, named ``host`` or PSQL_HOST, and so on.
+
+        Which database it is comes from the folder alone; other settings that it lacks are those of the environment.
+        Files of other names are left alone: the Secrets of operators hold more.
+        Raises ConfigError with one sentence that names the setting.
+        """
+        known = {each.name for each in settings_of(cls).values()}
+        given = {name: value for name, value in environ.items() if name in known - _NOT_INHERITED}
+        try:
+            files = {file.name: file for file in folder.iterdir() if not file.name.startswith(".")}
+        except OSError as exc:
+            raise ConfigError(f"{folder} cannot be read ({exc.strerror}).") from exc
+        for key, file in files.items():
+            name = key if key.startswith("PSQL_") else f"PSQL_{key.upper()}"
+            if name in known:
+                given[name] = variables.text_of(name, file).rstrip("\r\n")
+            elif name == key:
+                raise ConfigError(f"{name} is no setting of a database.")
+        if not given.get("PSQL_HOST"):
+            raise ConfigError(f"{folder} has no file host, which names the host of PostgreSQL.")
+        if "PSQL_PASSWORD" in given:
+            # read again for every connection, and with a line for each that is valid
+            del given["PSQL_PASSWORD"]
+            given["PSQL_PASSWORD_FILE"] = str(files.get("password", folder / "PSQL_PASSWORD"))
+        return cls.from_env(given)
+
     @property
     def hosts(self) -> tuple[Host, ...]:
         """The servers to try: one port serves all hosts, unset each host has its own, as libpq has it."""
@@ -201,9 +240,22 @@ class Config:
     port: int = setting("HOOK_PORT", "Port to listen on.", variables.port, "8080")
     connections: int = setting(
         "HOOK_CONNECTIONS",
-        "Maximum number of connections to PostgreSQL. If none is free, a request waits for one.",
+        "Maximum number of connections to a database. If none is free, a request waits for one.",
         integer(3, 256),
         "8",
+    )
+    total_connections: int = setting(
+        "HOOK_TOTAL_CONNECTIONS",
+        "Maximum number of connections to all databases together; never less than HOOK_CONNECTIONS. If none is free, "
+        "those that other databases do not use are closed.",
+        integer(3, 256),
+        "128",
+    )
+    databases_dir: Path | None = setting(
+        "PSQL_DATABASES_DIR",
+        "Folder with a folder for each further database, of the name that spec.database gives; in it are files named "
+        "host, port, dbname, user and password, and like any other PSQL_* setting. Read again when it changes.",
+        variables.path,
     )
     tokens_file: Path | None = setting(
         "HOOK_TOKENS_FILE",
@@ -260,6 +312,23 @@ class Config:
         if config.metrics_token_required and config.tokens_file is None:
             raise ConfigError("HOOK_METRICS_TOKEN_REQUIRED is true but HOOK_TOKENS_FILE is not set: set it too.")
         return config
+
+
+def read_database(folder: Path | None, name: str, environ: Mapping[str, str]) -> DatabaseConfig | None:
+    """Read the database of that name; None when there is none.
+
+    Raises ConfigError with one sentence when it is unusable.
+    """
+    # also where only a part of the path is missing, or not a folder
+    return DatabaseConfig.from_folder(folder / name, environ) if folder and (folder / name).exists() else None
+
+
+def database_names(folder: Path | None) -> list[str]:
+    """Return the names of the further databases. Raises ConfigError when the folder cannot be read."""
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if is_database(entry.name)) if folder else []
+    except OSError as exc:
+        raise ConfigError(f"PSQL_DATABASES_DIR cannot be read: {folder} ({exc.strerror}).") from exc
 
 
 def ignore_libpq_variables(environ: MutableMapping[str, str]) -> str:

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from postgres_writer.errors import ConfigError
 
@@ -22,9 +22,16 @@ Parser = Callable[[str, str], T]
 
 IDENTIFIER = r"[A-Za-z_][A-Za-z0-9_$]{0,62}"
 """The pattern of a schema's or a table's name; PostgreSQL truncates a longer one than 63 bytes, so it is refused."""
+DEFAULT_DATABASE = "default"  # what the database of the PSQL_* variables is called
+_DATABASE = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DAMAGED = "\ufeff\ud800-\udfff"  # A byte order mark, and what stands for bytes that are not UTF-8
 # a name in Compose may hold an underscore
 _LABEL = re.compile("[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.IGNORECASE)
+
+
+def is_database(value: object) -> TypeGuard[str]:
+    """Say whether the value can be the name of a further database."""
+    return isinstance(value, str) and value != DEFAULT_DATABASE and _DATABASE.fullmatch(value) is not None
 
 
 def _parser(form: str, fits: Callable[[str], object], read: Callable[[str], T]) -> Parser[T]:

@@ -14,7 +14,7 @@ from enum import Enum
 
 from postgres_writer.core.request import HookRequest
 from postgres_writer.core.row import COLUMNS, ID_COLUMN, Spec
-from postgres_writer.errors import InvalidSpec, ResourceError, TableNotAllowed
+from postgres_writer.errors import DatabaseNotConfigured, InvalidSpec, ResourceError, TableNotAllowed
 
 Permits = Callable[[str, str, str | None], bool]
 """(namespace, table, column) -> whether the table policy lets this namespace write this column; None: any column."""
@@ -103,6 +103,8 @@ class Skip:
 
     tables: tuple[str, ...]
     verdict: ResourceError | None = None
+    observed: bool = True
+    """Whether the answer may say that spec.table was observed, which lets table and database be changed."""
 
 
 Asking = Write | Record | Inspect | Remove
@@ -132,27 +134,27 @@ class Outcome:
     tables: tuple[str, ...]
     operation: Operation = Operation.NONE
     error: ResourceError | None = None
+    observed: bool = True  # see Skip
 
 
-def make_plan(request: HookRequest, permits: Permits) -> Plan:
-    """Decide what must be true of which tables; ``permits`` is the table policy."""
+def make_plan(request: HookRequest, permits: Permits, missing: DatabaseNotConfigured | None = None) -> Plan:
+    """Decide what must be true of which tables.
+
+    ``permits`` is the table policy for the resource's database; ``missing``: that database cannot be asked.
+    """
     table = request.relation
     # a glob of the policy may match what cannot be a table: only what passes both is ever listed or written
     permitted = table if table is not None and permits(request.namespace, table, None) else None
+    if missing is not None:
+        return _plan_missing(request, permitted, permits, missing)
     if request.finalizing:
         return _plan_finalize(request, permitted)
     if request.paused:
         # listed while paused, too: a write whose answer was lost may have put the row there
         return Skip(_may_hold(request, permitted))
-    if request.spec is None:
-        return _plan_refused(request, permitted, InvalidSpec(request.problem))
-    denied = f"table {table}" if permitted is None else _denied_column(request, permitted, permits)
-    if permitted is None or denied:
-        sentence = (
-            f"The table policy does not allow namespace {request.namespace} to write to {denied}; choose an allowed "
-            f"{denied.partition(' ')[0]} or ask your PostgresWriter administrator."
-        )
-        return _plan_refused(request, permitted, TableNotAllowed(sentence))
+    refused = _refusal(request, permitted, permits)
+    if request.spec is None or permitted is None or refused:
+        return _plan_refused(request, permitted, refused or InvalidSpec())
     listed = request.status.tables
     others = tuple(other for other in listed if other != permitted)
     # observed but not listed: it was refused, and the CRD's rule no longer freezes it. A write whose answer gets lost
@@ -185,6 +187,36 @@ def is_adopted(request: HookRequest, outcome: Outcome) -> bool:
 def _is_ready(request: HookRequest) -> bool:
     ready = request.status.ready
     return ready is not None and ready.status == "True" and ready.observed_generation == request.generation
+
+
+def _refusal(request: HookRequest, permitted: str | None, permits: Permits) -> ResourceError | None:
+    """Say why the resource may not be written, whatever its database is."""
+    if request.spec is None:
+        return InvalidSpec(request.problem)
+    denied = f"table {request.relation}" if permitted is None else _denied_column(request, permitted, permits)
+    sentence = (
+        f"The table policy does not allow namespace {request.namespace} to write to {denied}{request.of_database}; "
+        f"choose an allowed {denied.partition(' ')[0]} or ask your PostgresWriter administrator."
+    )
+    return TableNotAllowed(sentence) if denied else None
+
+
+def _plan_missing(
+    request: HookRequest, permitted: str | None, permits: Permits, missing: DatabaseNotConfigured
+) -> Plan:
+    """Plan for a database that cannot be asked: nothing new is listed, so that a mistyped name can be corrected.
+
+    The deletion waits only where a row can be: in a listed table, or in one that a write without an answer may have
+    reached. The same is why the spec of a database that ``missing`` has found is not observed.
+    """
+    listed = request.status.tables
+    verdict: ResourceError | None = None
+    if request.finalizing:
+        written = listed or (permitted is not None and request.table != request.status.observed_table)
+        verdict = missing if written and request.deleting and not request.retain else None
+    elif not request.paused:
+        verdict = _refusal(request, permitted, permits) or missing
+    return Skip(listed, verdict, observed=not missing.found)
 
 
 def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:

@@ -1,4 +1,4 @@
-"""The table policy: which namespaces may write which columns of which tables, as rules of globs."""
+"""The table policy: which namespaces may write which columns of which tables and databases, as rules of globs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from fnmatch import translate
 import yaml
 from marshmallow import Schema, ValidationError, fields, validate
 
+from postgres_writer.config.variables import DEFAULT_DATABASE
+
 # as fnmatch reads a set: a ] right after the [ or [! is one of its characters
 _SET = re.compile(r"\[!?]?[^]]*]")
 
@@ -17,6 +19,7 @@ class _RuleSchema(Schema):
     namespaces = fields.List(fields.String(), required=True, validate=validate.Length(min=1))
     tables = fields.List(fields.String(), required=True, validate=validate.Length(min=1))
     columns = fields.List(fields.String(), load_default=["*"], validate=validate.Length(min=1))
+    databases = fields.List(fields.String(), load_default=[DEFAULT_DATABASE], validate=validate.Length(min=1))
 
 
 class _PolicySchema(Schema):
@@ -28,26 +31,43 @@ Globs = re.Pattern[str]  # the compiled union of some globs
 
 @dataclass(frozen=True)
 class TablePolicy:
-    """Rules of (namespaces, relations, columns); what one rule matches is allowed, so rules add up column by column."""
+    """Rules of (namespaces, tables, columns, databases); what one matches is allowed, so rules add up by column."""
 
-    rules: tuple[tuple[Globs, Globs, Globs], ...]
+    rules: tuple[tuple[Globs, Globs, Globs, Globs], ...]
 
-    def permits(self, namespace: str, relation: str, column: str | None = None) -> bool:
-        """Say whether resources of ``namespace`` may write ``column`` (None: any) of ``relation`` (schema.table)."""
+    def permits(
+        self,
+        namespace: str,
+        relation: str,
+        column: str | None = None,
+        *,
+        schema: str,
+        database: str = DEFAULT_DATABASE,
+    ) -> bool:
+        """Say whether resources of ``namespace`` may write ``column`` (None: any) of ``relation`` (schema.table).
+
+        A glob for tables without a dot is for those of ``schema``, the one of the database's tables without a schema.
+        """
+        bare = relation.removeprefix(f"{schema}.")
         return any(
-            spaces.fullmatch(namespace) and tables.fullmatch(relation) and (column is None or columns.fullmatch(column))
-            for spaces, tables, columns in self.rules
+            spaces.fullmatch(namespace)
+            and databases.fullmatch(database)
+            # a glob matches only what has as many dots
+            and (tables.fullmatch(relation) or tables.fullmatch(bare))
+            and (column is None or columns.fullmatch(column))
+            for spaces, tables, columns, databases in self.rules
         )
 
 
 _ALL = re.compile(".*", re.DOTALL)
-ALLOW_ALL = TablePolicy(((_ALL, _ALL, _ALL),))
+ALLOW_ALL = TablePolicy(((_ALL, _ALL, _ALL, _ALL),))
 
 
-def parse_policy(text: str, schema: str) -> TablePolicy:
-    """Read the policy from the text of its YAML file; a glob for tables without a dot is for those of ``schema``.
+def parse_policy(text: str) -> TablePolicy:
+    """Read the policy from the text of its YAML file.
 
-    Raises ValueError when it is not rules, each with namespaces, tables and, if not all, columns as lists of globs.
+    Raises ValueError when it is not rules, each with namespaces, tables and, if not all, columns as lists of globs, and
+    of databases if not the default one.
     """
     try:
         loaded = _PolicySchema().load(yaml.safe_load(text))
@@ -55,17 +75,13 @@ def parse_policy(text: str, schema: str) -> TablePolicy:
         # the last three for a value that does not fit its tag, and for brackets too deep
         raise ValueError("not a table policy") from exc
 
-    def compiled(rule: dict[str, list[str]]) -> tuple[Globs, Globs, Globs]:
-        tables = re.compile("|".join(_relations(glob, schema) for glob in rule["tables"]))
-        spaces, columns = (re.compile("|".join(map(_pattern, rule[name]))) for name in ("namespaces", "columns"))
-        return spaces, tables, columns
+    def compiled(rule: dict[str, list[str]]) -> tuple[Globs, Globs, Globs, Globs]:
+        spaces, tables, columns, databases = (
+            re.compile("|".join(map(_pattern, rule[name]))) for name in ("namespaces", "tables", "columns", "databases")
+        )
+        return spaces, tables, columns, databases
 
     return TablePolicy(tuple(map(compiled, loaded["rules"])))
-
-
-def _relations(glob: str, schema: str) -> str:
-    """Translate a glob for tables, which says nothing about other schemas unless it has a dot."""
-    return _pattern(glob) if _dots(glob) else rf"{re.escape(schema)}[.]{_pattern(glob)}"
 
 
 def _pattern(glob: str) -> str:

@@ -8,9 +8,11 @@ exception, because a broken spec must neither crash a sync nor block a deletion.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from postgres_writer.config.variables import DEFAULT_DATABASE, is_database
 from postgres_writer.core.row import DEFAULT_SCHEMA, GROUP, KINDS, Kind, Spec, column_names, is_text, relation_name
 from postgres_writer.errors import InvalidRequest
 
@@ -62,6 +64,7 @@ class PriorStatus:
 class HookRequest:
     """One resource as Metacontroller handed it over, and what it wants done.
 
+    ``database`` is the name of the database that spec means, also where it is invalid: empty if it can be no name.
     ``table`` is spec.table as written, also when it cannot be a table name, and ``relation`` the relation that it
     names; ``spec`` is None exactly when ``problem`` has a text (one sentence per field). ``id_column`` and ``columns``
     are what spec names, also where it is invalid.
@@ -78,6 +81,7 @@ class HookRequest:
     last_finalizer: bool
     paused: str  # empty, true, or the value of the annotation that cannot be read and pauses, too
     retain: bool
+    database: str
     table: str | None
     relation: str | None
     id_column: str
@@ -93,15 +97,22 @@ class HookRequest:
         return f"{self.kind.prefix}{self.namespace}/{self.name}"
 
     @property
+    def of_database(self) -> str:
+        """What names the database in a sentence, behind a table; the default one is not named."""
+        return "" if self.database == DEFAULT_DATABASE else f" of database {self.database}"
+
+    @property
     def listed_columns(self) -> tuple[str, ...]:
         """The columns that may hold a value of this resource by what earlier answers say."""
         return self.kind.fixed or self.status.columns
 
 
-def load_request(payload: object, *, finalizing: bool = False, schema: str = DEFAULT_SCHEMA) -> HookRequest:
+def load_request(
+    payload: object, *, finalizing: bool = False, schema_of: Callable[[str], str] = lambda _database: DEFAULT_SCHEMA
+) -> HookRequest:
     """Turn the decoded body of a hook request into a value; ``finalizing``: it came to the finalize hook.
 
-    ``schema`` is that of tables without one in their name.
+    ``schema_of`` gives, for the name of a database, the schema of tables without one in their name.
 
     A resource that is being deleted is finalized whichever hook was called: without a finalize hook Metacontroller
     calls sync for it, which must not write the row again.
@@ -117,6 +128,8 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
     raw_spec, raw_status = resource.get("spec"), resource.get("status")
     wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
     table = wire_spec.get("table")
+    database = _database(wire_spec.get("database"))
+    schema = schema_of(database)
     relation = relation_name(table, schema)
     kind = _kind(resource)
     spec, problem = kind.load(raw_spec, relation)
@@ -135,6 +148,7 @@ def load_request(payload: object, *, finalizing: bool = False, schema: str = DEF
         paused=_pause(metadata.get("annotations")),
         # from the wire and not from the valid spec: an invalid one must not turn Retain into Delete
         retain=wire_spec.get("deletionPolicy") == "Retain",
+        database=database,
         # also where it is no table name: the rule on spec.table compares it with observedTable as it is
         table=table if isinstance(table, str) and is_text(table) else None,
         relation=relation,
@@ -155,6 +169,12 @@ def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
     if not isinstance(resource, dict):
         raise InvalidRequest("The resource in the body must be a JSON object.")
     return ("decorator" if parent is None else "composite"), resource
+
+
+def _database(value: object) -> str:
+    if value is None:
+        return DEFAULT_DATABASE
+    return value if is_database(value) else ""
 
 
 def _pause(annotations: object) -> str:

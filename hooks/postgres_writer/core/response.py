@@ -23,6 +23,8 @@ OUTAGE_SECONDS = 30.0
 and far shorter than a resync period."""
 USER_ACTION_SECONDS = 60.0  # what waits for a user (a table, a grant) is tried again after this, plus or minus half
 RECORDED_SECONDS = 1.0  # time enough for Metacontroller to write the status and see it
+_WITHOUT_DATABASE = (Reason.INVALID_SPEC, Reason.TABLE_NOT_ALLOWED, Reason.DATABASE_NOT_CONFIGURED)
+"""What is found without asking the database."""
 _STALLED_REASONS = (Reason.INVALID_SPEC, Reason.TABLE_NOT_ALLOWED)
 """Only an edit of the spec or of the policy helps; what a migration in the same apply may cure is not among them."""
 
@@ -100,9 +102,11 @@ def resync_after(request: HookRequest, retry: Retry, now: float, period: float, 
 def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
     """Give (status, reason, message) of the condition Ready for the outcome."""
     if outcome.error is not None:
-        return "False", outcome.error.reason, str(outcome.error)
+        asked = request.of_database and outcome.error.reason not in _WITHOUT_DATABASE
+        where = f"Database {request.database}: " if asked else ""
+        return "False", outcome.error.reason, f"{where}{outcome.error}"
     if not request.finalizing:
-        return "True", Reason.ROW_SYNCED, f"The row in table {request.relation} matches the spec."
+        return "True", Reason.ROW_SYNCED, f"The row in table {request.relation}{request.of_database} matches the spec."
     if not request.deleting:
         return (
             "Unknown",
@@ -118,12 +122,13 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
 
 
 def _status(request: HookRequest, outcome: Outcome, now: float) -> dict[str, Any]:
-    tables, observed_table = outcome.tables, request.table
-    if len(tables) > MAX_TABLES and request.relation not in request.status.tables:
+    tables, prior = outcome.tables, request.status
+    observed_table = request.table if outcome.observed else prior.observed_table
+    if len(tables) > MAX_TABLES and request.relation not in prior.tables:
         # A table that finds no place in the list is not observed: the rule of the CustomResourceDefinition then holds
         # back further edits until the list has shrunk.
         tables = tuple(table for table in tables if table != request.relation)
-        observed_table = request.status.observed_table
+        observed_table = prior.observed_table
     # the composite controller sets observedGeneration itself, the decorator controller does not
     status: dict[str, Any] = {"observedGeneration": request.generation, "id": request.id}
     if observed_table is not None:

@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 from marshmallow import ValidationError, fields, missing
 
-from postgres_writer.config.variables import IDENTIFIER
+from postgres_writer.config.variables import DEFAULT_DATABASE, IDENTIFIER, is_database
 
 GROUP = "demo.yash.com"
 DEFAULT_SCHEMA = "public"
@@ -151,6 +151,8 @@ _NAME = "at most 63 letters, digits, '_' or '$', not starting with a digit or '$
 _OPTIONAL = {"required": False, "allow_none": True}
 _RELATION = f"a table or schema.table, each {_NAME}; system schemas (pg_*, information_schema) are not allowed"
 _TABLE = _field(fields.String, "table", is_table, _RELATION)
+_LABEL = f"at most 63 lower-case letters, digits or '-', not '{DEFAULT_DATABASE}': leave it out for the default one"
+_DATABASE = _field(fields.String, "database", is_database, _LABEL, **_OPTIONAL)
 _POLICY = _field(fields.String, "deletionPolicy", {"Delete", "Retain"}.__contains__, "Delete or Retain", **_OPTIONAL)
 
 
@@ -166,6 +168,7 @@ def _text_field(name: str) -> Field:
 COLUMNS = ("name", "age", "country")
 _FIELDS = {
     "table": _TABLE,
+    "database": _DATABASE,
     "name": _text_field("name"),
     "age": _field(fields.Integer, "age", lambda age: 0 <= age < 2**31, _AGE, strict=True),
     "country": _text_field("country"),
@@ -217,6 +220,7 @@ def _value_problem(value: Any, depth: int = MAX_DEPTH) -> str:
 
 _ROW_FIELDS: dict[str, Field] = {
     "table": _TABLE,
+    "database": _DATABASE,
     "idColumn": _field(fields.String, "idColumn", is_column, f"a column: {_NAME}", **_OPTIONAL),
     "columns": _Columns(load_default=(), error_messages={"null": "spec.columns must be a list."}),
     "deletionPolicy": _POLICY,

@@ -6,6 +6,7 @@ Built from the primitives of `threading`, so that it serves threads and, where g
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -14,7 +15,7 @@ from contextlib import contextmanager
 
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database.session import Session, is_table_timeout
-from postgres_writer.database.sharing import Queue, TableCircuits, Tables, Waiter
+from postgres_writer.database.sharing import Queue, TableCircuits, Tables
 from postgres_writer.database.statements import Message
 from postgres_writer.errors import BUSY, EXPIRED, DatabaseBusy, RequestExpired, ResourceError
 from postgres_writer.telemetry import metrics
@@ -23,18 +24,79 @@ from postgres_writer.telemetry.logs import fields
 logger = logging.getLogger(__name__)
 
 
+class Turns:
+    """A queue in which messages wait for their turn; ``make_room`` is tried before one waits, as long as it is true."""
+
+    def __init__(self, size: int, make_room: Callable[[], bool] = lambda: False) -> None:
+        self._queue, self._lock, self._make_room = Queue(size), threading.Lock(), make_room
+
+    def take(self, tables: Tables, until: float, meters: metrics.OfDatabase) -> bool:
+        """Wait for a turn until ``until`` (monotonic seconds); False when it was refused.
+
+        ``meters`` count how it ended. Raises RequestExpired when there was none in time.
+        """
+        with self._lock:
+            waiter = self._queue.ask(tables)
+        if waiter is None:
+            return True
+        in_time = None
+        try:
+            while not waiter.answered.is_set() and self._make_room():
+                pass
+            in_time = waiter.answered.wait(max(0.0, until - time.monotonic()))
+        finally:
+            with self._lock:
+                granted = self._queue.leave(tables, waiter)
+                if granted and in_time is None:
+                    # interrupted in the very moment in which it was granted a turn, which would be lost with it
+                    self._queue.give_back(tables)
+        meters.waits["lent" if granted else "refused" if in_time else "expired"].inc()
+        if not granted and not in_time:
+            raise RequestExpired(EXPIRED)
+        return granted
+
+    def give_back(self, tables: Tables) -> None:
+        """End a turn."""
+        with self._lock:
+            self._queue.give_back(tables)
+
+    def refuse(self, table: str) -> None:
+        """Refuse all that wait and name this table."""
+        with self._lock:
+            self._queue.refuse(table)
+
+    def lock_seconds(self, tables: Tables) -> float:
+        """Give how many seconds a message that has its turn may wait for a lock of PostgreSQL."""
+        return self._queue.lock_seconds(tables)
+
+    def is_owed(self, tables: Tables) -> bool:
+        """Say whether others wait, and hold none, or clearly fewer than these do."""
+        with self._lock:
+            return self._queue.is_owed(tables)
+
+
 class Pool:
     """Lends sessions, each to one message at a time.
 
-    ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions.
-    ``idle_seconds`` after its last use a connection is closed: one that a balancer has dropped would answer nothing.
+    ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions,
+    ``total`` the turns of all databases' sessions. ``idle_seconds`` after its last use a connection is closed: one that
+    a balancer has dropped would answer nothing.
     ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL where the queue does not shorten it.
     """
 
-    def __init__(self, make: Callable[[], Session], size: int, idle_seconds: float, lock_seconds: float) -> None:
+    def __init__(  # noqa: PLR0913, PLR0917 - what a pool has to be told
+        self,
+        make: Callable[[], Session],
+        size: int,
+        idle_seconds: float,
+        lock_seconds: float,
+        total: Turns,
+        meters: metrics.OfDatabase,
+    ) -> None:
         self._make = make
         self._idle_seconds, self._lock_seconds = idle_seconds, lock_seconds
-        self._queue = Queue(size)
+        self._turns, self._total, self._self = Turns(size), total, frozenset({meters.name})
+        self._meters = meters
         self._circuits = TableCircuits()
         self._idle: deque[Session] = deque()
         self._reaping = False
@@ -65,55 +127,69 @@ class Pool:
 
     def close(self) -> None:
         """Close all connections that are not lent."""
+        while self.close_oldest():
+            pass
+
+    @property
+    def idle_since(self) -> float:
+        """Since when the connection that is idle for longest is idle (monotonic seconds); infinite without one."""
         with self._lock:
-            idle, self._idle = self._idle, deque()
-        for session in idle:
-            session.close()
+            return self._idle[0].idle_since if self._idle else math.inf
+
+    def close_oldest(self) -> bool:
+        """Close the connection that is idle for longest; False when none is idle."""
+        with self._lock:
+            session = self._idle.popleft() if self._idle else None
+        if session is not None:
+            self._drop(session)
+        return session is not None
 
     def _take(self, tables: Tables, until: float) -> Session:
         with self._lock:
-            if not self._circuits.admits(tables, time.monotonic()):
-                metrics.TABLE_CIRCUIT.labels("refused").inc()
-                raise DatabaseBusy(BUSY)
-            waiter = self._queue.ask(tables)
-        if waiter is not None:
-            self._wait(tables, waiter, until)
-        with self._lock:
-            # the one that was used last: the others get the chance to be idle for long enough to be closed
-            session = self._idle.pop() if self._idle else self._make()
-            session.lock_timeout = min(self._lock_seconds, self._queue.lock_seconds(tables))
+            admitted = self._circuits.admits(tables, time.monotonic())
+        if not admitted:
+            self._meters.circuits["refused"].inc()
+        if not admitted or not self._turns.take(tables, until, self._meters):
+            raise DatabaseBusy(BUSY)
+        try:
+            session = self._session(until)
+        except BaseException:
+            self._turns.give_back(tables)
+            raise
+        session.lock_timeout = min(self._lock_seconds, self._turns.lock_seconds(tables))
         if time.monotonic() - session.idle_since > self._idle_seconds:
             # the reaper is late
             session.close()
         return session
 
-    def _wait(self, tables: Tables, waiter: Waiter, until: float) -> None:
-        in_time = None
-        try:
-            in_time = waiter.answered.wait(max(0.0, until - time.monotonic()))
-        finally:
+    def _session(self, until: float) -> Session:
+        while True:
             with self._lock:
-                granted = self._queue.leave(tables, waiter)
-                if granted and in_time is None:
-                    # interrupted in the very moment in which it was granted a connection, which would be lost with it
-                    self._queue.give_back(tables)
-        metrics.CONNECTION_WAITS.labels("lent" if granted else "refused" if in_time else "expired").inc()
-        if not granted:
-            raise DatabaseBusy(BUSY) if in_time else RequestExpired(EXPIRED)
+                # the one that was used last: the others get the chance to be idle for long enough to be closed
+                if self._idle:
+                    return self._idle.pop()
+            # refused where one of our own has become idle meanwhile
+            if self._total.take(self._self, until, self._meters):
+                return self._make()
+
+    def _drop(self, session: Session) -> None:
+        # outside of the lock, because closing a connection talks to the network
+        session.close()
+        self._total.give_back(self._self)
 
     def _give_back(self, session: Session, tables: Tables) -> None:
         session.idle_since = time.monotonic()
-        if not (keep := session.is_worth_keeping(session.idle_since)):
-            # outside of the lock, because closing a connection talks to the network
-            session.close()
-        with self._lock:
-            if keep:
+        if session.is_worth_keeping(session.idle_since) and not self._total.is_owed(self._self):
+            with self._lock:
                 self._idle.append(session)
-            self._queue.give_back(tables)
-            if self._idle and not self._reaping:
-                # started with the first idle connection, since a process that forks must have no other thread
-                self._reaping = True
+                starts, self._reaping = not self._reaping, True
+            self._total.refuse(self._meters.name)
+            if starts:
+                # with the first idle connection, since a process that forks must have no other thread
                 threading.Thread(target=self._reap, name="idle connections", daemon=True).start()
+        else:
+            self._drop(session)
+        self._turns.give_back(tables)
 
     def _reap(self) -> None:
         """Close what has been idle for too long, until nothing is idle any more."""
@@ -123,18 +199,20 @@ class Pool:
                     self._reaping = False
                     return
                 wait = self._idle[0].idle_since + self._idle_seconds - time.monotonic()
-                session = self._idle.popleft() if wait <= 0 else None
-            if session is None:
+            if wait > 0:
                 time.sleep(wait)
             else:
-                session.close()
+                self.close_oldest()
+
+    def _about(self, table: str) -> dict[str, dict[str, object]]:
+        return fields(table=table, database=self._meters.name)
 
     def _note_success(self, statement: Message) -> None:
         with self._lock:
             closed = self._circuits.succeeded(statement.tables, time.monotonic(), wrote=statement.writes)
         for table in closed:
-            metrics.TABLE_CIRCUIT.labels("closed").inc()
-            logger.info("The table is no longer locked or slow", extra=fields(table=table))
+            self._meters.circuits["closed"].inc()
+            logger.info("The table is no longer locked or slow", extra=self._about(table))
 
     def _note_failure(self, statement: Message, row: str, exc: Exception) -> None:
         if isinstance(exc, Refused):
@@ -147,7 +225,7 @@ class Pool:
         with self._lock:
             if not self._circuits.timed_out(table, row, time.monotonic()):
                 return
-            # those that wait for a connection would only join those that wait for the table
-            self._queue.refuse(table)
-        metrics.TABLE_CIRCUIT.labels("opened").inc()
-        logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=fields(table=table))
+        # those that wait for a connection would only join those that wait for the table
+        self._turns.refuse(table)
+        self._meters.circuits["opened"].inc()
+        logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=self._about(table))

@@ -54,9 +54,11 @@ class Stuck(Exception):
 class Session:
     """A connection and what was learned about it: the server's clock and the prepared statements."""
 
-    def __init__(self, config: DatabaseConfig, circuit: Circuit, on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, config: DatabaseConfig, circuit: Circuit, meters: metrics.OfDatabase, on_lost: Callable[[], None]
+    ) -> None:
         """``on_lost`` is called when a connection that has worked before turns out to be dead."""
-        self._config, self._circuit, self._on_lost = config, circuit, on_lost
+        self._config, self._circuit, self._meters, self._on_lost = config, circuit, meters, on_lost
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = self._offset = 0.0
@@ -109,7 +111,7 @@ class Session:
         self._connection.close()
         self._connection = self._cursor = None
         self._texts.clear()
-        metrics.CONNECTIONS_OPEN.dec()
+        self._meters.open.dec()
 
     def _attempt(self, call: Call, message: statements.Message, parameters: Parameters) -> Result:
         start_by = call.start_by(self._config.statement_timeout)
@@ -127,7 +129,7 @@ class Session:
             given["doc"] = json.dumps(parameters["doc"], ensure_ascii=self._escapes)
         _expect_waiting(call, start_by)
         try:
-            with metrics.STATEMENT_SECONDS.time():
+            with self._meters.seconds.time():
                 result = self._run(text, given, call.hung_up)
         except Refused as exc:
             if exc.guard is not Guard.LATE:
@@ -217,8 +219,8 @@ class Session:
             connection.close()
             raise self._fail(errors.READ_ONLY)
         self._connection, self._cursor, self._opened = connection, cursor, time.monotonic()
-        metrics.CONNECTIONS_OPENED.inc()
-        metrics.CONNECTIONS_OPEN.inc()
+        self._meters.opened.inc()
+        self._meters.open.inc()
         # such a database knows no characters, and so no \\u escapes
         self._escapes = connection.get_parameter_status("server_encoding") != "SQL_ASCII"
         self._succeed()
@@ -230,16 +232,16 @@ class Session:
 
     def _succeed(self) -> None:
         if self._circuit.succeeded():
-            metrics.CIRCUIT_OPEN.set(0)
-            logger.info("PostgreSQL is reachable again")
+            self._meters.circuit_open.set(0)
+            logger.info("PostgreSQL is reachable again", extra=fields(database=self._meters.name))
 
     def _fail(self, why: str) -> DatabaseUnavailable:
         now = time.monotonic()
-        metrics.CONNECTIONS_FAILED.inc()
-        metrics.CIRCUIT_OPEN.set(1)
+        self._meters.failed.inc()
+        self._meters.circuit_open.set(1)
         self._circuit.cause = why
         if self._circuit.failed(now):
-            logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why))
+            logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why, database=self._meters.name))
         return self._unavailable(now)
 
     def _unavailable(self, now: float) -> DatabaseUnavailable:
@@ -261,7 +263,7 @@ class Session:
     def _replace(self) -> None:
         """Close a connection that turned out to be dead, and those that are as old: they have died of the same."""
         self.close()
-        metrics.CONNECTIONS_REPLACED.inc()
+        self._meters.replaced.inc()
         self._on_lost()
 
     def _probe(self) -> Exception:

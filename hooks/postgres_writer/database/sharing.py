@@ -80,6 +80,12 @@ class Queue:
                 waiter.answered.set()
         self._serve()
 
+    def is_owed(self, tables: Tables) -> bool:
+        """Say whether others wait, and hold none, or clearly fewer than these do."""
+        mine = max(self._held[table] for table in tables)
+        others = (self._held[table] for waiting in self._waiting if waiting != tables for table in waiting)
+        return any(not held or held + 1 < mine for held in others)
+
     def _may_have(self, tables: Tables) -> bool:
         spared = self._free == 1 and self._size > 2  # noqa: PLR2004 - see the class
         return self._free > 0 and not (spared and any(table in self._held for table in tables))

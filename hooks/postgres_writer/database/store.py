@@ -11,16 +11,18 @@ import math
 from dataclasses import replace
 
 from postgres_writer.config.settings import Config, DatabaseConfig
+from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Asking, Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
 from postgres_writer.core.refusals import Access, Guard, Key, Refused
 from postgres_writer.core.row import Values
 from postgres_writer.database import statements
-from postgres_writer.database.pool import Pool
+from postgres_writer.database.pool import Pool, Turns
 from postgres_writer.database.session import Result, Session
 from postgres_writer.database.sharing import Circuit
 from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
 from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, DeleteFailed, RequestExpired, TableRecorded
+from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
@@ -33,20 +35,34 @@ _WAS = {each.value: each for each in (Operation.INSERTED, Operation.UPDATED, Ope
 
 
 class Store:
-    """The database. Nothing is kept but connections, at most as many as ``connections`` says."""
+    """A database. Nothing is kept but connections, at most as many as ``connections`` says.
 
-    def __init__(self, config: DatabaseConfig, connections: int = Config.connections) -> None:
-        circuit = Circuit(CIRCUIT_SECONDS)
+    They share the turns of ``total``, if it is given, with those of other databases.
+    """
+
+    def __init__(
+        self,
+        config: DatabaseConfig,
+        connections: int = Config.connections,
+        name: str = DEFAULT_DATABASE,
+        total: Turns | None = None,
+    ) -> None:
+        circuit, meters = Circuit(CIRCUIT_SECONDS), metrics.OfDatabase(name)
         self._statement_timeout = timeout = config.statement_timeout
-        self._pool = Pool(
-            lambda: Session(config, circuit, self._pool.close), connections, config.idle_timeout, LOCK_SHARE * timeout
+        self.pool = Pool(
+            lambda: Session(config, circuit, meters, self.pool.close),
+            connections,
+            config.idle_timeout,
+            LOCK_SHARE * timeout,
+            total or Turns(connections + 1),
+            meters,
         )
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""
         match plan:
             case Skip():
-                return Outcome(plan.tables, error=plan.verdict)
+                return Outcome(plan.tables, error=plan.verdict, observed=plan.observed)
             case Inspect():
                 return self._inspect(plan, call)
         try:
@@ -58,14 +74,14 @@ class Store:
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        self._pool.close()
+        self.pool.close()
 
     def _ask(self, call: Call, message: statements.Message, row: str, **more: object) -> Result:
         """Send a message about the row with that id and ``more`` parameters, and give its result."""
         parameters = {"id": row, "key": statements.lock_key(row), "word": statements.WORD, **more}
         for again in (True, False):
             try:
-                with self._pool.lend(message, row, call.start_by(self._statement_timeout)) as session:
+                with self.pool.lend(message, row, call.start_by(self._statement_timeout)) as session:
                     return session.execute(call, message, parameters)
             except Refused as exc:
                 if not (again and exc.guard in _PASSING):

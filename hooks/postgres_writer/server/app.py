@@ -21,12 +21,12 @@ from werkzeug import exceptions
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.routing import MapAdapter
 
-from postgres_writer.config.settings import Config
-from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
+from postgres_writer.config.settings import Config, DatabaseConfig
+from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Permits, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response, keeps_status, retry_of, verdict
-from postgres_writer.database.store import Store
+from postgres_writer.database.databases import Databases
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
 from postgres_writer.server.bodies import Bodies
@@ -43,6 +43,7 @@ _refusals.addFilter(RateLimit())
 
 # a no-op is no news: at a line per sync, ten thousand resources would fill the log with nothing
 _CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
+_LOGGED = ("namespace", "name", "uid", "generation", "database", "table")
 _PROBLEM_TYPE = "application/problem+json"
 _DETAILS = {
     401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
@@ -53,11 +54,11 @@ _DETAILS = {
 }
 
 
-def create_app(config: Config, store: Store) -> Flask:
+def create_app(config: Config, databases: Databases) -> Flask:
     """Make the WSGI application. Raises ConfigError when the files of tokens or policy are unusable."""
     app = HookApp("postgres_writer", static_folder=None)
     metrics.declare()
-    server = HookServer(config, store)
+    server = HookServer(config, databases)
     for hook in ("sync", "finalize"):
         app.add_url_rule(f"/{hook}", hook, server.view(hook), methods=["POST"])
     for probe in ("healthz", "readyz"):
@@ -97,16 +98,15 @@ class HookResponse(Response):
 
 
 class HookServer:
-    """The views of the hooks and what they need: the store, the table policy and the tokens."""
+    """The views of the hooks and what they need: the databases, the table policy and the tokens."""
 
-    def __init__(self, config: Config, store: Store) -> None:
-        self._store = store
+    def __init__(self, config: Config, databases: Databases) -> None:
+        self._databases = databases
         self._config = config
         self._retries = RetrySlots(config.resync_seconds)
         self._bodies = Bodies(config.max_body_bytes)
         policy, tokens, result = config.table_policy_file, config.tokens_file, config.audit_result_file
-        read_policy = partial(load_policy, schema=config.database.schema)
-        self._policy = Watched("table policy", read_policy, policy) if policy else None
+        self._policy = Watched("table policy", load_policy, policy) if policy else None
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
         self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 
@@ -119,25 +119,31 @@ class HookServer:
             request_id = g.request_id = f"{getrandbits(64):016x}"
             # before the body is read: a caller without a token cannot make the server read and decode megabytes
             self._authorize()
-            body, schema = self._decoded_body(environ, call), self._config.database.schema
-            hook_request = load_request(body, finalizing=hook == "finalize", schema=schema)
-            plan = make_plan(hook_request, (self._policy.current() if self._policy else ALLOW_ALL).permits)
-            outcome = self._store.apply(plan, call)
+            body = self._decoded_body(environ, call)
+            hook_request = load_request(body, finalizing=hook == "finalize", schema_of=self._databases.schema)
+            database = self._databases.find(hook_request.database)
+            plan = make_plan(hook_request, self._permits(hook_request.database, database.config), database.missing)
+            outcome = database.store.apply(plan, call)
             kept = keeps_status(plan, outcome)
             slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
             answered = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
-            _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
+            about = database.missing is None, time.monotonic() - call.arrival, request_id, kept
+            _report(hook, hook_request, outcome, *about)
             headers = [("X-Request-Id", request_id)]
             if kept:
-                return _later(str(outcome.error), answered["resyncAfterSeconds"], headers)
+                return _later(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
             return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
 
         return answer
 
+    def _permits(self, name: str, config: DatabaseConfig) -> Permits:
+        policy = self._policy.current() if self._policy else ALLOW_ALL
+        return partial(policy.permits, database=name, schema=config.schema)
+
     def _slot(self, hook_request: HookRequest, outcome: Outcome, kept: bool) -> float | None:
         # what waits for PostgreSQL itself is in no table's queue, and where only a resync is late in one of its own
         table = (hook_request.relation or "") if isinstance(outcome.error, DatabaseBusy) else None
-        return self._retries.take(time.monotonic(), (table, kept))
+        return self._retries.take(time.monotonic(), (hook_request.database, table, kept))
 
     def metrics(self) -> Response:
         """Answer a scrape."""
@@ -190,7 +196,13 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
-    hook: str, hook_request: HookRequest, outcome: Outcome, seconds: float, request_id: str, kept: bool
+    hook: str,
+    hook_request: HookRequest,
+    outcome: Outcome,
+    configured: bool,
+    seconds: float,
+    request_id: str,
+    kept: bool,
 ) -> None:
     """Count and log what came of a hook request: a line per change or new failure, all else only at DEBUG.
 
@@ -199,13 +211,14 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
     status, reason, message = _summarize(hook_request, outcome)
     operation = outcome.operation
     done = ADOPTED if is_adopted(hook_request, outcome) else operation.value
-    metrics.hook_requests(hook, hook_request.controller, reason).inc()
+    database = hook_request.database if configured else metrics.NO_DATABASE
+    metrics.hook_requests(hook, hook_request.controller, reason, database).inc()
     metrics.hook_seconds(hook).observe(seconds)
     if operation is not Operation.NONE:
-        metrics.rows(done).inc()
+        metrics.rows(done, database).inc()
     drift = is_drift(hook_request, outcome)
     if drift:
-        metrics.DRIFT.inc()
+        metrics.DRIFT.labels(database).inc()
     ready = hook_request.status.ready
     # warned of once, not at every retry: the failure is in the resource's condition already
     failed = outcome.error is not None and not kept and (ready is None or ready.reason != reason)
@@ -216,7 +229,7 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
         level,
         "drift repaired" if drift else "row adopted" if done == ADOPTED else message,
         extra=fields(
-            **{name: getattr(hook_request, name) for name in ("namespace", "name", "uid", "generation", "table")},
+            **{name: getattr(hook_request, name) for name in _LOGGED},
             operation=done,
             reason=reason,
             duration_ms=round(seconds * 1000, 3),
@@ -261,7 +274,7 @@ def _problem(error: exceptions.HTTPException) -> Response:
     if (request_id := g.get("request_id")) is not None:
         response.headers["X-Request-Id"] = request_id
     if request.endpoint in ("sync", "finalize"):
-        metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}").inc()
+        metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}", metrics.NO_DATABASE).inc()
         about = fields(hook=request.endpoint, status=status, request_id=request_id)
         _refusals.warning("The request was refused.", extra=about)
     return response

@@ -82,7 +82,7 @@ def check_files(config: Config) -> None:
     if config.tls_cert_file and config.tls_key_file:
         server_context(config.tls_cert_file, config.tls_key_file)
     if config.table_policy_file:
-        load_policy(config.table_policy_file, schema=config.database.schema)
+        load_policy(config.table_policy_file)
     if config.audit_result_file:
         load_audit_result(config.audit_result_file)
 
@@ -120,14 +120,14 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     return context
 
 
-def load_policy(path: Path, *, schema: str) -> TablePolicy:
-    """Read the table policy from its file; ``schema`` is that of tables whose names are given without one.
+def load_policy(path: Path) -> TablePolicy:
+    """Read the table policy from its file.
 
     Raises ConfigError with one sentence when it cannot be read or is not a policy.
     """
     name = "HOOK_TABLE_POLICY_FILE"
     try:
-        return parse_policy(text_of(name, path), schema)
+        return parse_policy(text_of(name, path))
     except ValueError as exc:
         why = "must contain rules, each with namespaces and tables as lists of globs"
         raise ConfigError(f"{name}: {path} {why}.") from exc

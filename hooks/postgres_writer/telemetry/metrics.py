@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from postgres_writer import __version__
+from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.core.plan import ADOPTED, Operation
 from postgres_writer.errors import Reason
@@ -23,13 +24,18 @@ from postgres_writer.errors import Reason
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 CONTENT_TYPE = prometheus_client.CONTENT_TYPE_LATEST
 
+PAUSED = "Paused"
+"""Of a paused resource Ready says nothing new, so its requests are counted under the name of the condition Paused."""
+NO_DATABASE = ""
+"""The database of what is no hook request, or names no database that is configured: any name could be in it."""
+_DATABASE = ["database"]
 # up to the timeout of the webhook: a slower answer reaches no one
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 HOOK_REQUESTS = Counter(
     "postgres_writer_hook_requests_total",
-    "Hook requests answered, by hook, kind of controller and reason of the condition Ready.",
-    ["hook", "controller", "reason"],
+    "Hook requests answered, by hook, kind of controller, database and reason of the condition Ready.",
+    ["hook", "controller", "reason", "database"],
 )
 HOOK_SECONDS = Histogram(
     "postgres_writer_hook_duration_seconds",
@@ -40,39 +46,51 @@ HOOK_SECONDS = Histogram(
 STATEMENT_SECONDS = Histogram(
     "postgres_writer_database_duration_seconds",
     "Duration of one statement, including waits for locks, as measured by the hook server.",
+    _DATABASE,
     buckets=_SECONDS,
 )
 ROWS = Counter(
     "postgres_writer_rows_total",
     "Rows made to match their resources, by operation: inserted, updated, adopted, unchanged, moved, deleted, absent.",
-    ["operation"],
+    ["operation", "database"],
 )
-DRIFT = Counter("postgres_writer_drift_repaired_total", "Rows that something else had changed and that were restored.")
+DRIFT = Counter(
+    "postgres_writer_drift_repaired_total", "Rows that something else had changed and that were restored.", _DATABASE
+)
 CUT_OFF = Counter(
     "postgres_writer_connections_cut_off_total",
     "Client connections that were closed because a handshake, a request with its answer, or silence took too long.",
 )
-CONNECTIONS_OPEN = Gauge("postgres_writer_database_connections", "Connections to PostgreSQL that are open now.")
-CONNECTIONS_OPENED = Counter("postgres_writer_database_connections_opened_total", "Connections opened to PostgreSQL.")
-CONNECTIONS_FAILED = Counter("postgres_writer_database_connections_failed_total", "Failed attempts to connect to it.")
+CONNECTIONS_OPEN = Gauge(
+    "postgres_writer_database_connections", "Connections to PostgreSQL that are open now.", _DATABASE
+)
+CONNECTIONS_OPENED = Counter(
+    "postgres_writer_database_connections_opened_total", "Connections opened to PostgreSQL.", _DATABASE
+)
+CONNECTIONS_FAILED = Counter(
+    "postgres_writer_database_connections_failed_total", "Failed attempts to connect to it.", _DATABASE
+)
 CONNECTIONS_REPLACED = Counter(
     "postgres_writer_database_connections_replaced_total",
     "Connections that were dropped while idle and were replaced, with the statement repeated.",
+    _DATABASE,
 )
 CONNECTION_WAITS = Counter(
     "postgres_writer_database_connection_waits_total",
     "Messages that waited for a connection, by result: lent, expired (none in time), refused (their table began to "
     "fail fast meanwhile).",
-    ["result"],
+    ["result", "database"],
 )
 TABLE_CIRCUIT = Counter(
     "postgres_writer_table_circuit_total",
     "Locked or slow tables, by event: opened (requests for the table begin to fail fast), refused (a request that "
     "failed fast), closed (a statement succeeded again).",
-    ["event"],
+    ["event", "database"],
 )
 BUILD_INFO = Gauge("postgres_writer_build_info", "The version that runs; always 1.", ["version", "python_version"])
-CIRCUIT_OPEN = Gauge("postgres_writer_database_circuit_open", "1 while calls fail fast: PostgreSQL was unreachable.")
+CIRCUIT_OPEN = Gauge(
+    "postgres_writer_database_circuit_open", "1 while calls fail fast: PostgreSQL was unreachable.", _DATABASE
+)
 
 
 # labels() would look for the series under a lock at every request
@@ -80,8 +98,20 @@ hook_requests = cache(HOOK_REQUESTS.labels)
 hook_seconds = cache(HOOK_SECONDS.labels)
 rows = cache(ROWS.labels)
 
-PAUSED = "Paused"
-"""Of a paused resource Ready says nothing new, so its requests are counted under the name of the condition Paused."""
+
+class OfDatabase:
+    """The series of one database."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.seconds = STATEMENT_SECONDS.labels(name)
+        self.open, self.opened = CONNECTIONS_OPEN.labels(name), CONNECTIONS_OPENED.labels(name)
+        self.failed, self.replaced = CONNECTIONS_FAILED.labels(name), CONNECTIONS_REPLACED.labels(name)
+        self.circuit_open, self.drift = CIRCUIT_OPEN.labels(name), DRIFT.labels(name)
+        self.waits = {result: CONNECTION_WAITS.labels(result, name) for result in ("lent", "expired", "refused")}
+        self.circuits = {event: TABLE_CIRCUIT.labels(event, name) for event in ("opened", "refused", "closed")}
+        for operation in (*(known.value for known in set(Operation) - {Operation.NONE}), ADOPTED):
+            ROWS.labels(operation, name)
 
 
 def declare() -> None:
@@ -90,16 +120,11 @@ def declare() -> None:
     for hook in ("sync", "finalize"):
         HOOK_SECONDS.labels(hook)
         for reason in ("HTTP400", "HTTP401", "HTTP411", "HTTP413", "HTTP415", "HTTP500"):
-            HOOK_REQUESTS.labels(hook, "none", reason)
+            HOOK_REQUESTS.labels(hook, "none", reason, NO_DATABASE)
+        # of the default database only: it takes hundreds of lines of a scrape
         for controller in ("composite", "decorator"):
             for reason in (*(known.value for known in Reason), PAUSED):
-                HOOK_REQUESTS.labels(hook, controller, reason)
-    for result in ("lent", "expired", "refused"):
-        CONNECTION_WAITS.labels(result)
-    for event in ("opened", "refused", "closed"):
-        TABLE_CIRCUIT.labels(event)
-    for operation in (*(known.value for known in set(Operation) - {Operation.NONE}), ADOPTED):
-        ROWS.labels(operation)
+                HOOK_REQUESTS.labels(hook, controller, reason, DEFAULT_DATABASE)
 
 
 def of_last_audit(result: AuditResult) -> Iterator[Metric]:

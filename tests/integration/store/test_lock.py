@@ -14,6 +14,7 @@ from postgres_writer.database.statements import LOCK, WORD, Message, Statement, 
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import CIRCUIT_SECONDS
 from postgres_writer.errors import IN_FLIGHT, DatabaseUnavailable
+from postgres_writer.telemetry.metrics import OfDatabase
 from support.postgres import Database
 from support.subject import ROW, Subject, fresh_call
 from support.ways import both_ways, is_prepared
@@ -157,7 +158,8 @@ def test_settings_of_the_role_that_would_break_the_promise_are_not_left_to_it(
     """Another isolation sees what was committed before the lock was asked for; commits must survive a crash."""
     database.query(f"ALTER DATABASE {database.name} SET default_transaction_isolation = serializable")
     database.query(f"ALTER DATABASE {database.name} SET synchronous_commit = {commit}")
-    session = Session(database.config(prepared_statements=prepared), Circuit(CIRCUIT_SECONDS), lambda: None)
+    config, circuit = database.config(prepared_statements=prepared), Circuit(CIRCUIT_SECONDS)
+    session = Session(config, circuit, OfDatabase("default"), lambda: None)
     asked = Statement("SELECT current_setting('transaction_isolation'), current_setting('synchronous_commit')")
     written = write("public.students", ("name", "age", "country"))
     parameters = {

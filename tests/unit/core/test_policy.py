@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import pytest
@@ -14,8 +15,19 @@ from postgres_writer.core.policy import ALLOW_ALL, TablePolicy, parse_policy
 SCHEMA = "school"
 
 
-def loaded(text: str, schema: str = SCHEMA) -> TablePolicy:
-    return parse_policy(text, schema)
+@dataclass(frozen=True)
+class Loaded:
+    """A policy as it is asked for resources of a database with that schema."""
+
+    policy: TablePolicy
+    schema: str = SCHEMA
+
+    def permits(self, namespace: str, relation: str, column: str | None = None) -> bool:
+        return self.policy.permits(namespace, relation, column, schema=self.schema)
+
+
+def loaded(text: str, schema: str = SCHEMA) -> Loaded:
+    return Loaded(parse_policy(text), schema)
 
 
 def relation(table: str) -> str:
@@ -162,11 +174,11 @@ def test_without_a_dot_of_its_own_a_glob_reaches_into_no_schema(glob: str, schem
 
 @given(st.text(), st.text())
 def test_without_a_policy_everything_is_allowed(namespace: str, table: str) -> None:
-    assert ALLOW_ALL.permits(namespace, table)
+    assert ALLOW_ALL.permits(namespace, table, schema=SCHEMA)
 
 
 def test_a_rule_may_name_columns_and_rules_add_up() -> None:
-    policy = parse_policy(
+    policy = loaded(
         "rules:\n- {namespaces: [billing], tables: [tenants], columns: [plan, 'seat*']}\n"
         "- {namespaces: [billing], tables: ['tenant*'], columns: [note]}\n- {namespaces: [ops], tables: ['*']}",
         "public",

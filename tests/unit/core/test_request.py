@@ -188,7 +188,7 @@ def test_the_table_as_written_is_kept_also_when_it_cannot_be_one(table: Any, kep
 def test_a_table_is_one_relation_whatever_its_spelling(table: str, relation: str | None) -> None:
     """What an older status lists without a schema, too, is in the schema of PSQL_SCHEMA."""
     body = payload(resource(spec_with(table=table), {"tables": [table], "observedTable": table}))
-    request = load_request(body, schema="school")
+    request = load_request(body, schema_of=lambda _database: "school")
     assert (request.table, request.relation, request.status.observed_table) == (table, relation, table)
     assert request.status.tables == ((relation,) if relation else ())
     assert relation is None or (request.spec is not None and request.spec.table == relation)

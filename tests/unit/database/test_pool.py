@@ -12,11 +12,12 @@ import pytest
 
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
-from postgres_writer.database.pool import Pool
+from postgres_writer.database.pool import Pool, Turns
 from postgres_writer.database.session import Session, Stuck
 from postgres_writer.database.sharing import Waiter
 from postgres_writer.deadlines import LOADED_LOCK_SECONDS
 from postgres_writer.errors import BUSY, UNAVAILABLE, DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
+from postgres_writer.telemetry.metrics import OfDatabase
 
 SOON, LONG, LOCK = 0.05, 30.0, 3.0
 TABLE = frozenset({"students"})
@@ -54,7 +55,7 @@ class Maker:
 
 def pool_of(size: int, idle_seconds: float = LONG) -> tuple[Pool, list[FakeSession]]:
     maker = Maker()
-    return Pool(maker, size, idle_seconds, LOCK), maker.made
+    return Pool(maker, size, idle_seconds, LOCK, Turns(size + 1), OfDatabase("default")), maker.made
 
 
 def lend(
@@ -96,7 +97,7 @@ def test_who_finds_none_free_waits_until_one_is_given_back() -> None:
     with lend(pool, soon()) as lent:
         waiting = threading.Thread(target=wait)
         waiting.start()
-        while not pool._queue._waiting:
+        while not pool._turns._queue._waiting:
             time.sleep(0.001)
         assert not got
     waiting.join(LONG)
@@ -109,7 +110,7 @@ def test_who_waits_gives_up_in_time_and_leaves_no_trace() -> None:
     with lend(pool, soon()):
         with pytest.raises(RequestExpired), lend(pool, soon(SOON)):
             pass
-        assert not pool._queue._waiting
+        assert not pool._turns._queue._waiting
     with lend(pool, soon()):
         pass
 
@@ -317,7 +318,7 @@ def waiting_for(pool: Pool, table: str) -> tuple[threading.Thread, list[object]]
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while frozenset({table}) not in pool._queue._waiting:
+    while frozenset({table}) not in pool._turns._queue._waiting:
         time.sleep(0.001)
     return thread, got
 
@@ -330,7 +331,7 @@ def test_who_waits_for_a_table_that_trips_is_refused_then() -> None:
         pool._note_failure(WRITE, "default/two", timed_out())
         waiting.join(LONG)
         assert got == [DatabaseBusy(BUSY)]
-    assert not pool._queue._waiting
+    assert not pool._turns._queue._waiting
 
 
 def test_one_connection_is_left_to_another_table() -> None:

@@ -17,6 +17,7 @@ from postgres_writer.database.session import Parameters, Result, Session
 from postgres_writer.database.sharing import Circuit
 from postgres_writer.database.statements import Message, Statement
 from postgres_writer.deadlines import CIRCUIT_SECONDS
+from postgres_writer.telemetry.metrics import OfDatabase
 from support.subject import fresh_call
 
 COLUMNS = ("name", "age", "country")
@@ -100,7 +101,7 @@ class Recorder(Session):
         config = DatabaseConfig(
             host_names=("h",), ports=(1,), dbname="d", user="u", password="", prepared_statements=prepares
         )
-        super().__init__(config, Circuit(CIRCUIT_SECONDS), lambda: None)
+        super().__init__(config, Circuit(CIRCUIT_SECONDS), OfDatabase("default"), lambda: None)
         self.sent = [self._greeting()]
 
     def compose(self, message: Message) -> None:

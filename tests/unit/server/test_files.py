@@ -175,13 +175,13 @@ def test_the_first_load_fails_aloud(tmp_path: Path) -> None:
 
 def test_a_policy_is_read_from_its_file(path: Path) -> None:
     path.write_text("rules: [{namespaces: [a], tables: [t]}]")
-    assert load_policy(path, schema="public").permits("a", "public.t")
+    assert load_policy(path).permits("a", "public.t", schema="public")
 
 
 def test_a_file_that_is_not_a_policy_is_said_in_one_sentence(path: Path) -> None:
     path.write_text("rules: x")
     with pytest.raises(ConfigError, match=r"^HOOK_TABLE_POLICY_FILE: .* must contain rules, .*\.$"):
-        load_policy(path, schema="public")
+        load_policy(path)
 
 
 @pytest.mark.parametrize(

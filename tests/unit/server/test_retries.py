@@ -14,7 +14,7 @@ from postgres_writer.config.settings import Config
 from postgres_writer.core.plan import Outcome
 from postgres_writer.core.request import load_request
 from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
-from postgres_writer.database.store import Store
+from postgres_writer.database.databases import Databases
 from postgres_writer.errors import DatabaseBusy
 from postgres_writer.server import retries
 from postgres_writer.server.app import HookServer
@@ -36,7 +36,7 @@ def test_the_queue_of_a_locked_table_holds_up_no_other() -> None:
 def test_two_spellings_of_a_table_share_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PSQL_HOST", "localhost")
     config = Config.from_env(os.environ)
-    server, busy = HookServer(config, Store(config.database)), Outcome((), error=DatabaseBusy("locked"))
+    server, busy = HookServer(config, Databases(config, {})), Outcome((), error=DatabaseBusy("locked"))
     requests = [load_request(payload(resource(spec_with(table=table)))) for table in ("students", "public.students")]
     first, second = (server._slot(request, busy, kept=False) for request in requests)
     assert first is not None

@@ -1,0 +1,92 @@
+"""The databases by name: each has connections and soft state of its own, all share a bounded number of connections.
+
+The default one is configured by the PSQL_* variables, the others by the folders of PSQL_DATABASES_DIR. A folder is read
+again when it was last read a second ago; what it says now is what the next message is sent to.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from postgres_writer.config.settings import Config, DatabaseConfig, read_database
+from postgres_writer.config.variables import DEFAULT_DATABASE, is_database
+from postgres_writer.database.pool import Turns
+from postgres_writer.database.store import Store
+from postgres_writer.errors import ConfigError, DatabaseNotConfigured
+from postgres_writer.telemetry.logs import fields
+
+logger = logging.getLogger(__name__)
+
+_READ_SECONDS = 1.0
+
+
+@dataclass
+class Database:
+    """What is known of a database: ``missing`` says why it cannot be asked."""
+
+    config: DatabaseConfig
+    store: Store
+    missing: DatabaseNotConfigured | None = None
+    read: float = math.inf  # when its folder was read; monotonic seconds
+
+
+class Databases:
+    """Finds a database by its name, and makes what it needs when it is first asked for."""
+
+    def __init__(self, config: Config, environ: Mapping[str, str]) -> None:
+        """``environ`` has the settings that a folder does not give."""
+        self._config, self._environ = config, dict(environ)
+        # the last one is only for a database that holds none
+        self._total = Turns(max(config.total_connections, config.connections + 1), self._close_oldest)
+        self._lock = threading.Lock()
+        self._default = self._made(DEFAULT_DATABASE, config.database)
+        self._known = {DEFAULT_DATABASE: self._default}
+
+    def find(self, name: str) -> Database:
+        """Give the database of that name as it is configured now."""
+        known = self._known.get(name)
+        if known is None or time.monotonic() - known.read > _READ_SECONDS:
+            with self._lock:
+                known = self._read(name)
+        return known
+
+    def schema(self, name: str) -> str:
+        """Give the schema of the tables without one in their name."""
+        return self.find(name).config.schema
+
+    def _read(self, name: str) -> Database:
+        known, config = self._known.get(name), None
+        missing = DatabaseNotConfigured(_UNKNOWN.format(name or "of that name"))
+        try:
+            config = read_database(self._config.databases_dir, name, self._environ) if is_database(name) else None
+        except ConfigError as exc:
+            missing = DatabaseNotConfigured(_UNUSABLE.format(name, exc), found=True)
+        if known is None or known.config != config:
+            if known is not None:
+                logger.info("The configuration of the database has changed", extra=fields(database=name))
+                known.store.close()
+                del self._known[name]
+            if config is None:
+                # no connection, no series: callers may name any number of them
+                return Database(self._default.config, self._default.store, missing)
+            self._known[name] = known = self._made(name, config)
+        known.read = time.monotonic()
+        return known
+
+    def _made(self, name: str, config: DatabaseConfig) -> Database:
+        return Database(config, Store(config, self._config.connections, name, self._total))
+
+    def _close_oldest(self) -> bool:
+        """Close the connection that is idle for longest, of whatever database; False when there is none."""
+        pools = [known.store.pool for known in list(self._known.values())]
+        return min(pools, key=lambda pool: pool.idle_since).close_oldest()
+
+
+_WAYS_OUT = "or correct spec.database, or set spec.deletionPolicy to Retain to delete the resource without its row."
+_UNKNOWN = f"Database {{}} is not configured; ask your PostgresWriter administrator to add it, {_WAYS_OUT}"
+_UNUSABLE = f"Database {{}} is configured wrongly: {{}} Ask your PostgresWriter administrator to fix it, {_WAYS_OUT}"
