@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from postgres_writer.core.row import GROUP, KINDS, Kind
+from postgres_writer.core.row import GROUP, KINDS, POSTGRES_WRITER, Kind
 from support.spec_cases import INVALID_SPECS, VALID_SPECS, WIRE_ONLY, SpecCase, spec_with
 
 if TYPE_CHECKING:
     from support.apiserver import ApiServer
 
-KNOWN = {"table", "name", "age", "country", "deletionPolicy"}
+KNOWN = POSTGRES_WRITER.fields.keys()
 _numbers = count(1)
 
 

@@ -1,4 +1,7 @@
-"""The transition rule: spec.table can change again only once its present value is recorded in status.observedTable."""
+"""The transition rules: spec.table changes only once it is observed, spec.database only where no row can be.
+
+The second is the same for a PostgresRow, whose resources tests/cluster/test_crd_rows.py has.
+"""
 
 from __future__ import annotations
 
@@ -118,3 +121,38 @@ def test_frozen_table_does_not_hold_up_deletion(sample: Resource) -> None:
     sample.kubectl("delete", "pgw", sample.name, "--wait=false")
     sample.patch({"metadata": {"finalizers": None}})
     assert sample.gone()
+
+
+FROZEN = "spec.database can be changed only while status.observedTable equals spec.table and status.tables is empty"
+
+
+@pytest.mark.parametrize(
+    ("status", "free"),
+    [
+        ({}, False),
+        ({"observedTable": "students"}, True),
+        ({"observedTable": "students", "tables": []}, True),
+        ({"observedTable": "pupils", "tables": []}, False),
+        ({"observedTable": "students", "tables": ["public.students"]}, False),
+        ({"observedTable": "students", "tables": ["public.pupils"]}, False),
+    ],
+    ids=["new", "observed", "observed, none listed", "not observed", "listed", "another listed"],
+)
+@pytest.mark.parametrize("change", [(None, "one"), ("one", "two"), ("one", None)], ids=str)
+def test_a_database_changes_only_where_no_row_can_be(
+    cluster: ApiServer, namespace: str, status: dict[str, object], free: bool, change: tuple[str | None, str | None]
+) -> None:
+    before, after = change
+    sample = Resource(cluster, namespace)
+    sample.create(spec_with(**({"database": before} if before else {})))
+    if status:
+        sample.patch({"status": status}, "--subresource=status")
+    sample.patch_spec(age=99)
+    done = sample.patch_spec(database=after, check=False)
+    assert (done.returncode == 0) is free, done.stderr
+    if free:
+        assert sample.get()["spec"].get("database") == after
+    else:
+        assert "spec.database: Forbidden" in done.stderr
+        assert FROZEN in done.stderr
+    sample.kubectl("delete", "pgw", sample.name)

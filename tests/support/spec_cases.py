@@ -123,6 +123,9 @@ VALID_SPECS: Final[tuple[SpecCase, ...]] = (
     *(_valid(f"{field} of 1024 emoji", **{field: "\U0001f600" * TEXT_LIMIT}) for field in ("name", "country")),
     _valid("age 0", age=0),
     _valid("the highest age", age=AGE_LIMIT),
+    _valid("a database", database="archive"),
+    _valid("a database of one character", database="7"),
+    _valid("a database of 63 characters", database="a" + 61 * "-" + "1"),
     _valid("deletionPolicy Delete", deletionPolicy="Delete"),
     _valid("deletionPolicy Retain", deletionPolicy="Retain"),
     _valid("an unknown field beside the known ones", nickname="al"),
@@ -193,6 +196,24 @@ INVALID_SPECS: Final[tuple[SpecCase, ...]] = (
             ("a megabyte", "x" * 2**20),
             ("a NUL inside", "al\x00ex"),
             ("only a NUL", "\x00"),
+        )
+    ),
+    *(
+        _bad("database", what, value)
+        for what, value in (
+            ("the name of the default one", "default"),
+            ("empty", ""),
+            ("capitals", "Archive"),
+            ("an underscore", "my_archive"),
+            ("a hyphen at its beginning", "-archive"),
+            ("a hyphen at its end", "archive-"),
+            ("64 characters", "a" * 64),
+            ("a dot", "archive.eu"),
+            ("another folder", "../archive"),
+            ("a line break at its end", "archive\n"),
+            ("letters beyond ASCII", "archiv\u00e9"),
+            ("a number", 7),
+            ("a list", ["archive"]),
         )
     ),
     _bad("age", "a string of digits", "23"),

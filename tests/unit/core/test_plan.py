@@ -25,7 +25,13 @@ from postgres_writer.core.plan import (
 from postgres_writer.core.request import MAX_TABLES, HookRequest, load_request
 from postgres_writer.core.response import build_response
 from postgres_writer.core.row import Spec, is_table
-from postgres_writer.errors import DatabaseUnavailable, InvalidSpec, ResourceError, TableNotAllowed
+from postgres_writer.errors import (
+    DatabaseNotConfigured,
+    DatabaseUnavailable,
+    InvalidSpec,
+    ResourceError,
+    TableNotAllowed,
+)
 from support.payloads import DELETED, NOW, condition, payload, recorded, resource
 from support.spec_cases import ABSENT, spec_with
 
@@ -203,6 +209,27 @@ FINALIZE = (
     Case("deletes although paused", Remove(ID, (STUDENTS,), (STUDENTS,), (STUDENTS,)),
          status=recorded("students"), metadata=PAUSED),
 )  # fmt: skip
+
+
+UNKNOWN, UNUSABLE = DatabaseNotConfigured("no such database"), DatabaseNotConfigured("unusable", found=True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "plan", "case"),
+    [
+        (UNKNOWN, Skip((), UNKNOWN), Case("lists nothing new", Skip(()))),
+        (UNKNOWN, Skip((A,), UNKNOWN), Case("keeps what is listed", Skip(()), status=recorded("a"))),
+        (UNKNOWN, Skip(()), Case("lists nothing new while paused", Skip(()), metadata=PAUSED)),
+        (UNKNOWN, Skip((A,), NO_AGE), Case("", Skip(()), spec=spec_with(age=ABSENT), status=recorded("a"))),
+        # first: who may not use a database need not learn whether it exists
+        (UNKNOWN, Skip((), POLICY), Case("", Skip(()), spec=spec_with(table="secrets"))),
+        (UNUSABLE, Skip((), UNUSABLE, observed=False), Case("does not let go of the table", Skip(()))),
+        (UNUSABLE, Skip((A,), observed=False), Case("", Skip(()), status=recorded("a"), metadata=PAUSED)),
+        (UNUSABLE, Skip((), NO_AGE, observed=False), Case("", Skip(()), spec=spec_with(age=ABSENT))),
+    ],
+)
+def test_sync_of_a_database_that_cannot_be_asked(missing: DatabaseNotConfigured, plan: Plan, case: Case) -> None:
+    assert make_plan(case.request(), permits, missing) == plan
 
 
 @pytest.mark.parametrize("case", SYNC, ids=lambda case: case.sentence)

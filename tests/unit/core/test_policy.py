@@ -190,3 +190,25 @@ def test_a_rule_may_name_columns_and_rules_add_up() -> None:
     assert policy.permits("billing", "public.tenant_x", "note")
     assert not policy.permits("billing", "public.tenant_x", "plan")
     assert policy.permits("ops", table, "limits"), "a rule without columns allows all"
+
+
+def test_a_rule_is_for_the_default_database_unless_it_names_others() -> None:
+    policy = parse_policy(
+        "rules:\n- {namespaces: [a], tables: [t]}\n- {namespaces: [a], tables: [t], databases: ['team-a*', archive]}\n"
+        "- {namespaces: [b], tables: [x.t], databases: ['*']}"
+    )
+
+    def permitted(namespace: str, relation: str) -> list[str]:
+        names = ("default", "team-a", "team-a-eu", "archive", "other")
+        return [name for name in names if policy.permits(namespace, relation, database=name, schema="public")]
+
+    assert permitted("a", "public.t") == ["default", "team-a", "team-a-eu", "archive"]
+    assert permitted("a", "x.t") == []
+    assert permitted("b", "x.t") == ["default", "team-a", "team-a-eu", "archive", "other"]
+
+
+def test_a_glob_without_a_dot_is_for_the_schema_of_each_database() -> None:
+    policy = parse_policy("rules: [{namespaces: [a], tables: [t], databases: [one, two]}]")
+    for database, schema in (("one", "public"), ("two", "kept")):
+        assert policy.permits("a", f"{schema}.t", database=database, schema=schema)
+        assert not policy.permits("a", "other.t", database=database, schema=schema)
