@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from postgres_writer.config.settings import Config, DatabaseConfig, read_database
 from postgres_writer.config.variables import DEFAULT_DATABASE, is_database
-from postgres_writer.database.pool import Turns
+from postgres_writer.database.sharing import Queue
 from postgres_writer.database.store import Store
 from postgres_writer.errors import ConfigError, DatabaseNotConfigured
 from postgres_writer.telemetry.logs import fields
@@ -42,7 +42,7 @@ class Databases:
         """``environ`` has the settings that a folder does not give."""
         self._config, self._environ = config, dict(environ)
         # the last one is only for a database that holds none
-        self._total = Turns(max(config.total_connections, config.connections + 1), self._close_oldest)
+        self._total = Queue(max(config.total_connections, config.connections + 1), self._close_oldest)
         self._lock = threading.Lock()
         self._default = self._made(DEFAULT_DATABASE, config.database)
         self._known = {DEFAULT_DATABASE: self._default}

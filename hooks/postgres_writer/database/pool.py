@@ -24,79 +24,28 @@ from postgres_writer.telemetry.logs import fields
 logger = logging.getLogger(__name__)
 
 
-class Turns:
-    """A queue in which messages wait for their turn; ``make_room`` is tried before one waits, as long as it is true."""
-
-    def __init__(self, size: int, make_room: Callable[[], bool] = lambda: False) -> None:
-        self._queue, self._lock, self._make_room = Queue(size), threading.Lock(), make_room
-
-    def take(self, tables: Tables, until: float, meters: metrics.OfDatabase) -> bool:
-        """Wait for a turn until ``until`` (monotonic seconds); False when it was refused.
-
-        ``meters`` count how it ended. Raises RequestExpired when there was none in time.
-        """
-        with self._lock:
-            waiter = self._queue.ask(tables)
-        if waiter is None:
-            return True
-        in_time = None
-        try:
-            while not waiter.answered.is_set() and self._make_room():
-                pass
-            in_time = waiter.answered.wait(max(0.0, until - time.monotonic()))
-        finally:
-            with self._lock:
-                granted = self._queue.leave(tables, waiter)
-                if granted and in_time is None:
-                    # interrupted in the very moment in which it was granted a turn, which would be lost with it
-                    self._queue.give_back(tables)
-        meters.waits["lent" if granted else "refused" if in_time else "expired"].inc()
-        if not granted and not in_time:
-            raise RequestExpired(EXPIRED)
-        return granted
-
-    def give_back(self, tables: Tables) -> None:
-        """End a turn."""
-        with self._lock:
-            self._queue.give_back(tables)
-
-    def refuse(self, table: str) -> None:
-        """Refuse all that wait and name this table."""
-        with self._lock:
-            self._queue.refuse(table)
-
-    def lock_seconds(self, tables: Tables) -> float:
-        """Give how many seconds a message that has its turn may wait for a lock of PostgreSQL."""
-        return self._queue.lock_seconds(tables)
-
-    def is_owed(self, tables: Tables) -> bool:
-        """Say whether others wait, and hold none, or clearly fewer than these do."""
-        with self._lock:
-            return self._queue.is_owed(tables)
-
-
 class Pool:
     """Lends sessions, each to one message at a time.
 
-    ``make`` gives a new session (which connects when it is first used), ``size`` is the largest number of sessions,
-    ``total`` the turns of all databases' sessions. ``idle_seconds`` after its last use a connection is closed: one that
-    a balancer has dropped would answer nothing.
-    ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL where the queue does not shorten it.
+    ``make`` gives a new session (which connects when it is first used), ``queue`` bounds the number of sessions, and
+    ``total`` that of all databases together. ``idle_seconds`` after its last use a connection is closed: one that a
+    balancer has dropped would answer nothing. ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL
+    where the queue does not shorten it.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a pool has to be told
         self,
         make: Callable[[], Session],
-        size: int,
+        queue: Queue,
+        total: Queue,
         idle_seconds: float,
         lock_seconds: float,
-        total: Turns,
         meters: metrics.OfDatabase,
     ) -> None:
         self._make = make
         self._idle_seconds, self._lock_seconds = idle_seconds, lock_seconds
-        self._turns, self._total, self._self = Turns(size), total, frozenset({meters.name})
-        self._meters = meters
+        self._queue, self._total = queue, total
+        self._meters, self._self = meters, frozenset({meters.name})
         self._circuits = TableCircuits()
         self._idle: deque[Session] = deque()
         self._reaping = False
@@ -149,14 +98,14 @@ class Pool:
             admitted = self._circuits.admits(tables, time.monotonic())
         if not admitted:
             self._meters.circuits["refused"].inc()
-        if not admitted or not self._turns.take(tables, until, self._meters):
+        if not admitted or not self._granted(self._queue, tables, until):
             raise DatabaseBusy(BUSY)
         try:
             session = self._session(until)
         except BaseException:
-            self._turns.give_back(tables)
+            self._queue.give_back(tables)
             raise
-        session.lock_timeout = min(self._lock_seconds, self._turns.lock_seconds(tables))
+        session.lock_timeout = min(self._lock_seconds, self._queue.lock_seconds(tables))
         if time.monotonic() - session.idle_since > self._idle_seconds:
             # the reaper is late
             session.close()
@@ -169,8 +118,16 @@ class Pool:
                 if self._idle:
                     return self._idle.pop()
             # refused where one of our own has become idle meanwhile
-            if self._total.take(self._self, until, self._meters):
+            if self._granted(self._total, self._self, until):
                 return self._make()
+
+    def _granted(self, queue: Queue, tables: Tables, until: float) -> bool:
+        waited = queue.take(tables, until)
+        if waited:
+            self._meters.waits[waited].inc()
+        if waited == "expired":
+            raise RequestExpired(EXPIRED)
+        return waited != "refused"
 
     def _drop(self, session: Session) -> None:
         # outside of the lock, because closing a connection talks to the network
@@ -189,7 +146,7 @@ class Pool:
                 threading.Thread(target=self._reap, name="idle connections", daemon=True).start()
         else:
             self._drop(session)
-        self._turns.give_back(tables)
+        self._queue.give_back(tables)
 
     def _reap(self) -> None:
         """Close what has been idle for too long, until nothing is idle any more."""
@@ -226,6 +183,6 @@ class Pool:
             if not self._circuits.timed_out(table, row, time.monotonic()):
                 return
         # those that wait for a connection would only join those that wait for the table
-        self._turns.refuse(table)
+        self._queue.refuse(table)
         self._meters.circuits["opened"].inc()
         logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=self._about(table))

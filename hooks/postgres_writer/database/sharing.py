@@ -1,14 +1,16 @@
 """How messages share what is scarce: who gets the next connection, and who fails fast instead of waiting in vain.
 
-Pure: it knows neither connections nor statements, and the time is an argument (monotonic seconds). Nothing is locked:
-the pool does that for what is its own, and of the server's circuit an outdated value costs a call, not correctness.
+It knows neither connections nor statements. Of the circuits nothing is locked and the time is an argument (monotonic
+seconds): the pool locks its own, and of the server's an outdated value costs a call, not correctness.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -32,10 +34,13 @@ class Queue:
     The last free connection is only lent to a message none of whose tables holds one (of one or two connections none
     can be spared). Those that may have one are served in the order in which they came, and none overtakes an older one
     that shares a table with it: else a move, which needs two, would wait for as long as either is busy.
+
+    ``make_room`` is tried before a message waits, as long as it is true.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, make_room: Callable[[], bool] = lambda: False) -> None:
         self._size = self._free = size
+        self._make_room, self._lock = make_room, threading.Lock()
         self._held: Counter[str] = Counter()
         self._waiting: dict[Tables, deque[Waiter]] = {}
         self._numbers = count()
@@ -51,39 +56,66 @@ class Queue:
         share = self._size / max(self._size, sum(map(len, self._waiting.values())))
         return max(LEAST_LOCK_SECONDS, LOADED_LOCK_SECONDS * share)
 
+    def take(self, tables: Tables, until: float) -> str:
+        """Take a connection, or wait for one until ``until`` (monotonic seconds).
+
+        Gives how a wait ended: lent, refused or expired; an empty text where none was needed.
+        """
+        waiter = self.ask(tables)
+        if waiter is None:
+            return ""
+        in_time = None
+        try:
+            while not waiter.answered.is_set() and self._make_room():
+                pass
+            in_time = waiter.answered.wait(max(0.0, until - time.monotonic()))
+        finally:
+            granted = self.leave(tables, waiter)
+            if granted and in_time is None:
+                # interrupted in the very moment in which it was granted a connection, which would be lost with it
+                self.give_back(tables)
+        return "lent" if granted else "refused" if in_time else "expired"
+
     def ask(self, tables: Tables) -> Waiter | None:
         """Take a connection (None), or where there is none for these tables a place in the queue."""
         waiter = Waiter(next(self._numbers))
-        self._waiting.setdefault(tables, deque()).append(waiter)
-        self._serve()
+        with self._lock:
+            self._waiting.setdefault(tables, deque()).append(waiter)
+            self._serve()
         return None if waiter.granted else waiter
 
     def give_back(self, tables: Tables) -> None:
         """Note that a message of these tables needs its connection no more."""
-        self._free += 1
-        self._held.subtract(tables)
-        self._held = +self._held
-        self._serve()
+        with self._lock:
+            self._free += 1
+            self._held.subtract(tables)
+            self._held = +self._held
+            self._serve()
 
     def leave(self, tables: Tables, waiter: Waiter) -> bool:
         """Note that a message waits no more; True when it was granted a connection, which it still has."""
-        if not waiter.answered.is_set():
-            self._remove(tables, waiter)
-            # it may have been in the way of a younger one
-            self._serve()
+        with self._lock:
+            if not waiter.answered.is_set():
+                self._remove(tables, waiter)
+                # it may have been in the way of a younger one
+                self._serve()
         return waiter.granted
 
     def refuse(self, table: str) -> None:
         """Refuse all that wait and name this table."""
-        for tables in [tables for tables in self._waiting if table in tables]:
-            for waiter in self._waiting.pop(tables):
-                waiter.answered.set()
-        self._serve()
+        with self._lock:
+            for tables in [tables for tables in self._waiting if table in tables]:
+                for waiter in self._waiting.pop(tables):
+                    waiter.answered.set()
+            self._serve()
 
     def is_owed(self, tables: Tables) -> bool:
         """Say whether others wait, and hold none, or clearly fewer than these do."""
-        mine = max(self._held[table] for table in tables)
-        others = (self._held[table] for waiting in self._waiting if waiting != tables for table in waiting)
+        if not self._waiting:
+            return False
+        with self._lock:
+            mine = max(self._held[table] for table in tables)
+            others = [self._held[table] for waiting in self._waiting if waiting != tables for table in waiting]
         return any(not held or held + 1 < mine for held in others)
 
     def _may_have(self, tables: Tables) -> bool:

@@ -17,9 +17,9 @@ from postgres_writer.core.plan import Asking, Inspect, Operation, Outcome, Plan,
 from postgres_writer.core.refusals import Access, Guard, Key, Refused
 from postgres_writer.core.row import Values
 from postgres_writer.database import statements
-from postgres_writer.database.pool import Pool, Turns
+from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Result, Session
-from postgres_writer.database.sharing import Circuit
+from postgres_writer.database.sharing import Circuit, Queue
 from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
 from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, DeleteFailed, RequestExpired, TableRecorded
 from postgres_writer.telemetry import metrics
@@ -37,7 +37,7 @@ _WAS = {each.value: each for each in (Operation.INSERTED, Operation.UPDATED, Ope
 class Store:
     """A database. Nothing is kept but connections, at most as many as ``connections`` says.
 
-    They share the turns of ``total``, if it is given, with those of other databases.
+    They share the places of ``total``, if it is given, with those of other databases.
     """
 
     def __init__(
@@ -45,16 +45,17 @@ class Store:
         config: DatabaseConfig,
         connections: int = Config.connections,
         name: str = DEFAULT_DATABASE,
-        total: Turns | None = None,
+        total: Queue | None = None,
     ) -> None:
         circuit, meters = Circuit(CIRCUIT_SECONDS), metrics.OfDatabase(name)
         self._statement_timeout = timeout = config.statement_timeout
         self.pool = Pool(
             lambda: Session(config, circuit, meters, self.pool.close),
-            connections,
+            Queue(connections),
+            # the last place of it is not for who holds one
+            total or Queue(connections + 1),
             config.idle_timeout,
             LOCK_SHARE * timeout,
-            total or Turns(connections + 1),
             meters,
         )
 

@@ -61,15 +61,9 @@ CUT_OFF = Counter(
     "postgres_writer_connections_cut_off_total",
     "Client connections that were closed because a handshake, a request with its answer, or silence took too long.",
 )
-CONNECTIONS_OPEN = Gauge(
-    "postgres_writer_database_connections", "Connections to PostgreSQL that are open now.", _DATABASE
-)
-CONNECTIONS_OPENED = Counter(
-    "postgres_writer_database_connections_opened_total", "Connections opened to PostgreSQL.", _DATABASE
-)
-CONNECTIONS_FAILED = Counter(
-    "postgres_writer_database_connections_failed_total", "Failed attempts to connect to it.", _DATABASE
-)
+CONNECTIONS_OPEN = Gauge("postgres_writer_database_connections", "Connections that are open now.", _DATABASE)
+CONNECTIONS_OPENED = Counter("postgres_writer_database_connections_opened_total", "Connections opened.", _DATABASE)
+CONNECTIONS_FAILED = Counter("postgres_writer_database_connections_failed_total", "Failed connects.", _DATABASE)
 CONNECTIONS_REPLACED = Counter(
     "postgres_writer_database_connections_replaced_total",
     "Connections that were dropped while idle and were replaced, with the statement repeated.",
@@ -88,9 +82,7 @@ TABLE_CIRCUIT = Counter(
     ["event", "database"],
 )
 BUILD_INFO = Gauge("postgres_writer_build_info", "The version that runs; always 1.", ["version", "python_version"])
-CIRCUIT_OPEN = Gauge(
-    "postgres_writer_database_circuit_open", "1 while calls fail fast: PostgreSQL was unreachable.", _DATABASE
-)
+CIRCUIT_OPEN = Gauge("postgres_writer_database_circuit_open", "1 while calls fail fast after an outage.", _DATABASE)
 
 
 # labels() would look for the series under a lock at every request

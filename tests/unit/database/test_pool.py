@@ -13,9 +13,9 @@ import pytest
 
 from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
-from postgres_writer.database.pool import Pool, Turns
+from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Session, Stuck
-from postgres_writer.database.sharing import Waiter
+from postgres_writer.database.sharing import Queue, Waiter
 from postgres_writer.deadlines import LOADED_LOCK_SECONDS
 from postgres_writer.errors import BUSY, UNAVAILABLE, DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
 from postgres_writer.telemetry.metrics import OfDatabase
@@ -56,7 +56,7 @@ class Maker:
 
 def pool_of(size: int, idle_seconds: float = LONG) -> tuple[Pool, list[FakeSession]]:
     maker = Maker()
-    return Pool(maker, size, idle_seconds, LOCK, Turns(size + 1), OfDatabase("default")), maker.made
+    return Pool(maker, Queue(size), Queue(size + 1), idle_seconds, LOCK, OfDatabase("default")), maker.made
 
 
 def lend(
@@ -98,7 +98,7 @@ def test_who_finds_none_free_waits_until_one_is_given_back() -> None:
     with lend(pool, soon()) as lent:
         waiting = threading.Thread(target=wait)
         waiting.start()
-        while not pool._turns._queue._waiting:
+        while not pool._queue._waiting:
             time.sleep(0.001)
         assert not got
     waiting.join(LONG)
@@ -111,7 +111,7 @@ def test_who_waits_gives_up_in_time_and_leaves_no_trace() -> None:
     with lend(pool, soon()):
         with pytest.raises(RequestExpired), lend(pool, soon(SOON)):
             pass
-        assert not pool._turns._queue._waiting
+        assert not pool._queue._waiting
     with lend(pool, soon()):
         pass
 
@@ -319,7 +319,7 @@ def waiting_for(pool: Pool, table: str) -> tuple[threading.Thread, list[object]]
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while frozenset({table}) not in pool._turns._queue._waiting:
+    while frozenset({table}) not in pool._queue._waiting:
         time.sleep(0.001)
     return thread, got
 
@@ -332,7 +332,7 @@ def test_who_waits_for_a_table_that_trips_is_refused_then() -> None:
         pool._note_failure(WRITE, "default/two", timed_out())
         waiting.join(LONG)
         assert got == [DatabaseBusy(BUSY)]
-    assert not pool._turns._queue._waiting
+    assert not pool._queue._waiting
 
 
 def test_one_connection_is_left_to_another_table() -> None:
@@ -348,10 +348,10 @@ def test_one_connection_is_left_to_another_table() -> None:
 def sharing(total: int, *sizes: int) -> list[tuple[Pool, list[FakeSession]]]:
     """Make pools that share so many connections, each for a database of its own."""
     pools: list[tuple[Pool, list[FakeSession]]] = []
-    turns = Turns(total, lambda: min((pool for pool, _ in pools), key=lambda pool: pool.idle_since).close_oldest())
+    together = Queue(total, lambda: min((pool for pool, _ in pools), key=lambda pool: pool.idle_since).close_oldest())
     for number, size in enumerate(sizes):
         maker = Maker()
-        pools.append((Pool(maker, size, LONG, LOCK, turns, OfDatabase(f"database-{number}")), maker.made))
+        pools.append((Pool(maker, Queue(size), together, LONG, LOCK, OfDatabase(f"database-{number}")), maker.made))
     return pools
 
 
@@ -403,7 +403,7 @@ def test_who_waits_for_the_total_takes_a_connection_of_its_own_that_is_given_bac
         with lend(pool, soon()) as lent:
             waiting = threading.Thread(target=wait)
             waiting.start()
-            while not pool._total._queue._waiting:
+            while not pool._total._waiting:
                 time.sleep(0.001)
             assert not got
         waiting.join(LONG)
@@ -423,7 +423,7 @@ def test_a_database_that_holds_none_gets_one_that_comes_back_elsewhere() -> None
         with lend(busy, soon()):
             waiting = threading.Thread(target=wait)
             waiting.start()
-            while not other._total._queue._waiting:
+            while not other._total._waiting:
                 time.sleep(0.001)
             assert not got
         waiting.join(LONG)
@@ -455,6 +455,6 @@ def test_nobody_is_left_waiting_and_the_total_holds_whatever_happens(seed: int) 
         thread.join(LONG)
     assert not any(thread.is_alive() for thread in threads)
     assert highest <= total
-    queue = pools[0][0]._total._queue
+    queue = pools[0][0]._total
     assert not queue._waiting
     assert total - queue._free == sum(len(pool._idle) for pool, _ in pools)
