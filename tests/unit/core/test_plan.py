@@ -220,11 +220,8 @@ UNKNOWN, UNUSABLE = DatabaseNotConfigured("no such database"), DatabaseNotConfig
         (UNKNOWN, Skip((), UNKNOWN), Case("lists nothing new", Skip(()))),
         (UNKNOWN, Skip((A,), UNKNOWN), Case("keeps what is listed", Skip(()), status=recorded("a"))),
         (UNKNOWN, Skip(()), Case("lists nothing new while paused", Skip(()), metadata=PAUSED)),
-        (UNKNOWN, Skip((A,), NO_AGE), Case("", Skip(()), spec=spec_with(age=ABSENT), status=recorded("a"))),
-        # first: who may not use a database need not learn whether it exists
         (UNKNOWN, Skip((), POLICY), Case("", Skip(()), spec=spec_with(table="secrets"))),
         (UNUSABLE, Skip((), UNUSABLE, observed=False), Case("does not let go of the table", Skip(()))),
-        (UNUSABLE, Skip((A,), observed=False), Case("", Skip(()), status=recorded("a"), metadata=PAUSED)),
         (UNUSABLE, Skip((), NO_AGE, observed=False), Case("", Skip(()), spec=spec_with(age=ABSENT))),
     ],
 )

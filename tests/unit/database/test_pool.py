@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
-from contextlib import AbstractContextManager, ExitStack
 from typing import cast
 
 import psycopg2
@@ -15,58 +13,13 @@ from postgres_writer.core.refusals import Refused
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Session, Stuck
-from postgres_writer.database.sharing import Queue, Waiter
+from postgres_writer.database.sharing import Waiter
 from postgres_writer.deadlines import LOADED_LOCK_SECONDS
 from postgres_writer.errors import BUSY, UNAVAILABLE, DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
-from postgres_writer.telemetry.metrics import OfDatabase
+from support.fake_sessions import LOCK, LONG, SOON, lend, pool_of, soon
 
-SOON, LONG, LOCK = 0.05, 30.0, 3.0
 TABLE = frozenset({"students"})
 WRITE = statements.write("students", ("name",))
-
-
-class FakeSession:
-    """What the pool knows of a session; it connects when it is made."""
-
-    def __init__(self) -> None:
-        self.is_connected = True
-        self.closed = threading.Event()
-        self.young = True
-        self.idle_since = time.monotonic()
-        self.lock_timeout = 0.0
-
-    def is_worth_keeping(self, _now: float) -> bool:
-        return self.is_connected and self.young
-
-    def close(self) -> None:
-        self.is_connected = False
-        self.closed.set()
-
-
-class Maker:
-    """Makes the sessions of a pool and remembers them."""
-
-    def __init__(self) -> None:
-        self.made: list[FakeSession] = []
-
-    def __call__(self) -> Session:
-        self.made.append(FakeSession())
-        return cast(Session, self.made[-1])
-
-
-def pool_of(size: int, idle_seconds: float = LONG) -> tuple[Pool, list[FakeSession]]:
-    maker = Maker()
-    return Pool(maker, Queue(size), Queue(size + 1), idle_seconds, LOCK, OfDatabase("default")), maker.made
-
-
-def lend(
-    pool: Pool, until: float, table: str = "students", row: str = "default/one"
-) -> AbstractContextManager[Session]:
-    return pool.lend(statements.write(table, ("name",)), row, until)
-
-
-def soon(seconds: float = LONG) -> float:
-    return time.monotonic() + seconds
 
 
 def test_one_after_the_other_share_a_session() -> None:
@@ -343,118 +296,3 @@ def test_one_connection_is_left_to_another_table() -> None:
         with lend(pool, soon(SOON), "alumni"):
             pass
     assert len(made) == 3
-
-
-def sharing(total: int, *sizes: int) -> list[tuple[Pool, list[FakeSession]]]:
-    """Make pools that share so many connections, each for a database of its own."""
-    pools: list[tuple[Pool, list[FakeSession]]] = []
-    together = Queue(total, lambda: min((pool for pool, _ in pools), key=lambda pool: pool.idle_since).close_oldest())
-    for number, size in enumerate(sizes):
-        maker = Maker()
-        pools.append((Pool(maker, Queue(size), together, LONG, LOCK, OfDatabase(f"database-{number}")), maker.made))
-    return pools
-
-
-def open_now(made: list[FakeSession]) -> int:
-    return sum(session.is_connected for session in made)
-
-
-def test_all_databases_together_have_no_more_than_the_total() -> None:
-    pools = sharing(5, 4, 4, 4)
-    with ExitStack() as stack:
-        for pool, _ in pools:
-            stack.enter_context(lend(pool, soon()))
-        stack.enter_context(lend(pools[0][0], soon()))
-        for pool, _ in pools:
-            with pytest.raises(RequestExpired), lend(pool, soon(SOON)):
-                pass
-    assert sum(len(made) for _, made in pools) == 4, "the last one is for a database that holds none"
-
-
-def test_the_last_one_goes_to_a_database_that_holds_none() -> None:
-    (greedy, _), (late, made) = sharing(4, 4, 4)
-    with lend(greedy, soon()), lend(greedy, soon()), lend(greedy, soon()):
-        with pytest.raises(RequestExpired), lend(greedy, soon(SOON)):
-            pass
-        with lend(late, soon()):
-            assert len(made) == 1
-
-
-def test_idle_ones_of_others_are_closed_first_the_oldest_before_all() -> None:
-    (first, of_first), (second, of_second), (third, _) = sharing(4, 3, 3, 3)
-    with lend(first, soon()):
-        pass
-    with lend(second, soon()):
-        pass
-    with lend(third, soon()), lend(third, soon()):
-        assert (open_now(of_first), open_now(of_second)) == (0, 1)
-
-
-def test_who_waits_for_the_total_takes_a_connection_of_its_own_that_is_given_back() -> None:
-    """Else the connection would be closed, and another one opened for who waits."""
-    ((pool, made),) = sharing(3, 3)
-    got: list[Session] = []
-
-    def wait() -> None:
-        with lend(pool, soon(), "teachers") as session:
-            got.append(session)
-
-    with lend(pool, soon()):
-        with lend(pool, soon()) as lent:
-            waiting = threading.Thread(target=wait)
-            waiting.start()
-            while not pool._total._waiting:
-                time.sleep(0.001)
-            assert not got
-        waiting.join(LONG)
-    assert got == [lent]
-    assert (len(made), open_now(made)) == (2, 2)
-
-
-def test_a_database_that_holds_none_gets_one_that_comes_back_elsewhere() -> None:
-    (busy, made), (last, _), (other, _) = sharing(2, 2, 2, 2)
-    got: list[Session] = []
-
-    def wait() -> None:
-        with lend(other, soon()) as session:
-            got.append(session)
-
-    with lend(last, soon()):
-        with lend(busy, soon()):
-            waiting = threading.Thread(target=wait)
-            waiting.start()
-            while not other._total._waiting:
-                time.sleep(0.001)
-            assert not got
-        waiting.join(LONG)
-        assert len(got) == 1
-    assert open_now(made) == 0
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_nobody_is_left_waiting_and_the_total_holds_whatever_happens(seed: int) -> None:
-    chance = random.Random(seed)
-    total = chance.randint(3, 6)
-    pools = sharing(total, *(chance.randint(1, 4) for _ in range(chance.randint(1, 6))))
-    highest = 0
-
-    def work(numbers: random.Random) -> None:
-        nonlocal highest
-        for _ in range(40):
-            pool, _ = numbers.choice(pools)
-            with lend(pool, soon(), numbers.choice(["a", "b", "c"])) as session:
-                highest = max(highest, sum(open_now(made) for _, made in pools))
-                if numbers.random() < 0.1:
-                    session.close()
-                time.sleep(0.0005 * numbers.random())
-
-    threads = [threading.Thread(target=work, args=(random.Random(seed * 100 + number),)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(LONG)
-    assert not any(thread.is_alive() for thread in threads)
-    assert highest <= total
-    queue = pools[0][0]._total
-    assert not queue._waiting
-    assert total - queue._free == sum(len(pool._idle) for pool, _ in pools)
