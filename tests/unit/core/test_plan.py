@@ -222,7 +222,6 @@ UNKNOWN, UNUSABLE = DatabaseNotConfigured("no such database"), DatabaseNotConfig
         (UNKNOWN, Skip(()), Case("lists nothing new while paused", Skip(()), metadata=PAUSED)),
         (UNKNOWN, Skip((), POLICY), Case("", Skip(()), spec=spec_with(table="secrets"))),
         (UNUSABLE, Skip((), UNUSABLE, observed=False), Case("does not let go of the table", Skip(()))),
-        (UNUSABLE, Skip((), NO_AGE, observed=False), Case("", Skip(()), spec=spec_with(age=ABSENT))),
     ],
 )
 def test_sync_of_a_database_that_cannot_be_asked(missing: DatabaseNotConfigured, plan: Plan, case: Case) -> None:
