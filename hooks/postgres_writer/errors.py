@@ -115,6 +115,13 @@ class DeleteFailed(ResourceError, retry=Retry.USER_ACTION):
 
 # what the transient ones say
 UNAVAILABLE = "PostgreSQL is unreachable or not responding; retrying automatically."
+LOGIN_REFUSED = (
+    "PostgreSQL refuses the login of the role {role}; check its name, password and rights, and pg_hba.conf. Retrying "
+    "automatically."
+)
+NO_DATABASE = "PostgreSQL has no database {dbname}; create it, or correct PSQL_DBNAME. Retrying automatically."
+NO_CONNECTION = "PostgreSQL has no connection left for the role {role}; retrying automatically."
+STARTING = "PostgreSQL is starting or stopping; retrying automatically."
 LOST_PREPARED = (
     "PostgreSQL lost prepared statements (a pooler, or a trigger that deallocates them); set "
     "PSQL_PREPARED_STATEMENTS=false. Retrying automatically."

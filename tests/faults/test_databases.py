@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -45,7 +46,7 @@ class Park:
 
     def ready(self, database: str, **options: Any) -> str:
         """Sync a resource; gives status and reason of its condition, or the code of the answer."""
-        return said(*self.sync(database, **options))
+        return said_of(*self.sync(database, **options))
 
 
 def condition_of(body: dict[str, Any]) -> dict[str, str]:
@@ -53,7 +54,7 @@ def condition_of(body: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def said(code: int, body: dict[str, Any]) -> str:
+def said_of(code: int, body: dict[str, Any]) -> str:
     return str(code) if code != 200 else "{status} {reason}".format_map(condition_of(body))
 
 
@@ -157,6 +158,26 @@ def test_one_that_is_out_of_connections(park: Park) -> None:
     ready_everywhere(park)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("password", "wrong", "PostgreSQL refuses the login of the role hook; check its name, password and rights"),
+        ("user", "nobody", "PostgreSQL refuses the login of the role nobody;"),
+        ("dbname", "missing", "PostgreSQL has no database missing; create it, or correct PSQL_DBNAME."),
+        ("user", "full_up", "PostgreSQL has no connection left for the role full_up;"),
+        ("port", "1", "PostgreSQL is unreachable or not responding;"),
+    ],
+)
+def test_the_condition_says_why_there_is_no_connection(park: Park, key: str, value: str, said: str) -> None:
+    owner, name = park.instances["healthy"].maintenance, f"{key}-{value}".replace("_", "-")
+    owner.query("DROP ROLE IF EXISTS full_up; CREATE ROLE full_up LOGIN PASSWORD 'hook' CONNECTION LIMIT 0")
+    write_folder(park.folder, name, Database({**owner.connect, "user": "hook", "password": "hook"}), **{key: value})
+    code, body = park.sync(name)
+    assert said_of(code, body) == "False DatabaseUnavailable"
+    assert condition_of(body)["message"].startswith(f"Database {name}: {said}")
+    shutil.rmtree(park.folder / name)
+
+
 def test_a_rotation_of_one_is_noticed_by_nobody(park: Park) -> None:
     ready_everywhere(park)
     owner, file = park.instances["locked"].maintenance, park.folder / "locked" / "password"
@@ -199,7 +220,7 @@ def test_all_together_have_no_more_than_the_total(park: Park, tmp_path: Path) ->
         server = stack.enter_context(running_server(owner, **limits))
         crowd = Park({}, tmp_path, server)
         with flood(crowd, *names) as answers:
-            while sum(answers.values()) < 600:
+            while sum(answers.values()) < 300:
                 ((count,),) = owner.query(query)
                 counts.append(count)
                 time.sleep(0.01)
@@ -224,9 +245,7 @@ def test_a_database_that_is_added_corrected_and_removed_while_the_server_runs(pa
     code, body = park.sync("late", name="late", age=3)
     # the table was refused before, as far as its status says
     wait_until(lambda: park.ready("late", name="late", age=3) == "True RowSynced", "the database to be in use", 60)
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()
+    shutil.rmtree(folder)
     wait_until(lambda: park.ready("late", name="late", age=4) == "False DatabaseNotConfigured", "it to be gone", 60)
     assert "default/late" in {row[0] for row in database.rows()}, "removing a configuration deletes nothing"
 
@@ -259,7 +278,7 @@ def test_metrics_have_series_of_configured_databases_only(park: Park) -> None:
         park.sync(f"unknown-{number}")
     found = scrape(park.server)
     labels = {dict(pairs)["database"] for _, pairs in found.samples if "database" in dict(pairs)}
-    assert labels <= {*NAMES, DEFAULT_DATABASE, "late", ""}
+    assert not {label for label in labels if label.startswith("unknown")}
     requests = "postgres_writer_hook_requests_total"
     assert found.total(requests, database="healthy", reason="RowSynced") > 0
     assert found.total(requests, database="", reason="DatabaseNotConfigured") >= 20

@@ -68,6 +68,9 @@ class Access:
     missing: tuple[str, ...] = ()  # the columns that the table lacks
     denied: tuple[str, ...] = ()  # the columns on which a grant is missing
     id_column: str = "id"
+    role: str = "of PostgresWriter"
+    database: str = ""
+    similar: str = ""  # where it was not found: a table whose name differs only in case
 
     @property
     def barred(self) -> bool:
@@ -96,7 +99,7 @@ _HINTS = {
     "23503": "a foreign key forbids it",
     "23505": "another row has a value that must be unique",
     "23514": "a check constraint forbids it",
-    _DENIED_CODE: "the PostgresWriter role lacks a right that the table's defaults or constraints need",
+    _DENIED_CODE: "the role {role} lacks a right that the table's defaults or constraints need",
 }
 _GUARD_HINTS = {
     Guard.MISSING: "a trigger or a rule discards it or changes its id, or the type or collation of the column for the "
@@ -119,7 +122,7 @@ _KEY_HINTS = {
     Key.DEFERRABLE: "its primary key or unique constraint on the id is DEFERRABLE; recreate it as NOT DEFERRABLE",
 }
 _SEE_ALL = (
-    "its row-level security applies to the PostgresWriter role, which then cannot see whether the row is there. Give "
+    "its row-level security applies to the role {}, which then cannot see whether the row is there. Give "
     "the role BYPASSRLS or the rights of the table's owner (GRANT owner TO role; not with FORCE ROW LEVEL SECURITY)"
 )
 _RETAIN = "set spec.deletionPolicy to Retain to delete the resource and keep the row."
@@ -136,8 +139,10 @@ def needs_column(refused: Refused, access: Access) -> bool:
 def explain_write(table: str, access: Access, refused: Refused, vacate: Mapping[str, Access]) -> ResourceError:
     """Explain a refused write, or move out of the tables ``vacate``."""
     if not access.found:
+        where = f" in database {access.database}" if access.database else ""
+        instead = f", but {access.similar} does" if access.similar else ""
         return TableNotFound(
-            f"Table {table} does not exist; create it or correct spec.table (case-sensitive). "
+            f"Table {table} does not exist{where}{instead}; create it or correct spec.table (case-sensitive). "
             "The row will be written once the table exists."
         )
     if not access.is_table:
@@ -145,11 +150,12 @@ def explain_write(table: str, access: Access, refused: Refused, vacate: Mapping[
     if not access.writable:
         columns = f" (column {', '.join(access.denied)})" if access.denied else ""
         return AccessDenied(
-            f"The row cannot be written to table {table}: the PostgresWriter role needs SELECT, INSERT, UPDATE and "
+            f"The row cannot be written to table {table}: the role {access.role} needs SELECT, INSERT, UPDATE and "
             f"DELETE on it{columns}, and USAGE on its schema. Grant them, or correct spec.table."
         )
     if access.policies:
-        return AccessDenied(f"The row cannot be written to table {table}: {_SEE_ALL}, or correct spec.table.")
+        hidden = _SEE_ALL.format(access.role)
+        return AccessDenied(f"The row cannot be written to table {table}: {hidden}, or correct spec.table.")
     for old, its in vacate.items():
         # PostgreSQL does not say which statement of the message it refused
         if hindrance := _hindrance(its):
@@ -177,9 +183,9 @@ def _hindrance(access: Access) -> str:
     if access.key is Key.ABSENT:
         return f"it has no column {access.id_column}"
     if access.policies:
-        return _SEE_ALL
+        return _SEE_ALL.format(access.role)
     if not access.deletable:
-        return "the PostgresWriter role needs SELECT and DELETE on it, and USAGE on its schema"
+        return f"the role {access.role} needs SELECT and DELETE on it, and USAGE on its schema"
     return ""
 
 
@@ -192,7 +198,7 @@ def _why(refused: Refused, access: Access) -> str:
     # The owner of the table chooses the names, so only a plain one is repeated.
     names = {"column": refused.column, "constraint": refused.constraint}
     named = "".join(f", {kind} {name}" for kind, name in names.items() if re.fullmatch(r"[\w$]{1,63}", name))
-    return f"{_hint(refused)} (SQLSTATE {refused.code}{named})"
+    return f"{_hint(refused).replace('{role}', access.role)} (SQLSTATE {refused.code}{named})"
 
 
 def _lack(access: Access, code: str) -> str:

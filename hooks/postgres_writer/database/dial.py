@@ -19,27 +19,31 @@ from typing import Any, TypeVar
 
 from psycopg2 import extensions
 
+from postgres_writer import errors
 from postgres_writer.config.settings import Host
 
 T = TypeVar("T")
 _LOOK_SECONDS = 0.1  # how often a wait for PostgreSQL looks whether the caller has hung up
 
-_REFUSES = re.compile(
-    "authentication failed|does not exist|no such (?:user|database)|pg_hba.conf|not permitted|permission denied"
-    "|no password supplied|not currently accepting"
-)
+# what servers and poolers say to who connects: the driver gives no SQLSTATE for it
+_CAUSES = {
+    errors.NO_DATABASE: 'database "[^"]*" does not exist|no such database',
+    errors.LOGIN_REFUSED: "authentication failed|does not exist|no such user|pg_hba.conf|not permitted"
+    "|permission denied|no password supplied|not currently accepting|PSQL_PASSWORD_FILE",
+    errors.NO_CONNECTION: "too many (?:clients|connections)|connection slots|no more connections",
+    errors.STARTING: "starting up|shutting down|in recovery mode|not yet accepting",
+    errors.READ_ONLY: re.escape(errors.READ_ONLY),
+}
+LASTING = {errors.NO_DATABASE, errors.LOGIN_REFUSED}  # no outage that passes
 
 
 class HungUp(Exception):
     """The caller gave the request up while its statement ran."""
 
 
-def refuses_login(why: str) -> bool:
-    """Say whether a connect failed because the server, or a pooler, refuses the login or has no such database.
-
-    The driver gives no SQLSTATE for it. What a server says in another language counts as an outage that passes.
-    """
-    return _REFUSES.search(why) is not None
+def cause_of(why: str) -> str:
+    """Say why a connect failed; what a server says in another language counts as unreachable."""
+    return next((cause for cause, said in _CAUSES.items() if re.search(said, why)), errors.UNAVAILABLE)
 
 
 def targets(hosts: Sequence[Host], seconds: float) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ from postgres_writer import errors
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.refusals import Guard, Refused
 from postgres_writer.database import statements
-from postgres_writer.database.dial import HungUp, refuses_login, targets, wait
+from postgres_writer.database.dial import LASTING, HungUp, cause_of, targets, wait
 from postgres_writer.database.qualified import forbidden_function
 from postgres_writer.database.sharing import Circuit
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, PROBE_SECONDS, Call
@@ -245,9 +245,9 @@ class Session:
         return self._unavailable(now)
 
     def _unavailable(self, now: float) -> DatabaseUnavailable:
-        why = self._circuit.cause
-        away = math.inf if refuses_login(why) else now - self._circuit.since
-        return DatabaseUnavailable(errors.READ_ONLY if why == errors.READ_ONLY else errors.UNAVAILABLE, away)
+        cause = cause_of(self._circuit.cause)
+        away = math.inf if cause in LASTING else now - self._circuit.since
+        return DatabaseUnavailable(cause.format(role=self._config.user, dbname=self._config.dbname), away)
 
     def _has_ended(self) -> bool:
         """Say whether there is a connection that has ended while it was idle, without waiting."""

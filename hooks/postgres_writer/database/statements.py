@@ -206,7 +206,12 @@ _SURVEY = qualified("""
         LEFT JOIN pg_catalog.pg_index AS i ON (i.indrelid = a.attrelid) AND (i.indkey[0] = a.attnum)
         AND i.indisunique AND i.indisvalid AND (i.indnkeyatts = 1) AND i.indpred IS NULL
         WHERE (a.attrelid = c.oid) AND (a.attname = %(id_column)s) AND NOT a.attisdropped
-        GROUP BY t.typcategory), 'absent')
+        GROUP BY t.typcategory), 'absent'),
+    current_user::text, current_database()::text,
+    COALESCE((SELECT (%(schema)s || '.') || s.relname::text FROM pg_catalog.pg_class AS s
+        JOIN pg_catalog.pg_namespace AS m ON m.oid = s.relnamespace
+        WHERE (m.nspname = %(schema)s) AND (lower(s.relname::text COLLATE "C") = lower(%(name)s COLLATE "C"))
+        AND ((s.relkind = 'r') OR (s.relkind = 'p')) ORDER BY s.relname LIMIT 1), '')
     FROM (SELECT) AS one
     LEFT JOIN (pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace)
     ON (c.relname = %(name)s) AND (n.nspname = %(schema)s)
@@ -300,7 +305,8 @@ SURVEY = Message((LOCK, Statement(_SURVEY)), frozenset())
 """Ask the catalogue, under the guard of the lock, whether a table exists and what the role can do with it.
 
 Gives found, is a table, USAGE on its schema, DELETE, policies apply, columns that it lacks, columns without a grant,
-SELECT on the id, state of the key. Parameters: schema, name, columns, update (no other grant), id_column, key, word.
+SELECT on the id, state of the key; role, database, and a table whose name differs only in case.
+Parameters: schema, name, columns, update (no other grant), id_column, key, word.
 """
 
 

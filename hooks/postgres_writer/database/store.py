@@ -232,9 +232,10 @@ class Store:
         """Ask the catalogue about a table; ``columns`` besides the id's, of the plan unless given as released."""
         schema, _, name = table.partition(".")
         given = {"id_column": plan.id_column, "columns": (names := [plan.id_column, *(columns or plan.columns)])}
-        found, is_table, used, deletes, policies, missing, denied, finds, key = self._ask(
+        found, is_table, used, deletes, policies, missing, denied, finds, key, *where = self._ask(
             call, statements.SURVEY, plan.id, schema=schema, name=name, update=columns is not None, **given
         )
         lacking, refused = (tuple(each for each in names if used and each in some) for some in (missing, denied))
         writable, deletable = used and not refused, used and finds and deletes
-        return Access(found, is_table, writable, deletable, Key(key), policies, lacking, refused, plan.id_column)
+        about = Key(key), policies, lacking, refused, plan.id_column
+        return Access(found, is_table, writable, deletable, *about, *where)

@@ -175,3 +175,21 @@ def test_the_status_stays_for_a_while_unless_the_row_was_seen_to_differ(database
     outcome = store.apply(plan, fresh_call())
     assert isinstance(outcome.error, DatabaseUnavailable)
     assert keeps_status(plan, outcome) is not differs
+
+
+def test_a_missing_table_names_the_database_and_the_one_that_differs_in_case(
+    subject: Subject, database: Database
+) -> None:
+    subject.edit(table="Students").sync()
+    assert subject.message.startswith(
+        f"Table public.Students does not exist in database {database.name}, but public.students does; create it"
+    )
+    other = Subject(subject.store, {**subject.spec, "table": "pupils"}, metadata={"name": "other"})
+    other.sync()
+    assert other.message.startswith(f"Table public.pupils does not exist in database {database.name}; create it")
+
+
+def test_a_missing_grant_names_the_role(limited: Limited) -> None:
+    limited.subject.sync()
+    assert limited.subject.ready == "False AccessDenied"
+    assert f"the role {limited.role} needs SELECT, INSERT, UPDATE and DELETE on it" in limited.subject.message
