@@ -205,7 +205,8 @@ def render(answers: list[Answer], output: str) -> str:
     return "".join(in_columns(row, widths) for row in rows)
 
 
-def _read(name: str) -> str:
+def read_manifests(name: str) -> str:
+    """Return the text of a file, - is standard input. Raises PostgresWriterError when it cannot be read."""
     try:
         with click.open_file(name, encoding="utf-8") as file:
             return str(file.read())
@@ -231,7 +232,7 @@ def _command(hook: str, goal: str, more: str = "") -> click.Command:
     @click.option("-o", "--output", type=click.Choice(["table", "json", "yaml"]), default="table", help="The format.")
     @click.option("--force", is_flag=True, help="Also send objects that exist in a cluster.")
     def command(file: str, output: str, *, force: bool, **server: Any) -> int:
-        found = list(requests_of(_read(file), force=force))
+        found = list(requests_of(read_manifests(file), force=force))
         client = HookClient(**server)
         answers = [client.call(hook, finalizing(each) if hook == "finalize" else each) for each in found]
         click.echo(render(answers, output), nl=False)

@@ -28,7 +28,14 @@ exit codes: 0 done, 1 not done or output that cannot be written, 2 wrong argumen
 each command's help says more
 """
 
-COMMANDS = {"serve": "serve", "demo": "demo", "sync": "client", "finalize": "client", "audit": "audit"}
+COMMANDS = {
+    "serve": "serve",
+    "demo": "demo",
+    "check": "check",
+    "sync": "client",
+    "finalize": "client",
+    "audit": "audit",
+}
 """The commands in the order of the help, each with the module that does it."""
 
 

@@ -81,7 +81,8 @@ def _serve(environ: Mapping[str, str]) -> int:
     from postgres_writer.server.gunicorn_app import HookApplication  # noqa: PLC0415
 
     try:
-        HookApplication(config, lambda: create_app(config, Databases(config, environ))).run()
+        databases = Databases(config, environ)
+        HookApplication(config, lambda: create_app(config, databases), databases.log_states).run()
     except SystemExit as end:
         # gunicorn has further codes, of how its workers failed
         code = int(end.code not in {None, 0})

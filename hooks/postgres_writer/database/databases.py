@@ -10,14 +10,15 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from postgres_writer.config.settings import Config, DatabaseConfig, read_database
+from postgres_writer.config.settings import Config, DatabaseConfig, database_names, read_database
 from postgres_writer.config.variables import DEFAULT_DATABASE, is_database
 from postgres_writer.database.sharing import Queue
 from postgres_writer.database.store import Store
-from postgres_writer.errors import ConfigError, DatabaseNotConfigured
+from postgres_writer.deadlines import Call
+from postgres_writer.errors import ConfigError, DatabaseNotConfigured, ResourceError
 from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,27 @@ class Databases:
     def schema(self, name: str) -> str:
         """Give the schema of the tables without one in their name."""
         return self.find(name).config.schema
+
+    def states(self) -> Iterator[tuple[str, bool, str]]:
+        """Connect to every database; yield its name, whether it can be used, and what was found."""
+        for name in (DEFAULT_DATABASE, *database_names(self._config.databases_dir)):
+            found = self.find(name)
+            config, schema = found.config, found.config.schema
+            try:
+                if found.missing:
+                    raise found.missing
+                version, role, dbname, usable = found.store.about(schema, Call(time.monotonic(), lambda: False))
+            except ResourceError as exc:
+                yield name, False, str(exc)
+                continue
+            where = ",".join(f"{host.name}:{host.port}" for host in config.hosts)
+            said = f"PostgreSQL {version} at {where}, database {dbname}, role {role}, schema {schema}"
+            yield name, usable, said if usable else f"{said}, which does not exist or lacks a grant of USAGE"
+
+    def log_states(self) -> None:
+        """Log what `states` finds; no request waits for it."""
+        for name, usable, said in self.states():
+            logger.log(logging.INFO if usable else logging.WARNING, said, extra=fields(database=name))
 
     def _read(self, name: str) -> Database:
         known, config = self._known.get(name), None

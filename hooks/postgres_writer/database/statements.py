@@ -217,6 +217,18 @@ _SURVEY = qualified("""
     ON (c.relname = %(name)s) AND (n.nspname = %(schema)s)
 """)
 
+_ABOUT = qualified("""
+    SELECT current_setting('server_version'), current_user::text, current_database()::text,
+    COALESCE(has_schema_privilege((SELECT n.oid FROM pg_catalog.pg_namespace AS n WHERE n.nspname = %(schema)s),
+        'USAGE'), false)
+""")
+_TRIGGERS = qualified("""
+    SELECT ARRAY(SELECT t.tgname::text FROM pg_catalog.pg_trigger AS t JOIN pg_catalog.pg_proc AS p ON p.oid = t.tgfoid
+    JOIN (pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace) ON c.oid = t.tgrelid
+    WHERE (c.relname = %(name)s) AND (n.nspname = %(schema)s) AND NOT t.tgisinternal AND NOT p.prosecdef
+    ORDER BY t.tgname)
+""")
+
 HELLO = qualified("SELECT date_part('epoch', clock_timestamp()), current_setting('transaction_read_only')::bool")
 """What a new connection asks: the server's clock, as Unix time, and whether it is read-only."""
 
@@ -308,6 +320,12 @@ Gives found, is a table, USAGE on its schema, DELETE, policies apply, columns th
 SELECT on the id, state of the key; role, database, and a table whose name differs only in case.
 Parameters: schema, name, columns, update (no other grant), id_column, key, word.
 """
+
+
+ABOUT = Message((Statement(_ABOUT),), frozenset(), locks=False)
+"""Ask where the session is: version, role, database, whether the schema may be used. Parameters: schema."""
+TRIGGERS = Message((Statement(_TRIGGERS),), frozenset(), locks=False)
+"""Ask for the triggers of a table that run with the rights of whoever writes it. Parameters: schema, name."""
 
 
 def convert(table: str) -> Message:

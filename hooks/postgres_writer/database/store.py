@@ -15,13 +15,20 @@ from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core import refusals
 from postgres_writer.core.plan import Asking, Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
 from postgres_writer.core.refusals import Access, Guard, Key, Refused
-from postgres_writer.core.row import Values
+from postgres_writer.core.row import Spec, Values
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Result, Session
 from postgres_writer.database.sharing import Circuit, Queue
 from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
-from postgres_writer.errors import DatabaseBusy, DatabaseUnavailable, DeleteFailed, RequestExpired, TableRecorded
+from postgres_writer.errors import (
+    DatabaseBusy,
+    DatabaseUnavailable,
+    DeleteFailed,
+    RequestExpired,
+    ResourceError,
+    TableRecorded,
+)
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
@@ -72,6 +79,21 @@ class Store:
             return self._remove(plan, call) if isinstance(plan, Remove) else self._record(plan, call)
         except TRANSIENT as exc:
             return Outcome(plan.may_hold, error=exc)
+
+    def about(self, schema: str, call: Call) -> Result:
+        """Give server version, role, database, and whether the schema may be used. Raises ResourceError."""
+        return self._ask(call, statements.ABOUT, "", schema=schema)
+
+    def check(self, spec: Spec, call: Call) -> tuple[ResourceError | None, list[str]]:
+        """Say what keeps the role from writing such a row, and name the triggers that run with its rights.
+
+        Raises ResourceError when the database cannot be asked.
+        """
+        schema, _, name = spec.table.partition(".")
+        access = self._survey(Record("check", spec, ()), spec.table, call)
+        sound = access.found and not (access.barred or access.unready or access.missing)
+        (triggers,) = self._ask(call, statements.TRIGGERS, "", schema=schema, name=name)
+        return None if sound else refusals.explain_write(spec.table, access, Refused(), {}), triggers
 
     def close(self) -> None:
         """Close the connections that are not in use."""

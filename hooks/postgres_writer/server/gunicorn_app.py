@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,9 +44,9 @@ class RootLogger(Logger):
 class HookApplication(BaseApplication):
     """The WSGI application under gunicorn."""
 
-    def __init__(self, config: Config, load: Callable[[], Any]) -> None:
-        self._config = config
-        self._load = load
+    def __init__(self, config: Config, load: Callable[[], Any], begin: Callable[[], None]) -> None:
+        """``load`` makes the WSGI application before the fork; ``begin`` is run in the worker, beside its requests."""
+        self._config, self._load, self._begin = config, load, begin
         super().__init__()
 
     def load_config(self) -> None:
@@ -53,6 +54,7 @@ class HookApplication(BaseApplication):
         for name, value in settings(self._config).items():
             self.cfg.set(name, value)
         self.cfg.set("worker_connections", worker_connections() // len(self.cfg.bind))
+        self.cfg.set("post_worker_init", lambda _worker: threading.Thread(target=self._begin, daemon=True).start())
 
     def load(self) -> Any:
         """Return the WSGI application."""
