@@ -325,7 +325,7 @@ Parameters: schema, name, columns, update (no other grant), id_column, key, word
 ABOUT = Message((Statement(_ABOUT),), frozenset(), locks=False)
 """Ask where the session is: version, role, database, whether the schema may be used. Parameters: schema."""
 TRIGGERS = Message((Statement(_TRIGGERS),), frozenset(), locks=False)
-"""Ask for the triggers of a table that run with the rights of whoever writes it. Parameters: schema, name."""
+"""Ask for the triggers of a table that run with the rights of the role that writes it. Parameters: schema, name."""
 
 
 def convert(table: str) -> Message:
