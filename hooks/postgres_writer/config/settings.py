@@ -314,15 +314,6 @@ class Config:
         return config
 
 
-def read_database(folder: Path | None, name: str, environ: Mapping[str, str]) -> DatabaseConfig | None:
-    """Read the database of that name; None when there is none.
-
-    Raises ConfigError with one sentence when it is unusable.
-    """
-    # also where only a part of the path is missing, or not a folder
-    return DatabaseConfig.from_folder(folder / name, environ) if folder and (folder / name).exists() else None
-
-
 def database_names(folder: Path | None) -> list[str]:
     """Return the names of the further databases. Raises ConfigError when the folder cannot be read."""
     try:

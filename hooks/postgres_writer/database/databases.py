@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from postgres_writer.config.settings import Config, DatabaseConfig, database_names, read_database
-from postgres_writer.config.variables import DEFAULT_DATABASE, is_database
+from postgres_writer.config.settings import Config, DatabaseConfig, database_names
+from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.database.sharing import Queue
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
@@ -85,7 +85,10 @@ class Databases:
         known, config = self._known.get(name), None
         missing = DatabaseNotConfigured(_UNKNOWN.format(name or "of that name"))
         try:
-            config = read_database(self._config.databases_dir, name, self._environ) if is_database(name) else None
+            folder = self._config.databases_dir
+            # listed: a path that cannot be followed is no proof that there is none
+            if folder and name in database_names(folder):
+                config = DatabaseConfig.from_folder(folder / name, self._environ)
         except ConfigError as exc:
             missing = DatabaseNotConfigured(_UNUSABLE.format(name, exc), found=True)
         if known is None or known.config != config:

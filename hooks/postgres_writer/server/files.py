@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from postgres_writer.config.settings import Config
+from postgres_writer.config.settings import Config, database_names
 from postgres_writer.config.variables import certificate_and_key, text_of
 from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.core.policy import TablePolicy, parse_policy
@@ -77,6 +77,7 @@ class Watched(Generic[T]):
 
 def check_files(config: Config) -> None:
     """Load every file of the configuration once. Raises ConfigError with one sentence for the first unusable one."""
+    database_names(config.databases_dir)
     if config.tokens_file:
         load_tokens(config.tokens_file)
     if config.tls_cert_file and config.tls_key_file:

@@ -138,6 +138,16 @@ def test_a_mounted_secret_of_an_operator_is_taken_as_it_is(databases: Databases,
     )
 
 
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(databases: Databases, tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "dangling").symlink_to("nowhere")
+    assert missing(databases, "dangling").found
+    write(tmp_path / "archive", host="one")
+    assert databases.find("archive").missing is None
+    tmp_path.rename(tmp_path.with_name("away"))
+    clock.go_on()
+    assert missing(databases, "archive").found, "the folder of all is gone: nobody knows what was in it"
+
+
 def test_a_setting_that_does_not_exist_is_not_ignored(databases: Databases, tmp_path: Path) -> None:
     write(tmp_path / "archive", host="one", PSQL_SSL_MODE="require")
     assert "PSQL_SSL_MODE is no setting" in str(missing(databases, "archive"))
