@@ -17,7 +17,8 @@ import pytest
 
 from cluster.installation import Installation
 from cluster.played_metacontroller import playing
-from support.manifests import ROOT, STATEFULSET, guide, prepare
+from support.documents import ROOT, guide
+from support.manifests import STATEFULSET, prepare
 from support.server import running_server
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def test_one_command_shows_the_row_and_another_takes_all_away(
     server: ApiServer, database: Database, tmp_path: Path, run: Callable[..., str]
 ) -> None:
     installation = Installation(server, database)
-    up, down = (command.strip() for command in guide("Try it on your own machine"))
+    _, up, down = (command.strip() for command in guide("Try it on your own machine"))
     with running_server(database) as hooks, playing(server, hooks.url):
         shown = run(up)
         assert "default/sample-student|alex|23|canada" in shown
