@@ -1,6 +1,6 @@
 """What one object costs the API server and etcd: 0.1.0's CustomResourceDefinition beside those of today.
 
-Run by `make bench-crd` (OBJECTS=20 and ROUNDS=41 by default); it needs the API server only. Every definition is
+Run by `make bench NAME=crd` (OBJECTS=20 and ROUNDS=41 by default); it needs the API server only. Every definition is
 installed under a group of its own in one API server, and all take their turn in each round, in a random order. The
 requests for an object are those of a user and of Metacontroller's composite controller: create is POST, PUT
 (finalizer), PUT of the status; update is PATCH, GET, PUT of the status; delete is DELETE, GET, PUT (finalizer). A watch

@@ -1,7 +1,7 @@
 """The HTTP shell: routes, authorization, error answers. What concerns a resource is decided elsewhere.
 
 Any answer but 200 makes Metacontroller drop the status, post a Warning event with the body and back off up to a
-thousand seconds, so those are only for what is not a hook request. The exception is 429, see ``_later``.
+thousand seconds, so those are only for what is not a hook request. The exception is 429, see ``_retry_after``.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class HookServer:
             _report(hook, hook_request, outcome, *about)
             headers = [("X-Request-Id", request_id)]
             if kept:
-                return _later(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
+                return _retry_after(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
             return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
 
         return answer
@@ -254,7 +254,7 @@ def _problem_details(title: str, status: int, detail: str | None) -> bytes:
     return _ENCODER.encode(body).encode()
 
 
-def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:
+def _retry_after(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:
     """Leave the status as it is: at 429 Metacontroller writes nothing, posts no event and asks again when it is told.
 
     https://github.com/metacontroller/metacontroller/blob/v4.17.2/pkg/hooks/webhook.go
