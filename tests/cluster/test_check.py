@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from support.custom_resource import Resource
-from support.manifests import K8S, ROOT, prepare
+from support.documents import ROOT
+from support.manifests import K8S, prepare
 from support.server import PROGRAM
 
 if TYPE_CHECKING:
