@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from integration.audits import audit, findings, made, row, synced
+from postgres_writer.audit.model import parse_resource
+from postgres_writer.audit.rows import Rows, connect
 from postgres_writer.core.row import POSTGRES_ROW
 from support.payloads import condition, resource
 
@@ -138,6 +141,37 @@ def test_a_column_that_was_dropped_is_named_and_the_others_are_compared(database
         ("differs", "row/default/a", [], "the table has no column seats"),
         ("differs", "row/default/b", ["plan"], "the table has no column seats"),
     ]
+
+
+@pytest.mark.parametrize("column", ["plan", "things"])
+def test_a_function_of_a_column_that_is_dropped_meanwhile_is_not_taken_for_it(database: Database, column: str) -> None:
+    """PostgreSQL reads x.plan as plan(x) where x has no such column, and the name of a table as its row."""
+    database.query(f"CREATE TABLE things (id text PRIMARY KEY, {column} text)")
+    database.query("INSERT INTO things VALUES ('row/default/a', 'gold')")
+    wanted = parse_resource(declared("a", {column: "gold"}, "things"), "public")
+    with closing(connect(database.config())) as connection:
+        reader = Rows(connection, 60)
+        reader.resolve({wanted.home})
+        database.query(f"""
+            ALTER TABLE things DROP {column};
+            CREATE FUNCTION {column}(things) RETURNS text LANGUAGE sql AS $$SELECT 'gold'$$
+        """)
+        with reader.snapshot():
+            [own] = reader.all(None)
+            assert reader.compare([(wanted, own)]) == {}
+    assert reader.tables.unreadable == {wanted.home: "it was altered meanwhile (SQLSTATE 42703)"}
+
+
+def test_a_column_of_ids_that_is_renamed_meanwhile_is_told(database: Database) -> None:
+    """A table may be called like the column: its name alone would be its row."""
+    database.query("CREATE TABLE code (code text PRIMARY KEY)")
+    with closing(connect(database.config())) as connection:
+        reader = Rows(connection, 60)
+        reader.resolve({("public.code", "code")})
+        database.query("ALTER TABLE code RENAME code TO id")
+        with reader.snapshot():
+            assert list(reader.all(None)) == []
+    assert reader.tables.unreadable == {("public.code", "code"): "it was altered meanwhile (SQLSTATE 42703)"}
 
 
 def test_a_row_of_which_no_column_can_be_compared_is_judged_by_its_id(database: Database) -> None:
