@@ -1,0 +1,227 @@
+"""The commands of docs/helm.md with both versions of Helm: install, upgrade, rollback, uninstall on the API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from cluster.installation import ROWS, wipe
+from support.apiserver import ApiServer
+from support.helm import CHART, MAJORS, Helm
+from support.manifests import K8S, ROOT, code_blocks, guide, pod_of, prepare, shell
+from support.metacontroller import crd_manifests
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+PAGE = ROOT / "docs" / "helm.md"
+TRIED_HERE = {
+    "Install": 3,
+    "Upgrade and roll back": 2,
+    "Take over an install of kubectl": 1,
+    "Switch controllers": 1,
+    "Uninstall": 4,
+    "helm template, Argo CD": 1,
+}
+TRIED_ELSEWHERE = {"Package": 1}
+CONTROLLERS = "compositecontrollers.metacontroller.k8s.io,decoratorcontrollers.metacontroller.k8s.io"
+BOTH = ["CompositeController/postgres-writer", "CompositeController/postgres-writer-row"]
+TOKEN = "postgres-writer-hook-tokens"
+STATEFULSET = """
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: {{ .Values.fullnameOverride }}, namespace: {{ .Release.Namespace }}}
+spec:
+  serviceName: ""
+  selector: {matchLabels: {app: metacontroller}}
+  template:
+    metadata: {labels: {app: metacontroller}}
+    spec:
+      containers:
+      - {name: metacontroller, image: metacontroller, args: {{ toJson .Values.commandArgs }}}
+"""
+
+
+class Release:
+    """The page's commands, run with one version of Helm, and what they leave on the API server."""
+
+    def __init__(self, server: ApiServer, helm: Helm, folder: Path) -> None:
+        self.server, self.helm, self._folder = server, helm, folder
+        self.values = {"VALUES": helm.values(image={"repository": "registry.example.com/platform/postgres-writer"})}
+
+    def run(self, title: str, number: int = 0, *, check: bool = True, **variables: str) -> str:
+        """Run a block of commands of a section of the page, and return what it printed."""
+        command = code_blocks(PAGE, title, "sh")[number]
+        path = os.pathsep.join([str(self.helm.program.parent), self.server.environment()["PATH"]])
+        given = {**self.helm.environment, **self.values, "PATH": path, **variables}
+        done = shell(self.server, command, check=check, **given)
+        assert check or done.returncode != 0
+        return done.stdout
+
+    def install(self, **values: Any) -> str:
+        """Run the commands of the section Install but those of Metacontroller, with these values."""
+        if values:
+            self.values = {"VALUES": self.helm.values(**values)}
+        self.run("Install", 1, PSQL_PASSWORD="s3cret")
+        return self.run("Install", 2)
+
+    def get(self, *what: str) -> Any:
+        """Return an object of the namespace postgres-writer, or None."""
+        found = self.server.kubectl("-n", "postgres-writer", "get", *what, "--ignore-not-found", "-o", "json").stdout
+        return json.loads(found) if found else None
+
+    def controllers(self) -> list[str]:
+        """Return the kinds and names of the installed controllers."""
+        items = json.loads(self.server.kubectl("get", CONTROLLERS, "-o", "json").stdout)["items"]
+        return [f"{item['kind']}/{item['metadata']['name']}" for item in items]
+
+
+@pytest.fixture(params=MAJORS, ids="helm-{}".format)
+def release(empty: ApiServer, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Release]:
+    """Give Metacontroller's kinds, and remove everything afterwards."""
+    prepare(empty)
+    made = Release(empty, Helm(request.param, tmp_path, empty.kubeconfig), tmp_path)
+    yield made
+    made.helm.run("uninstall", "postgres-writer", "--namespace=postgres-writer", "--ignore-not-found")
+    wipe(empty)
+    empty.kubectl("delete", "namespace", "postgres-writer", "--ignore-not-found")
+
+
+def metacontrollers_chart(folder: Path) -> Path:
+    """Return the folder that METACONTROLLER_CHART names, or a chart with the same values."""
+    if "METACONTROLLER_CHART" in os.environ:
+        return Path(os.environ["METACONTROLLER_CHART"])
+    chart = folder / "metacontroller"
+    for name in ("templates", "crds"):
+        (chart / name).mkdir(parents=True)
+    (chart / "Chart.yaml").write_text("{apiVersion: v2, name: metacontroller-helm, version: 4.17.2}\n")
+    (chart / "templates" / "statefulset.yaml").write_text(STATEFULSET)
+    (chart / "crds" / "crds.yaml").write_text(yaml.safe_dump_all(crd_manifests()))
+    return chart
+
+
+def earlier(folder: Path) -> Path:
+    """Return a chart with another description in a CustomResourceDefinition, as an older release has it."""
+    chart = folder / "earlier"
+    shutil.copytree(CHART, chart)
+    definition = chart / "files" / "crds" / "postgresrows.yaml"
+    definition.write_text(definition.read_text().replace("The table that holds the row.", "The row's table."))
+    return chart
+
+
+def described(release: Release) -> str:
+    definition = release.get("crd", ROWS)
+    description: str = definition["spec"]["versions"][0]["additionalPrinterColumns"][0]["description"]
+    return description
+
+
+def test_every_command_of_the_page_is_tried() -> None:
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", PAGE.read_text(), flags=re.M | re.S), re.M)
+    blocks = {title: len(code_blocks(PAGE, title, "sh")) for title in titles}
+    assert {title: number for title, number in blocks.items() if number} == TRIED_HERE | TRIED_ELSEWHERE
+
+
+def test_a_release_from_the_first_command_to_the_last(release: Release, tmp_path: Path) -> None:
+    chart = metacontrollers_chart(tmp_path)
+    release.server.kubectl("delete", "namespace", "metacontroller")
+    release.run("Install", 0, METACONTROLLER_CHART=str(chart))
+    found = release.server.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "json").stdout
+    (container,) = json.loads(found)["spec"]["template"]["spec"]["containers"]
+    assert "--client-go-qps=1000" in container["args"]
+
+    notes = release.install()
+    assert "kubectl -n postgres-writer rollout status" in notes
+    assert release.controllers() == BOTH
+    deployment = release.get("deployment", "postgres-writer")
+    release.server.kubectl("create", "--dry-run=server", "-f", "-", input=pod_of(deployment))
+    tokens = release.get("secret", TOKEN)["data"]
+    assert tokens["token"] == tokens["tokens"]
+
+    release.values = {"VALUES": release.helm.values(components=["autoscaling"], settings={"LOG_LEVEL": "DEBUG"})}
+    release.run("Upgrade and roll back", 0)
+    assert release.get("hpa", "postgres-writer")
+    assert release.get("configmap", "postgres-writer-settings")["data"] == {"LOG_LEVEL": "DEBUG"}
+    release.run("Upgrade and roll back", 1)
+    assert not release.get("hpa", "postgres-writer")
+    assert not release.get("configmap", "postgres-writer-settings")
+    assert release.get("deployment", "postgres-writer")["spec"]["replicas"] == 2
+    assert release.get("secret", TOKEN)["data"] == tokens
+
+    everything, uninstall, rest, metacontroller = range(4)
+    release.run("Uninstall", everything)
+    release.run("Uninstall", uninstall)
+    assert not release.get("deployment", "postgres-writer")
+    assert release.controllers() == BOTH
+    assert release.get("crd", ROWS)
+    release.run("Install", 2)  # takes up what was kept
+    assert release.get("deployment", "postgres-writer")
+    assert release.get("secret", TOKEN)["data"] == tokens
+    release.run("Uninstall", uninstall)
+    release.run("Uninstall", rest)
+    assert not release.controllers()
+    assert not release.get("crd", ROWS)
+    assert not release.server.kubectl("get", "namespace", "postgres-writer", "--ignore-not-found").stdout
+    release.run("Uninstall", metacontroller)
+    assert not release.server.kubectl("-n", "metacontroller", "get", "statefulset", "-o", "name").stdout
+
+
+def test_an_upgrade_and_a_rollback_change_the_definitions(release: Release, tmp_path: Path) -> None:
+    release.run("Install", 1, PSQL_PASSWORD="s3cret")
+    values = f"--values={release.values['VALUES']}"
+    release.helm.run("install", "postgres-writer", str(earlier(tmp_path)), "--namespace=postgres-writer", values)
+    assert described(release) == "The row's table."
+    release.run("Upgrade and roll back", 0)
+    assert described(release) == "The table that holds the row."
+    release.run("Upgrade and roll back", 1)
+    assert described(release) == "The row's table."
+
+
+def test_an_install_of_kubectl_is_taken_over(release: Release) -> None:
+    secrets, everything, *_ = guide("Install")
+    shell(release.server, secrets, PSQL_PASSWORD="s3cret")
+    shell(release.server, everything)
+    tokens = release.get("secret", TOKEN)["data"]
+    before = release.get("deployment", "postgres-writer")["metadata"]["uid"]
+    release.run("Take over an install of kubectl")
+    after = release.get("deployment", "postgres-writer")
+    assert after["metadata"]["uid"] == before
+    assert after["metadata"]["annotations"]["meta.helm.sh/release-name"] == "postgres-writer"
+    (container,) = after["spec"]["template"]["spec"]["containers"]
+    assert container["image"].startswith("registry.example.com/")
+    assert release.get("secret", TOKEN)["data"] == tokens
+    release.run("Upgrade and roll back", 0)
+
+
+def test_controllers_of_both_kinds_are_refused_until_one_is_deleted(release: Release) -> None:
+    release.install()
+    refused = release.run("Switch controllers", check=False)
+    assert "the CompositeController postgres-writer would write the same rows" in refused
+    assert release.controllers() == BOTH
+    release.server.kubectl("delete", CONTROLLERS, "--all")
+    release.run("Switch controllers")
+    assert release.controllers() == ["DecoratorController/postgres-writer"]
+    assert "the DecoratorController postgres-writer" in release.run("Upgrade and roll back", 0, check=False)
+
+
+def test_a_database_of_the_values_needs_no_secret_of_ones_own(release: Release) -> None:
+    release.server.kubectl("apply", "-f", str(K8S / "base" / "namespace.yaml"))
+    database = {"host": "db.example.com", "port": 5432, "dbname": "school", "user": "writer", "password": "s3cret"}
+    release.values = {"VALUES": release.helm.values(database=database)}
+    assert "Secret" not in release.run("Install", 2)
+    assert release.get("secret", "postgres-writer-database")["data"].keys() == database.keys()
+
+
+def test_what_helm_template_prints_can_be_applied(release: Release) -> None:
+    release.run("helm template, Argo CD")
+    assert release.controllers() == BOTH
+    namespace = release.server.kubectl("get", "namespace", "postgres-writer", "-o", "json").stdout
+    assert json.loads(namespace)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert not release.get("secret", TOKEN)
