@@ -26,7 +26,7 @@ PAGE = ROOT / "docs" / "helm.md"
 TRIED_HERE = {
     "Install": 3,
     "Upgrade and roll back": 2,
-    "Take over an install of kubectl": 1,
+    "Take over an install of kubectl": 2,
     "Switch controllers": 1,
     "Uninstall": 4,
     "helm template, Argo CD": 1,
@@ -53,23 +53,23 @@ spec:
 class Release:
     """The page's commands, run with one version of Helm, and what they leave on the API server."""
 
-    def __init__(self, server: ApiServer, helm: Helm, folder: Path) -> None:
-        self.server, self.helm, self._folder = server, helm, folder
+    def __init__(self, server: ApiServer, helm: Helm) -> None:
+        self.server, self.helm = server, helm
         self.values = {"VALUES": helm.values(image={"repository": "registry.example.com/platform/postgres-writer"})}
 
     def run(self, title: str, number: int = 0, *, check: bool = True, **variables: str) -> str:
         """Run a block of commands of a section of the page, and return what it printed."""
-        command = code_blocks(PAGE, title, "sh")[number]
+        return self.execute(code_blocks(PAGE, title, "sh")[number], check=check, **variables)
+
+    def execute(self, command: str, *, check: bool = True, **variables: str) -> str:
+        """Run commands, which have to fail if `check` is false, and return what they printed."""
         path = os.pathsep.join([str(self.helm.program.parent), self.server.environment()["PATH"]])
-        given = {**self.helm.environment, **self.values, "PATH": path, **variables}
-        done = shell(self.server, command, check=check, **given)
+        done = shell(self.server, command, check=check, **self.helm.environment, **self.values, **variables, PATH=path)
         assert check or done.returncode != 0
         return done.stdout
 
-    def install(self, **values: Any) -> str:
-        """Run the commands of the section Install but those of Metacontroller, with these values."""
-        if values:
-            self.values = {"VALUES": self.helm.values(**values)}
+    def install(self) -> str:
+        """Run the commands of the section Install but those of Metacontroller, and return the notes."""
         self.run("Install", 1, PSQL_PASSWORD="s3cret")
         return self.run("Install", 2)
 
@@ -86,13 +86,12 @@ class Release:
 
 @pytest.fixture(params=MAJORS, ids="helm-{}".format)
 def release(empty: ApiServer, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Release]:
-    """Give Metacontroller's kinds, and remove everything afterwards."""
+    """Give Metacontroller's kinds, and remove the release and what it kept afterwards."""
     prepare(empty)
-    made = Release(empty, Helm(request.param, tmp_path, empty.kubeconfig), tmp_path)
+    made = Release(empty, Helm(request.param, tmp_path, empty.kubeconfig))
     yield made
     made.helm.run("uninstall", "postgres-writer", "--namespace=postgres-writer", "--ignore-not-found")
     wipe(empty)
-    empty.kubectl("delete", "namespace", "postgres-writer", "--ignore-not-found")
 
 
 def metacontrollers_chart(folder: Path) -> Path:
@@ -130,13 +129,10 @@ def test_every_command_of_the_page_is_tried() -> None:
 
 
 def test_a_release_from_the_first_command_to_the_last(release: Release, tmp_path: Path) -> None:
-    chart = metacontrollers_chart(tmp_path)
-    release.server.kubectl("delete", "namespace", "metacontroller")
-    release.run("Install", 0, METACONTROLLER_CHART=str(chart))
+    release.run("Install", 0, METACONTROLLER_CHART=str(metacontrollers_chart(tmp_path)))
     found = release.server.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "json").stdout
     (container,) = json.loads(found)["spec"]["template"]["spec"]["containers"]
     assert "--client-go-qps=1000" in container["args"]
-
     notes = release.install()
     assert "kubectl -n postgres-writer rollout status" in notes
     assert release.controllers() == BOTH
@@ -144,7 +140,6 @@ def test_a_release_from_the_first_command_to_the_last(release: Release, tmp_path
     release.server.kubectl("create", "--dry-run=server", "-f", "-", input=pod_of(deployment))
     tokens = release.get("secret", TOKEN)["data"]
     assert tokens["token"] == tokens["tokens"]
-
     release.values = {"VALUES": release.helm.values(components=["autoscaling"], settings={"LOG_LEVEL": "DEBUG"})}
     release.run("Upgrade and roll back", 0)
     assert release.get("hpa", "postgres-writer")
@@ -153,30 +148,41 @@ def test_a_release_from_the_first_command_to_the_last(release: Release, tmp_path
     assert not release.get("hpa", "postgres-writer")
     assert not release.get("configmap", "postgres-writer-settings")
     assert release.get("deployment", "postgres-writer")["spec"]["replicas"] == 2
+    uninstall(release)
     assert release.get("secret", TOKEN)["data"] == tokens
+    remove_the_rest(release)
 
-    everything, uninstall, rest, metacontroller = range(4)
-    release.run("Uninstall", everything)
-    release.run("Uninstall", uninstall)
+
+def uninstall(release: Release) -> None:
+    """Uninstall; what is kept is taken up by the next install, which is uninstalled too."""
+    release.run("Uninstall", 0)
+    release.run("Uninstall", 1)
     assert not release.get("deployment", "postgres-writer")
     assert release.controllers() == BOTH
     assert release.get("crd", ROWS)
-    release.run("Install", 2)  # takes up what was kept
+    release.run("Install", 2)
     assert release.get("deployment", "postgres-writer")
-    assert release.get("secret", TOKEN)["data"] == tokens
-    release.run("Uninstall", uninstall)
-    release.run("Uninstall", rest)
+    release.run("Uninstall", 1)
+
+
+def remove_the_rest(release: Release) -> None:
+    release.run("Uninstall", 2)
     assert not release.controllers()
     assert not release.get("crd", ROWS)
-    assert not release.server.kubectl("get", "namespace", "postgres-writer", "--ignore-not-found").stdout
-    release.run("Uninstall", metacontroller)
-    assert not release.server.kubectl("-n", "metacontroller", "get", "statefulset", "-o", "name").stdout
+    assert not release.get("namespace", "postgres-writer")
+    release.run("Uninstall", 3)
+    left = release.server.kubectl("-n", "metacontroller", "get", "statefulsets", "-o", "name").stdout
+    assert not left
 
 
 def test_an_upgrade_and_a_rollback_change_the_definitions(release: Release, tmp_path: Path) -> None:
-    release.run("Install", 1, PSQL_PASSWORD="s3cret")
-    values = f"--values={release.values['VALUES']}"
-    release.helm.run("install", "postgres-writer", str(earlier(tmp_path)), "--namespace=postgres-writer", values)
+    release.server.kubectl("apply", "-f", str(K8S / "base" / "namespace.yaml"))
+    database = {"host": "db.example.com", "port": 5432, "dbname": "school", "user": "writer", "password": "s3cret"}
+    release.values = {"VALUES": release.helm.values(database=database)}
+    command = ("install", "postgres-writer", str(earlier(tmp_path)), "--namespace=postgres-writer")
+    notes = release.helm.run(*command, f"--values={release.values['VALUES']}").stdout
+    assert "Create the Secret" not in notes
+    assert release.get("secret", "postgres-writer-database")["data"].keys() == database.keys()
     assert described(release) == "The row's table."
     release.run("Upgrade and roll back", 0)
     assert described(release) == "The table that holds the row."
@@ -190,7 +196,7 @@ def test_an_install_of_kubectl_is_taken_over(release: Release) -> None:
     shell(release.server, everything)
     tokens = release.get("secret", TOKEN)["data"]
     before = release.get("deployment", "postgres-writer")["metadata"]["uid"]
-    release.run("Take over an install of kubectl")
+    release.run("Take over an install of kubectl", release.helm.major - MAJORS[0])
     after = release.get("deployment", "postgres-writer")
     assert after["metadata"]["uid"] == before
     assert after["metadata"]["annotations"]["meta.helm.sh/release-name"] == "postgres-writer"
@@ -198,6 +204,25 @@ def test_an_install_of_kubectl_is_taken_over(release: Release) -> None:
     assert container["image"].startswith("registry.example.com/")
     assert release.get("secret", TOKEN)["data"] == tokens
     release.run("Upgrade and roll back", 0)
+
+
+def test_what_kubectl_changed_is_a_conflict_for_helm_4_only(release: Release) -> None:
+    def live() -> tuple[int, int]:
+        replicas: int = release.get("deployment", "postgres-writer")["spec"]["replicas"]
+        return replicas, release.server.kubectl("get", CONTROLLERS, "-o", "yaml").stdout.count("key: token-2\n")
+
+    release.install()
+    _, send_new, _ = guide("Rotate the token")
+    shell(release.server, f"{send_new}\nkubectl -n postgres-writer scale deployment postgres-writer --replicas=1")
+    assert live() == (1, 4)
+    (upgrade,) = code_blocks(PAGE, "Upgrade and roll back", "sh")[0].splitlines()
+    if release.helm.major == 3:
+        release.execute(upgrade)
+        assert live() == (2, 4)
+        return
+    assert 'conflicts with "kubectl-patch"' in release.execute(upgrade, check=False)
+    release.execute(f"{upgrade} --force-conflicts")
+    assert live() == (2, 0)
 
 
 def test_controllers_of_both_kinds_are_refused_until_one_is_deleted(release: Release) -> None:
@@ -211,17 +236,18 @@ def test_controllers_of_both_kinds_are_refused_until_one_is_deleted(release: Rel
     assert "the DecoratorController postgres-writer" in release.run("Upgrade and roll back", 0, check=False)
 
 
-def test_a_database_of_the_values_needs_no_secret_of_ones_own(release: Release) -> None:
-    release.server.kubectl("apply", "-f", str(K8S / "base" / "namespace.yaml"))
-    database = {"host": "db.example.com", "port": 5432, "dbname": "school", "user": "writer", "password": "s3cret"}
-    release.values = {"VALUES": release.helm.values(database=database)}
-    assert "Secret" not in release.run("Install", 2)
-    assert release.get("secret", "postgres-writer-database")["data"].keys() == database.keys()
-
-
 def test_what_helm_template_prints_can_be_applied(release: Release) -> None:
     release.run("helm template, Argo CD")
     assert release.controllers() == BOTH
-    namespace = release.server.kubectl("get", "namespace", "postgres-writer", "-o", "json").stdout
-    assert json.loads(namespace)["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    namespace = release.get("namespace", "postgres-writer")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert not release.get("secret", TOKEN)
+    release.server.kubectl("delete", "namespace", "postgres-writer")
+
+
+def test_without_metacontroller_helm_names_what_is_missing(release: Release) -> None:
+    release.server.kubectl("apply", "-f", str(K8S / "base" / "namespace.yaml"))
+    release.server.kubectl("delete", "crd", *CONTROLLERS.split(","))
+    printed = release.run("Install", 2, check=False)
+    assert "CompositeController" in printed or "DecoratorController" in printed
+    prepare(release.server)

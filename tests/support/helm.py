@@ -28,6 +28,7 @@ class Helm:
     """Runs Helm of a major version, on the cluster of a kubeconfig or, without one, on none."""
 
     def __init__(self, major: int, folder: Path, kubeconfig: Path | None = None) -> None:
+        self.major = major
         self.program = found_or_skipped(lambda: find_helm(major))
         self.folder = folder
         self.environment = {
