@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from support.kube_tools import Tools
 
+pytestmark = pytest.mark.usefixtures("helm_programs")
 PAGE = ROOT / "docs" / "helm.md"
 BLOCKS = [block for title in ("Install", "Values") for block in code_blocks(PAGE, title, "yaml")]
 AUDIT = "postgres-writer-audit"
@@ -235,12 +236,12 @@ def test_changed_settings_replace_the_pods_and_a_changed_password_does_not(helm_
 
 
 def test_metacontroller_may_be_in_another_namespace(helm_4: Helm) -> None:
-    made = by_name(helm_4.template(metacontroller={"namespace": "controllers"}))
+    made = by_name(helm_4.template(into="my-team", metacontroller={"namespace": "postgres-writer"}))
     (subject,) = made["ClusterRoleBinding", "postgres-writer-metacontroller"]["subjects"]
-    assert subject == {"kind": "ServiceAccount", "name": "metacontroller", "namespace": "controllers"}
+    assert subject == {"kind": "ServiceAccount", "name": "metacontroller", "namespace": "postgres-writer"}
     (rule,) = made["NetworkPolicy", "postgres-writer"]["spec"]["ingress"]
     labels = rule["from"][0]["namespaceSelector"]["matchLabels"]
-    assert labels == {"kubernetes.io/metadata.name": "controllers"}
+    assert labels == {"kubernetes.io/metadata.name": "postgres-writer"}
 
 
 def test_namespace_and_definitions_can_be_left_out(helm_4: Helm) -> None:

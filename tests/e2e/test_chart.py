@@ -23,8 +23,8 @@ NAME = "postgres-writer"
 """Of the release and of its namespace."""
 WHERE = f"--namespace={NAME}"
 CASES = [
-    pytest.param(4, Variant("composite"), marks=pytest.mark.short, id="helm-4-composite"),
-    pytest.param(3, Variant("decorator"), id="helm-3-decorator"),
+    pytest.param((4, Variant("composite")), marks=pytest.mark.short, id="helm-4-composite"),
+    pytest.param((3, Variant("decorator")), id="helm-3-decorator"),
 ]
 
 
@@ -43,7 +43,7 @@ def towards(address: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def released(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    """Install the chart over the definitions that are there, run a hook server, and remove all of it afterwards."""
+    """Install the chart over the definitions that are there, run a hook server, and remove it afterwards."""
     major, stack.variant = request.param
     helm = Helm(major, tmp_path, stack.api.kubeconfig)
     tokens = tmp_path / "tokens"
@@ -60,7 +60,6 @@ def released(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> It
             stack.api.kubectl("delete", kind.plural, "--all", "--all-namespaces", "--timeout=60s")
         helm.run("uninstall", NAME, WHERE)
         stack.remove_controller(stack.variant.kind)
-    stack.api.kubectl("delete", "namespace", NAME)
 
 
 @pytest.mark.parametrize("released", CASES, indirect=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from support.kube_tools import find_helm
+from support.kube_tools import HELM, find_helm
 from support.manifests import K8S, Manifest, documents
 from support.programs import found_or_skipped
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CHART: Final = K8S / "chart"
-MAJORS: Final = (3, 4)
+MAJORS: Final = tuple(HELM)
 SECONDS: Final = 300
 
 
