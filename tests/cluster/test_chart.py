@@ -114,6 +114,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("deployment", {"deployment": {"replicas": 3}, "components": ["autoscaling"]}),
     ("name", {"namespace": {"name": "my-team"}}),
     ("crds", {"crds": "no"}),
+    ("deployment", {"deployment": None}),
+    ("namespace", {"metacontroller": {"namespace": None}}),
     ("enabled", {"metacontroller": {"enabled": True}}),
     ("labelSelector", {"patches": [{"target": {"labelSelector": "a=b"}, "patch": "[]"}]}),
     ("/spec/none/deep", {"patches": [{"target": METACONTROLLER, "patch": "[{op: add, path: /spec/none/deep}]"}]}),
@@ -201,6 +203,7 @@ def test_the_page_lists_every_value() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     schema = json.loads((CHART / "values.schema.json").read_text())
     assert schema["properties"].keys() - values.keys() == {"global"}
+    assert set(schema["required"]) == values.keys()
     listed = set(re.findall(r"^\| `(\w+)[.`]", PAGE.read_text(), re.MULTILINE))
     assert listed == values.keys()
 

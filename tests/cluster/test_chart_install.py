@@ -34,6 +34,9 @@ TRIED_HERE = {
 }
 TRIED_ELSEWHERE = {"Package": 1}
 CONTROLLERS = "compositecontrollers.metacontroller.k8s.io,decoratorcontrollers.metacontroller.k8s.io"
+METACONTROLLERS = [
+    f"{kind}s.metacontroller.k8s.io" for kind in ("compositecontroller", "decoratorcontroller", "controllerrevision")
+]
 BOTH = ["CompositeController/postgres-writer", "CompositeController/postgres-writer-row"]
 TOKEN = "postgres-writer-hook-tokens"
 STATEFULSET = """
@@ -69,11 +72,6 @@ class Release:
         assert check or done.returncode != 0
         return done.stdout
 
-    def install(self) -> str:
-        """Run the commands of the section Install but those of Metacontroller, and return the notes."""
-        self.run("Install", 1, PSQL_PASSWORD="s3cret")
-        return self.run("Install", 2)
-
     def get(self, *what: str) -> Any:
         """Return an object of the namespace postgres-writer, or None."""
         found = self.server.kubectl("-n", "postgres-writer", "get", *what, "--ignore-not-found", "-o", "json").stdout
@@ -96,7 +94,7 @@ def release(empty: ApiServer, request: pytest.FixtureRequest, tmp_path: Path) ->
 
 
 def metacontrollers_chart(folder: Path) -> Path:
-    """Return the chart of METACONTROLLER_CHART (METACONTROLLER_CRDS names its crds/), or one with the same values."""
+    """Return the chart that METACONTROLLER_CHART names, or one with the same values."""
     if "METACONTROLLER_CHART" in os.environ:
         return Path(os.environ["METACONTROLLER_CHART"])
     chart = folder / "metacontroller"
@@ -130,11 +128,14 @@ def test_every_command_of_the_page_is_tried() -> None:
 
 
 def test_a_release_from_the_first_command_to_the_last(release: Release, tmp_path: Path) -> None:
+    release.server.kubectl("delete", "crd", *METACONTROLLERS)
+    release.run("Install", 1, PSQL_PASSWORD="s3cret")
+    assert 'no matches for kind "CompositeController"' in release.run("Install", 2, check=False)
     release.run("Install", 0, METACONTROLLER_CHART=str(metacontrollers_chart(tmp_path)))
     found = release.server.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "json").stdout
     (container,) = json.loads(found)["spec"]["template"]["spec"]["containers"]
     assert "--client-go-qps=1000" in container["args"]
-    notes = release.install()
+    notes = release.run("Install", 2)
     assert "kubectl -n postgres-writer rollout status" in notes
     assert release.controllers() == BOTH
     deployment = release.get("deployment", "postgres-writer")
@@ -174,6 +175,7 @@ def remove_the_rest(release: Release) -> None:
     release.run("Uninstall", 3)
     left = release.server.kubectl("-n", "metacontroller", "get", "statefulsets", "-o", "name").stdout
     assert not left
+    release.server.kubectl("delete", "crd", *METACONTROLLERS)
 
 
 def test_an_upgrade_and_a_rollback_change_the_definitions(release: Release, tmp_path: Path) -> None:
@@ -212,7 +214,8 @@ def test_what_kubectl_changed_is_a_conflict_for_helm_4_only(release: Release) ->
         replicas: int = release.get("deployment", "postgres-writer")["spec"]["replicas"]
         return replicas, release.server.kubectl("get", CONTROLLERS, "-o", "yaml").stdout.count("key: token-2\n")
 
-    release.install()
+    release.run("Install", 1, PSQL_PASSWORD="s3cret")
+    release.run("Install", 2)
     _, send_new, _ = guide("Rotate the token")
     shell(release.server, f"{send_new}\nkubectl -n postgres-writer scale deployment postgres-writer --replicas=1")
     assert live() == (1, 4)
@@ -220,14 +223,14 @@ def test_what_kubectl_changed_is_a_conflict_for_helm_4_only(release: Release) ->
     if release.helm.major == 3:
         release.execute(upgrade)
         assert live() == (2, 4)
-        return
-    assert 'conflicts with "kubectl-patch"' in release.execute(upgrade, check=False)
-    release.execute(f"{upgrade} --force-conflicts")
-    assert live() == (2, 0)
+    else:
+        assert 'conflicts with "kubectl-patch"' in release.execute(upgrade, check=False)
+        release.execute(f"{upgrade} --force-conflicts")
+        assert live() == (2, 0)
+    refuse_both_controllers(release)
 
 
-def test_controllers_of_both_kinds_are_refused_until_one_is_deleted(release: Release) -> None:
-    release.install()
+def refuse_both_controllers(release: Release) -> None:
     refused = release.run("Switch controllers", check=False)
     assert "the CompositeController postgres-writer would write the same rows" in refused
     assert release.controllers() == BOTH
@@ -237,6 +240,7 @@ def test_controllers_of_both_kinds_are_refused_until_one_is_deleted(release: Rel
     assert "the DecoratorController postgres-writer" in release.run("Upgrade and roll back", 0, check=False)
 
 
+@pytest.mark.parametrize("release", [4], indirect=True)
 def test_what_helm_template_prints_can_be_applied(release: Release) -> None:
     release.run("helm template, Argo CD")
     assert release.controllers() == BOTH
@@ -244,11 +248,3 @@ def test_what_helm_template_prints_can_be_applied(release: Release) -> None:
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert not release.get("secret", TOKEN)
     release.server.kubectl("delete", "namespace", "postgres-writer")
-
-
-def test_without_metacontroller_helm_names_what_is_missing(release: Release) -> None:
-    release.server.kubectl("apply", "-f", str(K8S / "base" / "namespace.yaml"))
-    release.server.kubectl("delete", "crd", *CONTROLLERS.split(","))
-    printed = release.run("Install", 2, check=False)
-    assert 'no matches for kind "CompositeController"' in printed
-    prepare(release.server)
