@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.kube_tools import Tools
+    from support.manifests import Manifest
 
 pytestmark = pytest.mark.usefixtures("helm_programs")
 PAGE = ROOT / "docs" / "helm.md"
@@ -210,8 +211,11 @@ def test_the_page_lists_every_value() -> None:
 
 def test_one_image_serves_the_server_and_the_audit(helm_4: Helm) -> None:
     made = helm_4.template(components=["audit"], image={"repository": "r.example.com/pw", "tag": "1@sha256:2"})
-    images = re.findall(r"'image': '([^']*)'", str([pick(made, "Deployment"), pick(made, "CronJob", AUDIT)]))
-    assert images == ["r.example.com/pw:1@sha256:2"] * 2
+    assert images(made) == ["r.example.com/pw:1@sha256:2"] * 2
+
+
+def images(made: list[Manifest]) -> list[str]:
+    return re.findall(r"'image': '([^']*)'", str([pick(made, "Deployment"), pick(made, "CronJob", AUDIT)]))
 
 
 def test_a_database_of_the_values_is_the_secret_that_the_pods_read(helm_4: Helm) -> None:
@@ -272,6 +276,8 @@ def test_a_package_makes_the_same_objects(helm: Helm, tmp_path: Path) -> None:
     helm.run(*arguments)
     package = tmp_path / f"postgres-writer-{__version__}.tgz"
     assert helm.template(chart=package, components=COMPONENTS) == helm.template(components=COMPONENTS)
+    helm.run(*arguments, "--app-version=9.9.9")
+    assert images(helm.template(chart=package, components=["audit"])) == ["postgres-writer:9.9.9"] * 2
 
 
 def test_the_flags_of_metacontrollers_chart_are_those_of_the_patch() -> None:
