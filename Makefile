@@ -5,26 +5,39 @@ SHELL := /bin/bash
 PYTHON ?= python3
 KUBECTL ?= kubectl
 CONTROLLER ?= composite
+# what `make manifests` prints: the default install, or the folder of an overlay
+OVERLAY ?= $(if $(filter decorator,$(CONTROLLER)),k8s/overlays/decorator,k8s)
 BIN := .venv/bin
 # the Python of the Dockerfile; --upgrade, because `make lock` is run to get newer versions
 LOCK := --quiet --upgrade --python-version 3.13 --generate-hashes
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' hooks/postgres_writer/__init__.py)
 RESOURCES := postgreswriters.demo.yash.com postgresrows.demo.yash.com
 
+# some systems have an environment variable of this name
+ifneq ($(origin NAME),command line)
+NAME :=
+endif
+ifneq ($(filter-out cluster audit scale crd,$(NAME)),)
+$(error NAME is cluster, audit, scale or crd, not $(NAME))
+endif
+ifneq ($(filter-out composite decorator,$(CONTROLLER)),)
+$(error CONTROLLER is composite or decorator, not $(CONTROLLER))
+endif
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-# every target with a description
-.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
+.PHONY: help $(shell sed -n 's/^\([a-z0-9-]*\):.*\#\# .*/\1/p' $(firstword $(MAKEFILE_LIST)))
 
-help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+# a screen of 24 lines and 80 columns holds it
+help:
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Try it
 
-demo: .venv/.installed ## Walk through a row's life cycle on a temporary server and database
+demo: .venv/.installed ## Walk through a row's life cycle, on a server of its own
 	@$(BIN)/postgres-writer demo
 
-run: .venv/.installed ## Serve the hooks on port 8080, with the database of PSQL_HOST or an embedded one
+run: .venv/.installed ## Serve the hooks, with the database of PSQL_HOST or its own
 	@export LOG_FORMAT=$${LOG_FORMAT:-text}; \
 	if [ -n "$${PSQL_HOST:-}" ]; then exec $(BIN)/postgres-writer serve; \
 	else exec $(BIN)/postgres-writer serve --embedded; fi
@@ -33,41 +46,29 @@ run: .venv/.installed ## Serve the hooks on port 8080, with the database of PSQL
 
 # one process: each more of them collects all tests and starts a PostgreSQL of its own; TESTS="-n 2 tests/unit tests/integration"
 # needs a sixth more CPU and half of the time
-test: .venv/.dev ## Run the unit and integration tests (TESTS=path for some of them)
+test: .venv/.dev ## Run the unit and integration tests (TESTS=path: some)
 	$(BIN)/pytest $(or $(TESTS),tests/unit tests/integration)
 
-test-faults: .venv/.dev ## Run the slow tests, in which parts are stopped, killed or made to hang
+test-faults: .venv/.dev ## Run the tests in which parts are stopped, killed, hang
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
 
-coverage: .venv/.dev ## Run the tests of the server and the audit, and require 95 % branch coverage
+coverage: .venv/.dev ## Require 95 % branch coverage of server and audit
 	$(BIN)/pytest --cov=postgres_writer tests/unit tests/integration tests/faults tests/cluster/test_audit_*.py
 
-test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (the first run builds it)
+test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (built once)
 	$(BIN)/pytest $(or $(TESTS),tests/cluster)
 
-e2e: .venv/.dev ## Run the tests with a real Metacontroller (on PATH, or named by METACONTROLLER)
+e2e: .venv/.dev ## Run the tests with a real Metacontroller (METACONTROLLER)
 	$(BIN)/pytest -m "not soak" $(or $(TESTS),tests/e2e)
 
-soak: .venv/.dev ## Run random faults and edits for SECONDS (600); SEED repeats a run
+soak: .venv/.dev ## Run random faults for SECONDS=600 (SEED repeats a run)
 	SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak $(or $(TESTS),tests/e2e)
 
-bench: .venv/.dev ## Measure speed and cost, compared with a bare Flask endpoint (needs wrk and pgbouncer; SECONDS=9 per case)
-	@PLOT=$${PLOT:-docs/resync.svg} PYTHONPATH=tests $(BIN)/python -m bench
+bench: .venv/.dev ## Measure speed and cost (NAME=cluster, audit, scale or crd)
+	@$(if $(NAME),,PLOT=$${PLOT:-docs/resync.svg}) PYTHONPATH=tests $(BIN)/python -m bench$(NAME:%=.$(NAME:cluster=race))
 
-test-bench: .venv/.dev ## Run a short form of the benchmark, with bounds that hold on a busy machine
+test-bench: .venv/.dev ## Run the benchmark's short form, with bounds
 	$(BIN)/pytest $(or $(TESTS),tests/bench)
-
-bench-cluster: .venv/.dev ## Compare with a minimal hook on a real Metacontroller: rates and CPU per object (ROUNDS=3)
-	PYTHONPATH=tests $(BIN)/python -m bench.race
-
-bench-audit: .venv/.dev ## Measure an audit of N=20000 resources and rows with a simulated API server: seconds, MB, CPU
-	@PYTHONPATH=tests $(BIN)/python -m bench.audit
-
-bench-scale: .venv/.dev ## Measure what OBJECTS=2000 resources cost: memory, a steady hour, a restart, outages, an audit
-	PYTHONPATH=tests $(BIN)/python -m bench.scale
-
-bench-crd: .venv/.dev ## Measure what an object costs the API server, compared with 0.1.0's CRD (ROUNDS=41; needs only the API server)
-	PYTHONPATH=tests $(BIN)/python -m bench.crd
 
 check: .venv/.dev ## Check style, types, import rules and lengths
 	$(BIN)/ruff check .
@@ -76,7 +77,7 @@ check: .venv/.dev ## Check style, types, import rules and lengths
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_lengths.py hooks tests
 
-check-workflows: .venv/.dev ## Check the workflows of .github (needs go)
+check-workflows: .venv/.dev ## Check the workflows of .github (needs Go)
 	$(BIN)/zizmor --offline --quiet .github
 	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
@@ -84,7 +85,7 @@ format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/.dev ## Write docs/reference.md and the tables of docs/configuration.md from code and manifests
+docs: .venv/.dev ## Write the reference and the configuration page
 	@sed -i.before '/^## /,$$d' docs/configuration.md && rm docs/configuration.md.before
 	PYTHONPATH=tests $(BIN)/python -m support.reference configuration >>docs/configuration.md
 	PYTHONPATH=tests $(BIN)/python -m support.reference reference >docs/reference.md
@@ -92,17 +93,17 @@ docs: .venv/.dev ## Write docs/reference.md and the tables of docs/configuration
 picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
 	PYTHONPATH=tests $(BIN)/python -m support.picture
 
-image: ## Build the container image, with the version of the package
+image: ## Build the container image
 	docker build -t postgres-writer:$(VERSION) --build-arg VERSION=$(VERSION) .
 
-lock: | .venv/bin/python ## Update the pinned dependencies of the container image, with hashes
+lock: | .venv/bin/python ## Update the pinned dependencies of the image
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) --python-platform linux -o requirements.lock setup.cfg
 	echo 'setuptools>=77' | UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) -o requirements-build.lock -
 
 # Try it in a kind cluster on this machine
 
-kind: ## Create a kind cluster with everything installed, apply the sample and show its row (needs docker, kind, kubectl, git, openssl)
+kind: ## Install everything in a kind cluster and show a row
 	@k8s/kind/kind.sh up
 
 kind-down: ## Delete the kind cluster
@@ -110,19 +111,23 @@ kind-down: ## Delete the kind cluster
 
 # Install it on the cluster of the current kubectl context
 
-install: ## Install the CRDs and the controllers (CONTROLLER=composite or decorator)
+manifests: ## Print what is installed (CONTROLLER=, OVERLAY=, OUT=file)
+	@$(KUBECTL) kustomize $(OVERLAY) $(if $(OUT),--output $(OUT))
+
+install: ## Install CRDs and controllers (CONTROLLER=decorator)
 	$(KUBECTL) apply -k crds
 	$(KUBECTL) wait --for=condition=Established --timeout=60s $(RESOURCES:%=crd/%)
 	$(KUBECTL) apply -f metacontroller/$(CONTROLLER).yaml
 
 # The resources are deleted first, while the controller still runs: only it removes their finalizers.
-uninstall: ## Delete every resource with its row, then the controllers, then the CRDs
+uninstall: ## Delete the resources, their rows, controllers and CRDs
 	@for resource in $(RESOURCES); do if $(KUBECTL) get crd $$resource >/dev/null 2>&1; then \
 		$(KUBECTL) delete $$resource --all --all-namespaces --wait --timeout=300s || exit; fi; done
 	$(KUBECTL) delete --ignore-not-found -f metacontroller/composite.yaml -f metacontroller/decorator.yaml
 	$(KUBECTL) delete --ignore-not-found -k crds
 
-clean: ## Remove what was built and installed here (the data of `make run` in .postgres-writer stays)
+# the data of `make run` in .postgres-writer stays
+clean: ## Remove what was built and installed here
 	rm -rf .venv build dist hooks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage*
 	find hooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -10,7 +10,6 @@ cd "$(dirname "$0")/../.."
 
 CLUSTER=postgres-writer
 IMAGE=postgres-writer:kind
-METACONTROLLER="https://github.com/metacontroller/metacontroller//manifests/production?ref=v4.17.2"
 
 say() { printf '\n== %s\n' "$*"; }
 
@@ -20,6 +19,9 @@ die() {
 }
 
 kube() { kubectl --context "kind-$CLUSTER" "$@"; }
+
+# Takes back what was changed by hand since the last run, which would be a conflict otherwise.
+apply() { kube apply --server-side --force-conflicts "$@"; }
 
 psql() { kube -n database exec deploy/postgres -- psql -U postgres -v ON_ERROR_STOP=1 -At -c "$1"; }
 
@@ -46,16 +48,13 @@ create_cluster() {
 
 install_metacontroller() {
     say "Metacontroller, with its flags"
-    kube apply --server-side -k "$METACONTROLLER"
-    kube -n metacontroller get statefulset metacontroller -o yaml | grep -q -- --client-go-qps ||
-        kube -n metacontroller patch statefulset metacontroller --type=json \
-            --patch-file k8s/components/metacontroller-flags/args.yaml
+    apply -k k8s/kind/metacontroller
     kube -n metacontroller rollout status statefulset/metacontroller --timeout=180s
 }
 
 install_database() {
     say "PostgreSQL, with the table of the sample"
-    kube apply --server-side -f k8s/kind/postgres.yaml
+    apply -f k8s/kind/postgres.yaml
     secret database postgres --from-literal=password="$(openssl rand -hex 16)"
     kube -n database rollout status deployment/postgres --timeout=180s
     psql "$(cat k8s/samples/*.sql)"
@@ -64,13 +63,13 @@ install_database() {
 install_postgres_writer() {
     say "PostgresWriter"
     local password token
-    kube apply --server-side -f k8s/base/namespace.yaml
+    apply -f k8s/base/namespace.yaml
     password=$(kube -n database get secret postgres -o go-template='{{.data.password | base64decode}}')
     secret postgres-writer postgres-writer-database --from-literal=host=postgres.database --from-literal=port=5432 \
         --from-literal=dbname=postgres --from-literal=user=postgres --from-literal=password="$password"
     token=$(openssl rand -hex 32)
     secret postgres-writer postgres-writer-hook-tokens --from-literal=tokens="$token" --from-literal=token="$token"
-    kube apply --server-side -k k8s/kind
+    apply -k k8s/kind
     # A rebuilt image has the same name.
     kube -n postgres-writer rollout restart deployment/postgres-writer
     kube -n postgres-writer rollout status deployment/postgres-writer --timeout=180s

@@ -1,6 +1,6 @@
 """What an audit of many resources and rows costs: the real command and PostgreSQL, and an API server that is played.
 
-Run by `make bench-audit` (N=20000 by default; N=1000000 takes a few minutes). The played server answers pages as
+Run by `make bench NAME=audit` (N=20000 by default; N=1000000 takes a few minutes). The played server answers pages as
 kube-apiserver does, of objects as large as real ones, so that the figures are the audit's and not etcd's. It prints the
 figures as one JSON object: seconds in all and until the last page was read, megabytes of the audit's process, and the
 CPU seconds of each of the three.

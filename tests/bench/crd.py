@@ -1,9 +1,10 @@
 """What one object costs the API server and etcd: 0.1.0's CustomResourceDefinition beside those of today.
 
-Run by `make bench-crd` (OBJECTS=20 and ROUNDS=41 by default); it needs the API server only. Every definition is
-installed under a group of its own in one API server, and all take their turn in each round. The requests for an object
-are those of a user and of Metacontroller's composite controller: create is POST, PUT (finalizer), PUT of the status;
-update is PATCH, GET, PUT of the status; delete is DELETE, GET, PUT (finalizer). A watch is open for each definition.
+Run by `make bench NAME=crd` (OBJECTS=20 and ROUNDS=41 by default); it needs the API server only. Every definition is
+installed under a group of its own in one API server, and all take their turn in each round, in a random order. The
+requests for an object are those of a user and of Metacontroller's composite controller: create is POST, PUT
+(finalizer), PUT of the status; update is PATCH, GET, PUT of the status; delete is DELETE, GET, PUT (finalizer). A watch
+is open for each definition.
 VARIANTS names others, which take a part out to show what it costs or have more columns: see `VARIANTS` below. Those of
 PostgresRows are compared with today's PostgresWriter, too.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import sys
 import tempfile
 import threading
@@ -179,7 +181,8 @@ def main() -> int:
         for variant in variants:
             variant.api.watch()
         for number in range(ROUNDS + 1):
-            for variant in variants:
+            # in another order each time: what one leaves behind to be collected, the next one pays for
+            for variant in random.Random(number).sample(variants, len(variants)):
                 run(server, variant, measured=number > 0)  # the first round fills caches
             print(f"\rround {number} of {ROUNDS}", end="", file=sys.stderr)
     print(file=sys.stderr)

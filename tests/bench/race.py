@@ -1,8 +1,8 @@
 """Creates, updates and deletes per second through a real API server, and what one object costs each process.
 
-Run by `make bench-cluster` (OBJECTS=400 and ROUNDS=3 by default); METACONTROLLER names its binary, GO_OPERATOR that of
-an operator to run along. Everyone runs once in every round, so that what else the machine does hits all alike; the
-table shows medians, and the ratios are to the naive hook of the same kind of controller in the same round.
+Run by `make bench NAME=cluster` (OBJECTS=400 and ROUNDS=3 by default); METACONTROLLER names its binary, GO_OPERATOR
+that of an operator to run along. Everyone runs once in every round, so that what else the machine does hits all alike;
+the table shows medians, and the ratios are to the naive hook of the same kind of controller in the same round.
 """
 
 from __future__ import annotations

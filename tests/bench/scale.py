@@ -1,7 +1,7 @@
 """What many resources cost: a real API server, Metacontroller, PostgreSQL and hook server with OBJECTS resources.
 
-Run by `make bench-scale` (OBJECTS=2000 by default; 100000 takes about an hour on 2 cores). It prints a line per finding
-and, last, all of them as one JSON line.
+Run by `make bench NAME=scale` (OBJECTS=2000 by default; 100000 takes about an hour on 2 cores). It prints a line per
+finding and, last, all of them as one JSON line.
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ import base64
 import contextlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.played_metacontroller import playing
-from support.manifests import guide, prepare, shell
+from support.documents import guide
+from support.manifests import prepare, shell
 from support.server import running_server
 
 if TYPE_CHECKING:
@@ -99,12 +100,30 @@ class Installation:
             yield player
 
 
+class InstallSteps(NamedTuple):
+    """The commands of the section "Install", one step after the other."""
+
+    variables: str
+    image: str
+    metacontroller: str
+    secrets: str
+    overlay: str
+    apply: str
+    rollout: str
+    retry: str
+    rows: str
+
+
+def install_steps() -> InstallSteps:
+    """Return the commands of the section "Install" of docs/install.md."""
+    return InstallSteps(*guide("Install"))
+
+
 def install(cluster: ApiServer) -> None:
-    """Run the guide's commands up to the point where a node would start the pods."""
+    """Run the guide's commands up to the point where a node would start the pods, for the default install."""
     prepare(cluster)
-    secrets, everything, *_ = guide("Install")
-    shell(cluster, secrets, PSQL_PASSWORD="s3cret")
-    shell(cluster, everything)
+    steps = install_steps()
+    shell(cluster, f"{steps.variables}\n{steps.secrets}\n{steps.apply}")
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{RESOURCE}", f"crd/{ROWS}")
 
 

@@ -361,7 +361,7 @@ def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
     source.server, source.expires = setting.cluster, expires
     with closing(source), closing(Spool()) as spool, closing(connect(setting.database.config())) as connection:
         audit = Audit(source, connection, spool, namespace=setting.namespace, confirm_after=0)
-        audit.look()
+        audit.run()
         assert (source.lists, audit.resources, audit.matched) == (lists, 6, 6)
         assert [(finding.kind.value, finding.id) for finding in spool.findings()] == [
             ("no-resource", f"{setting.namespace}/{orphan}") for orphan in orphans

@@ -14,8 +14,9 @@ import yaml
 
 from postgres_writer import __version__
 from support.apiserver import ApiServer
+from support.documents import ROOT, code_blocks, guide
 from support.helm import CHART, MAJORS, Helm
-from support.manifests import COMPONENTS, K8S, ROOT, build, by_name, code_blocks, guide, overlay, pick
+from support.manifests import COMPONENTS, K8S, build, by_name, overlay, pick
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from cluster.installation import ROWS, wipe
+from cluster.installation import ROWS, install, wipe
 from support.apiserver import ApiServer
+from support.documents import ROOT, code_blocks, guide, headings
 from support.helm import CHART, MAJORS, Helm
-from support.manifests import K8S, ROOT, code_blocks, guide, pod_of, prepare, shell
+from support.manifests import K8S, pod_of, prepare, shell
 from support.metacontroller import crd_manifests
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ METACONTROLLERS = [
     f"{kind}s.metacontroller.k8s.io" for kind in ("compositecontroller", "decoratorcontroller", "controllerrevision")
 ]
 BOTH = ["CompositeController/postgres-writer", "CompositeController/postgres-writer-row"]
+DATABASE = {"PGHOST": "db.example.com", "PGPORT": "5432", "PGDATABASE": "school", "PGUSER": "writer", "PGPASSWORD": "x"}
 TOKEN = "postgres-writer-hook-tokens"
 STATEFULSET = """
 apiVersion: apps/v1
@@ -68,7 +69,16 @@ class Release:
     def execute(self, command: str, *, check: bool = True, **variables: str) -> str:
         """Run commands, which have to fail if `check` is false, and return what they printed."""
         path = os.pathsep.join([str(self.helm.program.parent), self.server.environment()["PATH"]])
-        done = shell(self.server, command, check=check, **self.helm.environment, **self.values, **variables, PATH=path)
+        done = shell(
+            self.server,
+            command,
+            check=check,
+            **DATABASE,
+            **self.helm.environment,
+            **self.values,
+            **variables,
+            PATH=path,
+        )
         assert check or done.returncode != 0
         return done.stdout
 
@@ -122,14 +132,13 @@ def described(release: Release) -> str:
 
 
 def test_every_command_of_the_page_is_tried() -> None:
-    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", PAGE.read_text(), flags=re.M | re.S), re.M)
-    blocks = {title: len(code_blocks(PAGE, title, "sh")) for title in titles}
+    blocks = {title: len(code_blocks(PAGE, title, "sh")) for _, title in headings(PAGE)}
     assert {title: number for title, number in blocks.items() if number} == TRIED_HERE | TRIED_ELSEWHERE
 
 
 def test_a_release_from_the_first_command_to_the_last(release: Release, tmp_path: Path) -> None:
     release.server.kubectl("delete", "crd", *METACONTROLLERS)
-    release.run("Install", 1, PSQL_PASSWORD="s3cret")
+    release.run("Install", 1)
     assert 'no matches for kind "CompositeController"' in release.run("Install", 2, check=False)
     release.run("Install", 0, METACONTROLLER_CHART=str(metacontrollers_chart(tmp_path)))
     found = release.server.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "json").stdout
@@ -194,9 +203,7 @@ def test_an_upgrade_and_a_rollback_change_the_definitions(release: Release, tmp_
 
 
 def test_an_install_of_kubectl_is_taken_over(release: Release) -> None:
-    secrets, everything, *_ = guide("Install")
-    shell(release.server, secrets, PSQL_PASSWORD="s3cret")
-    shell(release.server, everything)
+    install(release.server)
     tokens = release.get("secret", TOKEN)["data"]
     before = release.get("deployment", "postgres-writer")["metadata"]["uid"]
     release.run("Take over an install of kubectl", release.helm.major - MAJORS[0])
@@ -214,7 +221,7 @@ def test_what_kubectl_changed_is_a_conflict_for_helm_4_only(release: Release) ->
         replicas: int = release.get("deployment", "postgres-writer")["spec"]["replicas"]
         return replicas, release.server.kubectl("get", CONTROLLERS, "-o", "yaml").stdout.count("key: token-2\n")
 
-    release.run("Install", 1, PSQL_PASSWORD="s3cret")
+    release.run("Install", 1)
     release.run("Install", 2)
     _, send_new, _ = guide("Rotate the token")
     shell(release.server, f"{send_new}\nkubectl -n postgres-writer scale deployment postgres-writer --replicas=1")

@@ -96,7 +96,7 @@ def test_a_valid_spec_is_accepted(row: Resource, case: str) -> None:
     row.create(spec_of(**VALID[case]))
 
 
-NO_COLUMN = "this is not a column name; write at most 63 letters"
+NO_COLUMN = "spec.columns has a name that is not a column name; write at most 63 letters"
 INVALID: dict[str, tuple[object, str]] = {
     "no spec": (None, "spec: Required value"),
     "no table": ({"columns": []}, "spec.table: Required value"),

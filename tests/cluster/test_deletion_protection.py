@@ -13,7 +13,8 @@ from cluster.installation import RESOURCE, ROWS
 from postgres_writer.core.row import POSTGRES_ROW
 from support.api_client import ApiClient, ApiError, path_of, resource
 from support.custom_resource import Resource
-from support.manifests import K8S, guide, overlay, shell
+from support.documents import guide
+from support.manifests import K8S, overlay, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:

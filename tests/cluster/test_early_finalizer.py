@@ -11,7 +11,8 @@ import yaml
 
 from cluster.conftest import apply_crd
 from support.api_client import ApiClient, path_of, resource
-from support.manifests import COMPOSITE, DECORATOR, ROOT, documents, guide, prepare, shell
+from support.documents import ROOT, guide
+from support.manifests import COMPOSITE, DECORATOR, documents, prepare, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from cluster.installation import install
-from support.manifests import K8S, ROOT, build, overlay, pick
+from support.documents import ROOT
+from support.manifests import K8S, build, overlay, pick
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -70,16 +71,3 @@ def test_the_pages_examples_name_what_there_is(installed: ApiServer) -> None:
     assert {(check["apiVersion"], check["kind"], check["name"]) for check in checks} <= made
     paths = [one["spec"].get("path") or one["spec"]["source"]["path"] for one in examples]
     assert [(ROOT / path / "kustomization.yaml").is_file() for path in paths] == [True, True, False]
-
-
-def test_every_section_that_the_page_names_is_there() -> None:
-    links = re.findall(r"\]\(([a-z]*\.md)?#([\w-]+)\)", PAGE)
-    texts = {name: (ROOT / "docs" / (name or "gitops.md")).read_text(encoding="utf-8") for name, _ in links}
-    anchors = {
-        name: {
-            re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.*)$", text, re.M)
-        }
-        for name, text in texts.items()
-    }
-    assert links
-    assert [link for link in links if link[1] not in anchors[link[0]]] == []

@@ -1,19 +1,20 @@
-"""The commands of docs/install.md that configure, secure and upgrade an install; and that none is left untried."""
+"""The commands of the guides that configure, secure, rotate and upgrade; and that none is left untried."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 import requests
-import yaml
 
-from cluster.installation import Installation, install
+from cluster.installation import Installation, install, install_steps
 from postgres_writer.server.files import load_policy
-from support.manifests import GUIDE, K8S, guide, guide_text, overlay, shell
+from support.documents import GUIDES, ROOT, guide, guide_text, headings
+from support.manifests import K8S, overlay, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from support.apiserver import ApiServer
     from support.postgres import Database
 
-# How many code blocks each section has, so that a new one cannot come in without a test. `docker build` and
-# `kubectl rollout status` are the two that need more than an API server.
+# How many commands and terminals each section of the guides has, so that a new one cannot come in without a test.
 TRIED_HERE = {
     "Configure": 2,
     "Secure": 2,
@@ -32,15 +32,13 @@ TRIED_HERE = {
     "Upgrade": 1,
 }
 TRIED_ELSEWHERE = {
-    "What you need": 1,
     "From 0.1.0": 4,
     "Back to 0.1.0": 1,
-    "Install": 5,
-    "Give Metacontroller its flags": 1,
+    "Install": 10,
     "Finalizers from the start": 1,
     "Protect from deletion": 3,
     "Switch controllers": 3,
-    "Try it on your own machine": 2,
+    "Try it on your own machine": 4,
     "Uninstall": 3,
     "Uninstall in the wrong order": 1,
     "Migrate from the original operator": 6,
@@ -59,19 +57,20 @@ def installation(server: ApiServer, database: Database) -> Installation:
 
 
 def test_every_command_of_the_guide_is_tried() -> None:
-    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", GUIDE.read_text(), flags=re.M | re.S), re.M)
-    assert {title: len(guide(title)) for title in titles if guide(title)} == TRIED_HERE | TRIED_ELSEWHERE
+    titles = [title for page in GUIDES for _, title in headings(page)]
+    counted = {title: len(guide(title)) + len(guide(title, "console")) for title in titles}
+    assert {title: number for title, number in counted.items() if number} == TRIED_HERE | TRIED_ELSEWHERE
 
 
 def test_every_component_is_in_the_guide() -> None:
     named = set(re.findall(r"^\| `([a-z-]+)` \|", guide_text("Configure"), re.M))
     folders = {path.parent.name for path in (K8S / "components").glob("*/kustomization.yaml")}
     assert named | {"metacontroller-flags"} == folders
-    assert "k8s/components/metacontroller-flags" in guide_text("Give Metacontroller its flags")
+    assert "k8s/components/metacontroller-flags" in guide_text("Metacontroller's flags")
 
 
 def test_settings_reach_the_pods_through_an_optional_config_map(installation: Installation) -> None:
-    settings, copied = guide("Configure")
+    settings, again = guide("Configure")
     shell(installation.cluster, settings)
     found = installation.cluster.kubectl("-n", "postgres-writer", "get", "deployment/postgres-writer", "-o", "json")
     (container,) = json.loads(found.stdout)["spec"]["template"]["spec"]["containers"]
@@ -81,7 +80,8 @@ def test_settings_reach_the_pods_through_an_optional_config_map(installation: In
     assert source["configMapRef"]["optional"] is True
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert f"PSQL_SSLROOTCERT={mounts['database']}/ca.crt" in settings
-    shell(installation.cluster, copied)
+    shell(installation.cluster, guide("Secure")[0])
+    shell(installation.cluster, again, OVERLAY="k8s/overlays/example")
     assert installation.exists("-n", "postgres-writer", "horizontalpodautoscaler", "postgres-writer")
     installation.cluster.kubectl("-n", "postgres-writer", "delete", "horizontalpodautoscaler", "postgres-writer")
 
@@ -139,7 +139,7 @@ def test_a_token_is_replaced_without_a_refused_hook(installation: Installation, 
         wait_until(lambda: not accepted(old), "the old token to be refused")
         now = installation.secret("postgres-writer-hook-tokens")
         assert now["token"] == now["token-2"] == now["tokens"] == new
-        shell(installation.cluster, guide("Install")[1])  # applying again goes back to the first key, which is new too
+        shell(installation.cluster, install_steps().apply)  # goes back to the first key, which is new too
         installation.create("two")
         installation.wait_ready("two")
         installation.delete("one", "two")
@@ -163,7 +163,7 @@ def test_the_token_is_rotated_for_every_controller(installation: Installation, t
         ("CompositeController", "postgres-writer-row", "token-2"),
         ("DecoratorController", "postgres-writer", "token-2"),
     }
-    shell(installation.cluster, guide("Install")[3])  # a changed annotation lets each of them try again
+    shell(installation.cluster, install_steps().retry)  # a changed annotation lets each of them try again
     again = json.loads(installation.cluster.kubectl("get", kinds, "-o", "json").stdout)["items"]
     assert all("demo.yash.com/resync-requested" in item["metadata"]["annotations"] for item in again)
     installation.cluster.kubectl("delete", "decoratorcontrollers.metacontroller.k8s.io", "postgres-writer")
@@ -171,16 +171,15 @@ def test_the_token_is_rotated_for_every_controller(installation: Installation, t
 
 
 def test_the_image_of_the_guide_is_that_of_every_workload(server: ApiServer, tmp_path: Path) -> None:
-    (lines,) = guide("Install", "yaml")
-    assert lines in (K8S.parent / "README.md").read_text()
-    folder = overlay(tmp_path, ["audit"])
-    with (folder / "kustomization.yaml").open("a") as file:
-        file.write(lines)
-    (image,) = yaml.safe_load(lines)["images"]
-    default = yaml.safe_load((K8S / "default" / "kustomization.yaml").read_text())["images"]
-    assert default == [{"name": image["name"], "newTag": image["newTag"]}]
-    found = re.findall(r"image: (.*)", server.kubectl("kustomize", str(folder)).stdout)
-    assert found == [f"{image['newName']}:{image['newTag']}"] * 2
+    steps = install_steps()
+    for name in ("crds", "k8s", "metacontroller"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    audit = 'echo "components: [../../components/audit]" >>"$OVERLAY/kustomization.yaml"'
+    build = 'kubectl kustomize "$OVERLAY"'
+    built = shell(server, "\n".join((f"cd {tmp_path}", steps.variables, steps.overlay, audit, build))).stdout
+    named = re.search(r"IMAGE=(\S+)", steps.variables)
+    assert named
+    assert re.findall(r"image: (.*)", built) == [named[1]] * 2
 
 
 def test_a_password_is_replaced_whatever_characters_it_has(installation: Installation) -> None:

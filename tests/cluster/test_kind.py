@@ -1,23 +1,28 @@
 """`make kind` as far as it goes without nodes: the script runs against a real API server, hook server and database.
 
-Played are docker and kind (they do nothing), and of kubectl the waiting for pods, the download of Metacontroller's
-manifests and psql in the pod, which asks the test's database.
+Played are docker and kind, and of kubectl the waiting for pods, the download of Metacontroller's manifests and psql in
+the pod, which asks the test's database.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
-import stat
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from cluster.installation import Installation
 from cluster.played_metacontroller import playing
-from support.manifests import ROOT, STATEFULSET, guide, prepare
+from cluster.played_programs import played_programs
+from support.documents import ROOT, guide
+from support.manifests import K8S, STATEFULSET, prepare
+from support.metacontroller import TUNED_FLAGS
 from support.server import running_server
 
 if TYPE_CHECKING:
@@ -36,17 +41,14 @@ cursor.execute(sys.argv[1])
 for row in cursor.fetchall() if cursor.description else []:
     print("|".join(map(str, row)))
 """
-KUBECTL = """#!/bin/bash
+CASES = """
 [ "$1 $2" = "--context kind-postgres-writer" ] || { echo "the context is not named: $*" >&2; exit 1; }
 shift 2
 case "$*" in
-*github.com*) exec kubectl-real apply -f "$TEST_STATEFULSET" ;;
-*"rollout status"*) echo "$*" ;;
 *"exec deploy/postgres"*) exec "$TEST_PYTHON" "$TEST_PSQL" "${@: -1}" ;;
-*) exec kubectl-real "$@" ;;
+*"-k k8s/kind/metacontroller") exec kubectl-real "${@:1:$#-1}" "$TEST_METACONTROLLER" ;;
 esac
 """
-NOTHING = '#!/bin/sh\necho "$(basename "$0") $*" >>"$TEST_CALLS"\n'
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +60,15 @@ def server(empty: ApiServer) -> ApiServer:
 @pytest.fixture
 def run(server: ApiServer, database: Database, tmp_path: Path) -> Callable[..., str]:
     """Give a function that runs a make target with the played programs first on PATH, and returns what it printed."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in (("kubectl", KUBECTL), ("docker", NOTHING), ("kind", NOTHING)):
-        (programs / name).write_text(text)
-        (programs / name).chmod(stat.S_IRWXU)
-    (programs / "kubectl-real").symlink_to(server.tools.kubectl)
-    (tmp_path / "psql.py").write_text(PSQL)
-    (tmp_path / "metacontroller.yaml").write_text(STATEFULSET)
     environ = {
         **server.environment(),
+        **played_programs(tmp_path, server, database, CASES),
         "TEST_DSN": " ".join(f"{key}='{value}'" for key, value in database.connect.items()),
         "TEST_PSQL": str(tmp_path / "psql.py"),
         "TEST_PYTHON": sys.executable,
-        "TEST_STATEFULSET": str(tmp_path / "metacontroller.yaml"),
-        "TEST_CALLS": str(tmp_path / "calls"),
+        "TEST_METACONTROLLER": str(without_download(tmp_path / "metacontroller")),
     }
-    environ["PATH"] = f"{programs}{os.pathsep}{environ['PATH']}"
+    (tmp_path / "psql.py").write_text(PSQL)
 
     def call(command: str) -> str:
         done = subprocess.run(
@@ -86,18 +80,35 @@ def run(server: ApiServer, database: Database, tmp_path: Path) -> Callable[..., 
     return call
 
 
+def without_download(folder: Path) -> Path:
+    """Write the kustomization of Metacontroller with a file in place of the address, and return its folder."""
+    kustomization = yaml.safe_load((K8S / "kind" / "metacontroller" / "kustomization.yaml").read_text())
+    assert [urlsplit(address).hostname for address in kustomization["resources"]] == ["github.com"]
+    folder.mkdir()
+    (folder / "statefulset.yaml").write_text(STATEFULSET)
+    flags = os.path.relpath(K8S / "components" / "metacontroller-flags", folder.resolve())
+    built = {**kustomization, "resources": ["statefulset.yaml"], "components": [flags]}
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(built))
+    return folder
+
+
 def test_one_command_shows_the_row_and_another_takes_all_away(
     server: ApiServer, database: Database, tmp_path: Path, run: Callable[..., str]
 ) -> None:
     installation = Installation(server, database)
-    up, down = (command.strip() for command in guide("Try it on your own machine"))
+    _, up, down = (command.strip() for command in guide("Try it on your own machine"))
     with running_server(database) as hooks, playing(server, hooks.url):
         shown = run(up)
         assert "default/sample-student|alex|23|canada" in shown
         assert shown.count("RowSynced") == 2
         before = installation.secret("postgres-writer-hook-tokens")
+        generation = metacontroller(server)["metadata"]["generation"]
+        # by hand, so that the next apply finds another owner of these fields
+        server.kubectl("-n", "postgres-writer", "scale", "deployment", "postgres-writer", "--replicas=1")
+        server.kubectl("-n", "postgres-writer", "set", "image", "deployment/postgres-writer", "server=mine:1")
         run(up)  # once more changes no Secret, which pods and Metacontroller would have to read again
         assert installation.secret("postgres-writer-hook-tokens") == before
+        assert metacontroller(server)["metadata"]["generation"] == generation, "it would be restarted"
         run("k8s/kind/kind.sh check")
     assert database.rows() == []
     run(down)
@@ -105,11 +116,15 @@ def test_one_command_shows_the_row_and_another_takes_all_away(
     assert calls[-1] == "kind delete cluster --name postgres-writer"
     assert "docker build -t postgres-writer:kind ." in calls
     assert "kind load docker-image postgres-writer:kind --name postgres-writer" in calls
-    flags = server.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "yaml").stdout
-    assert flags.count("--client-go-qps=1000") == 1
+    assert metacontroller(server)["spec"]["template"]["spec"]["containers"][0]["args"][-3:] == list(TUNED_FLAGS)
     image = "jsonpath={.spec.template.spec.containers[0].image}"
     deployed = server.kubectl("-n", "postgres-writer", "get", "deployment", "postgres-writer", "-o", image).stdout
     assert deployed == "postgres-writer:kind"
+
+
+def metacontroller(server: ApiServer) -> Any:
+    found = server.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "json").stdout
+    return json.loads(found)
 
 
 def test_a_wrong_argument_is_refused_with_a_sentence(run: Callable[..., str]) -> None:

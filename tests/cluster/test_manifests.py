@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from cluster.installation import install_steps
 from postgres_writer.core.row import GROUP, KINDS
+from support.command import make
+from support.documents import ROOT, guide
 from support.manifests import (
     COMPONENTS,
     EARLY_FINALIZER,
     K8S,
-    ROOT,
     STATEFULSET,
     build,
     by_name,
     documents,
-    guide,
     overlay,
     pick,
     pod_of,
@@ -197,12 +198,33 @@ def test_every_other_kustomization_applies(prepared: ApiServer, folder: str) -> 
     prepared.kubectl(*arguments, "-k", str(ROOT / folder))
 
 
+def make_manifests(server: ApiServer, *arguments: str) -> str:
+    """Run `make manifests` and return what it printed."""
+    done = make("manifests", *arguments, environ=server.environment())
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_make_prints_what_each_install_applies(prepared: ApiServer, tmp_path: Path) -> None:
+    assert documents(make_manifests(prepared)) == build(prepared, K8S)
+    assert documents(make_manifests(prepared, "CONTROLLER=decorator")) == build(
+        prepared, overlay(tmp_path / "decorator", ["decorator"])
+    )
+    own = overlay(tmp_path / "own", ["audit"])
+    assert documents(make_manifests(prepared, f"OVERLAY={own}")) == build(prepared, own)
+    assert make_manifests(prepared, f"OUT={tmp_path / 'install.yaml'}") == ""
+    assert documents((tmp_path / "install.yaml").read_text()) == build(prepared, K8S)
+    prepared.kubectl(
+        "apply", "--server-side", "--dry-run=server", "--force-conflicts", "-f", str(tmp_path / "install.yaml")
+    )
+
+
 def test_metacontroller_gets_its_flags_by_the_documented_patch_and_by_the_component(
     prepared: ApiServer, tmp_path: Path
 ) -> None:
     prepared.kubectl("apply", "-f", "-", input=STATEFULSET)
     try:
-        (command,) = guide("Give Metacontroller its flags")
+        _, command = install_steps().metacontroller.split("\n", 1)
         printed = [shell(prepared, command).stdout for _ in range(2)]
         found = prepared.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "yaml").stdout
     finally:

@@ -1,4 +1,4 @@
-"""Migrate from the original operator with the commands of docs/install.md."""
+"""Migrate from the original operator with the commands of docs/migrate.md."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from cluster.installation import RESOURCE, Installation, install
-from support.manifests import COMPOSITE, ORIGINAL, guide, prepare, shell
+from support.documents import guide
+from support.manifests import COMPOSITE, ORIGINAL, prepare, shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,7 +9,7 @@ import pytest
 
 from postgres_writer.core.row import POSTGRES_ROW
 from support.custom_resource import Resource
-from support.manifests import ROOT, code_blocks
+from support.documents import ROOT, code_blocks
 
 if TYPE_CHECKING:
     from pathlib import Path

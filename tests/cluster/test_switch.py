@@ -1,11 +1,12 @@
-"""Switch from composite to decorator and back with the commands of docs/install.md, on a live install."""
+"""Switch from composite to decorator and back with the commands of docs/switch.md, on a live install."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from cluster.installation import ROWS, Installation
-from support.manifests import COMPOSITE, DECORATOR, HOLD, K8S, guide, overlay, shell
+from support.documents import guide
+from support.manifests import COMPOSITE, DECORATOR, HOLD, K8S, overlay, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:

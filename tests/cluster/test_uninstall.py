@@ -1,4 +1,4 @@
-"""Install, uninstall, and uninstall in the wrong order, with the commands of docs/install.md."""
+"""Install, uninstall, and uninstall in the wrong order, with the commands of docs/install.md and docs/switch.md."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.installation import RESOURCE, ROWS, Installation
-from support.manifests import COMPOSITE, GUIDE, K8S, guide, shell
+from cluster.installation import RESOURCE, ROWS, Installation, install_steps
+from cluster.played_programs import check_transcript, played_programs
+from support.documents import guide, transcript
+from support.manifests import COMPOSITE, K8S, shell
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -29,14 +31,18 @@ def used(installation: Installation, tmp_path: Path) -> Installation:
 
 
 def test_the_guide_s_install_serves_the_sample(installation: Installation, tmp_path: Path) -> None:
-    _, _, rollout, look_again, sample = guide("Install")
-    assert "rollout status" in rollout  # needs a node, so it is the one command that nothing here can run
-    installation.database.query((K8S / "samples" / "tenants.sql").read_text())
+    steps = install_steps()
+    played = played_programs(tmp_path, installation.cluster, installation.database)
+
+    def run(command: str) -> str:
+        return shell(installation.cluster, command, check=True, **played).stdout
+
+    installation.database.query("DROP TABLE students")
     with installation.served(tmp_path):
-        shell(installation.cluster, look_again)
-        shown = shell(installation.cluster, sample).stdout
-    assert "sample-student" in shown
-    assert "RowSynced" in shown
+        run(f"{steps.rollout}\n{steps.retry}\n{steps.rows}")
+        (shown,) = guide("Install", "console")
+        for command, output in transcript(shown):
+            check_transcript(run, command, output)
     assert installation.database.rows() == [("default/sample-student", "alex", 23, "canada")]
     found = installation.database.query("SELECT plan, seats, limits, regions, trial_ends FROM tenants")
     assert found == [("gold", 250, {"cpu": 4, "memory": "8Gi"}, ["eu", "us"], None)]
@@ -46,7 +52,7 @@ def test_the_guide_s_table_and_grants_are_enough(installation: Installation, tmp
     database = installation.database
     database.query("DROP TABLE students")
     database.query((K8S / "samples" / "students.sql").read_text())
-    grants = GUIDE.read_text().split("```sql\n")[1].split("```")[0]
+    (grants,) = guide("What you need", "sql")
     database.query(grants)
     try:
         role = type(database)({**database.connect, "user": "postgres_writer"})
@@ -131,7 +137,7 @@ def test_with_metacontroller_s_own_kinds_gone_the_second_line_is_enough(used: In
 def test_installing_again_finishes_what_hung(used: Installation, tmp_path: Path) -> None:
     used.cluster.kubectl("delete", "compositecontrollers.metacontroller.k8s.io", "--all")
     used.delete("one")
-    shell(used.cluster, guide("Install")[1])
+    shell(used.cluster, install_steps().apply)
     with used.served(tmp_path):
         wait_until(lambda: "one" not in used.finalizers(), "the deletion")
     assert used.ids() == ["two"]

@@ -14,7 +14,8 @@ from cluster.conftest import apply_crd
 from cluster.installation import Installation
 from cluster.round_trip import ready, write_statuses
 from support.custom_resource import KIND, Resource, condition
-from support.manifests import GUIDE, code_blocks, guide, shell
+from support.documents import guide
+from support.manifests import shell
 from support.payloads import payload
 from support.server import running_server
 from support.spec_cases import SpecCase, spec_with
@@ -119,7 +120,7 @@ def asked(installed: Installed010, *more: str) -> list[tuple[Any, ...]]:
     """Run the guide's query as the server's role, with the names that the guide's command prints."""
     names = shell(installed.cluster, guide("From 0.1.0")[0]).stdout.strip()
     assert names == ",".join(f"'{name}'" for name in sorted(NAMES.values()))
-    query = code_blocks(GUIDE, "From 0.1.0", "sql")[0].rstrip().rstrip(";")
+    query = guide("From 0.1.0", "sql")[0].rstrip().rstrip(";")
     assert query.count("'students'") == 1
     query = query.replace("'students'", ",".join([names, *(f"'{name}'" for name in more)]))
     with installed.database.connection() as connection, connection.cursor() as cursor:
@@ -186,7 +187,7 @@ def test_the_way_back_gives_0_1_0_the_spellings_that_it_compares(installed: Inst
     moving = installed.resources()["short"]["status"]
     installed.write({"short": {**moving, "tables": ["public.alumni", "public.students"]}})
     installed.stop()
-    (path,) = code_blocks(GUIDE, "Back to 0.1.0", "sql")
+    (path,) = guide("Back to 0.1.0", "sql")
     installed.database.query(re.sub(r"\bpostgres_writer\b", installed.role, path))
     (command,) = guide("Back to 0.1.0")
     shell(installed.cluster, command)

@@ -1,4 +1,4 @@
-"""Shards as docs/install.md describes them: one Metacontroller and controller for some resources, one for the rest."""
+"""Shards as docs/operate.md describes them: one Metacontroller and controller for some resources, one for the rest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from support.api_client import resource
-from support.manifests import guide
+from support.documents import guide
 from support.stack import Stack, Variant, gone
 from support.waiting import wait_until
 

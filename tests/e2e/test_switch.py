@@ -1,4 +1,4 @@
-"""A live install switches from one kind of controller to the other as docs/install.md says, while users go on."""
+"""A live install switches from one kind of controller to the other as docs/switch.md says, while users go on."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def switch_there_and_back(stack: Stack) -> None:
 
 @pytest.mark.parametrize("kind", ["composite", "decorator"])
 def test_the_finalizers_survive_the_deletion_of_their_controller(stack: Stack, kind: str) -> None:
-    """When this fails, the guide's hold has become what keeps the resources in a switch; say so in docs/install.md."""
+    """When this fails, the guide's hold has become what keeps the resources in a switch; say so in docs/switch.md."""
     stack.install(Variant(kind))
     stack.wait_for_controller()
     stack.client.create(resource("default", "survivor"))

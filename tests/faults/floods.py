@@ -24,6 +24,8 @@ RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 POST = b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
 _PIECE = 65536
+FEW_TIMES = 5
+"""Others notice what anyone does no more than ordinary syncs; the rest is noise, of which a busy machine has much."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,13 @@ def waits(server: ServerProcess, seconds: float) -> Waits:
                 assert answer.status_code == 200, answer.text
             taken.append(time.monotonic() - began)
     return Waits(*map(sorted, found.values()))
+
+
+def mean_wait(server: ServerProcess, flood: Flood) -> float:
+    """Return how long others wait beside three connections that send the same again and again."""
+    with flooded(server, flood):
+        time.sleep(0.5)
+        return waits(server, 1.0).mean
 
 
 def connect(port: int, sent: bytes) -> socket.socket:

@@ -16,6 +16,7 @@ from support.callers import ask
 from support.payloads import DELETED, payload, resource
 from support.postgres import STUDENTS, PostgresInstance, private_instance
 from support.server import ServerProcess, running_server
+from support.waiting import wait_until
 
 SPEC = {"table": "students", "name": "alex", "age": 23, "country": "canada"}
 
@@ -61,9 +62,8 @@ def sync(server: ServerProcess, status: Any = None, **spec: Any) -> dict[str, An
 
 
 def finalize(server: ServerProcess, status: Any) -> dict[str, Any]:
-    answer = ask(server.port, payload(resource(SPEC, status, **DELETED), finalizing=True), "finalize")
+    answer = ask(server.port, payload(resource(SPEC, status, **DELETED), finalizing=True), "finalize", patience=60)
     assert answer.status == 200
-    assert answer.seconds < 10
     return answer.body
 
 
@@ -116,11 +116,8 @@ def test_a_fail_over_under_load_is_told_while_it_lasts_and_over_afterwards(pair:
             wait_for_replay(pair.primary, pair.standby)
             pair.primary.kill()
             promote(pair.standby)
-            promoted = time.monotonic()
             before = load.answers["200 True RowSynced"]
-            while load.answers["200 True RowSynced"] < before + 100:
-                assert time.monotonic() < promoted + 30, load.answers
-                time.sleep(0.05)
+            wait_until(lambda: load.answers["200 True RowSynced"] >= before + 100, lambda: str(load.answers))
             print(f"answers during a fail-over: {dict(load.answers)}")  # shown by pytest -rP
         assert set(load.answers) <= {"200 True RowSynced", "200 False DatabaseUnavailable"}, load.answers
         for name in ("load-0", "load-5"):

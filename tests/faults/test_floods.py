@@ -13,22 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from faults.floods import FLOODS, POST, RIGHT, TOKEN, Flood, answer_and_end, connect, flooded, ordinary, waits
+from faults.floods import FEW_TIMES, FLOODS, POST, RIGHT, TOKEN, answer_and_end, connect, mean_wait, ordinary, waits
 from faults.key_updates import key_updates
 from postgres_writer.config.settings import Config
 from support.callers import body
 from support.server import ServerProcess
 
 KEPT = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-FEW_TIMES = 5
-"""A flood is noticed by others no more than ordinary syncs are; the rest is noise, of which a busy machine has much."""
-
-
-def mean_wait(server: ServerProcess, flood: Flood) -> float:
-    """Return how long others wait beside three connections that send the same again and again."""
-    with flooded(server, flood):
-        time.sleep(0.5)
-        return waits(server, 1.0).mean
 
 
 def is_noticed(server: ServerProcess, kind: str) -> bool:

@@ -13,7 +13,9 @@ from faults.proxy import Proxy, running_proxy
 from faults.site import Site, running_site
 from support.callers import Answer, ask, ask_all, body, owner
 from support.postgres import PostgresInstance
+from support.scrape import scrape
 from support.server import ServerProcess
+from support.waiting import wait_until
 
 STOPPED = 20.0
 
@@ -137,17 +139,28 @@ def test_a_network_that_swallows_everything(site: Site, proxy: Proxy) -> None:
 def test_a_write_that_waits_for_a_lock_ends_with_its_caller(site: Site) -> None:
     """The successor waits for the same lock; when it is released the abandoned write must not come second."""
     site.check_healthy(5)
+    expired, busy = ended(site)
     with site.database.connection() as own, own.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE students")
         assert ask(site.server.port, body("r0", 6), patience=1).status == 0
-        deadline = time.monotonic() + 1
-        while waiting(site):
-            assert time.monotonic() < deadline, "the abandoned write still waits for the lock"
-            time.sleep(0.02)
+        # its caller ended it; lock_timeout, which would have come later, makes it busy
+        wait_until(lambda: sum(ended(site)) > expired + busy, "the end of the abandoned write")
+        assert ended(site) == (expired + 1, busy)
+        wait_until(lambda: waiting(site) == 0, "the end of its statement")
         cursor.execute("COMMIT")
     time.sleep(0.5)
     assert ages(site, "r0") == [5]
     site.check_healthy(7)
+
+
+def ended(site: Site) -> tuple[float, float]:
+    """Count the requests that ended because their caller or their time was gone, and because of a lock."""
+    found = scrape(site.server)
+    expired, busy = (
+        found.total("postgres_writer_hook_requests_total", reason=reason)
+        for reason in ("RequestExpired", "DatabaseBusy")
+    )
+    return expired, busy
 
 
 def waiting(site: Site) -> int:

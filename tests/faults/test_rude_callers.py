@@ -10,12 +10,13 @@ import socket
 import ssl
 import struct
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from faults.floods import POST, answer_and_end, connect, records, waits
+from faults.floods import FEW_TIMES, POST, answer_and_end, connect, mean_wait, ordinary, records, waits
 from support.callers import body
 from support.certificates import make_certificate
 from support.postgres import Database
@@ -23,9 +24,6 @@ from support.scrape import scrape
 from support.server import ServerProcess, running_server, serving
 from support.waiting import wait_until
 
-BOUND = 3.0
-"""Seconds within which others are answered. On an idle machine it takes milliseconds; a caller who can hold anything
-holds it for longer than this."""
 SIEGE_SECONDS = 2.0
 KEPT = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -45,31 +43,34 @@ STAYING = {
 """What is sent by how many connections, which then stay open."""
 
 
+def is_noticed(server: ServerProcess, kind: str) -> bool:
+    """Say whether others wait much longer beside such callers than beside clients who never stop syncing."""
+    number, sent = STAYING[kind]
+    with ExitStack() as stack:
+        for _ in range(number):
+            stack.enter_context(connect(server.port, sent))
+        beside = waits(server, SIEGE_SECONDS)
+    usual = mean_wait(server, ordinary())
+    print(f"beside {kind}: {beside}, mean {beside.mean:.4f} s, beside syncs {usual:.4f} s")
+    return beside.mean > FEW_TIMES * usual
+
+
 def check_nobody_notices(server: ServerProcess, kind: str) -> None:
     workers = server.workers()
-    waited = waits(server, SIEGE_SECONDS)
-    print(f"beside {kind}: {waited}")
-    assert max(waited.readyz[-1], waited.sync[-1]) < BOUND
+    # what else the machine does may hit one of the two; a caller who can hold anything holds it each time
+    assert not all(is_noticed(server, kind) for _ in range(3))
     assert server.workers() == workers, "the worker ended"
     assert "Traceback" not in server.logs
 
 
 @pytest.mark.parametrize("kind", STAYING)
 def test_callers_that_stay_are_noticed_by_nobody(guarded: ServerProcess, kind: str) -> None:
-    number, sent = STAYING[kind]
-    with ExitStack() as stack:
-        for _ in range(number):
-            stack.enter_context(connect(guarded.port, sent))
-        check_nobody_notices(guarded, kind)
+    check_nobody_notices(guarded, kind)
 
 
 @pytest.mark.parametrize("kind", ["half a handshake", "nothing", "half a head"])
 def test_callers_that_stay_in_a_handshake_are_noticed_by_nobody(encrypted: ServerProcess, kind: str) -> None:
-    number, sent = STAYING[kind]
-    with ExitStack() as stack:
-        for _ in range(number):
-            stack.enter_context(connect(encrypted.port, sent))
-        check_nobody_notices(encrypted, kind)
+    check_nobody_notices(encrypted, kind)
 
 
 def test_what_callers_leave_undone_is_cut_off_and_counted(shared_database: Database, tmp_path: Path) -> None:
@@ -95,10 +96,10 @@ def test_what_callers_leave_undone_is_cut_off_and_counted(shared_database: Datab
         shaken.sendall(POST)
         open_ones["half a head, TLS"] = shaken
         for kind, client in open_ones.items():
-            assert ends_within(client, 25), f"{kind} is still open"
+            assert ends_within(client, 60), f"{kind} is still open"
         wait_until(lambda: cut_off(plain) == len(kinds) + 2, lambda: f"{cut_off(plain)} cut off: {plain.logs}")
         wait_until(lambda: cut_off(encrypted) == 3, lambda: f"{cut_off(encrypted)} cut off: {encrypted.logs}")
-        assert ends_within(reading_nothing, 10), "a caller that never read still gets answers"
+        assert ends_within(reading_nothing, 60), "a caller that never read still gets answers"
 
 
 def ends_within(client: socket.socket, seconds: float) -> bool:
@@ -119,13 +120,18 @@ def cut_off(server: ServerProcess) -> float:
 
 
 def test_an_open_connection_without_a_request_does_not_delay_the_stop(shared_database: Database) -> None:
+    """All of them are closed while a request that has begun is still waited for."""
     with running_server(shared_database) as server, ExitStack() as stack:
         idle = [stack.enter_context(connect(server.port, sent)) for sent in (b"", KEPT) for _ in range(4)]
         for client in idle[4:]:
             assert client.recv(100).startswith(b"HTTP/1.1 200")
-        began = time.monotonic()
-        assert server.stop() == 0
-        assert time.monotonic() - began < 8, "it waited for requests that no one sends"
+        begun = stack.enter_context(connect(server.port, POST))
+        assert server.get("/healthz").status_code == 200  # so what came before has been accepted
+        stopping = stack.enter_context(ThreadPoolExecutor(1)).submit(server.stop)
+        assert [ends_within(client, 60) for client in idle] == [True] * len(idle)
+        begun.sendall(b"Content-Length: 0\r\n\r\n")
+        assert begun.recv(1000).startswith(b"HTTP/1.1 400 ")
+        assert stopping.result(60) == 0
 
 
 def test_more_connections_than_descriptors_end_no_worker(
@@ -138,11 +144,14 @@ def test_more_connections_than_descriptors_end_no_worker(
             for _ in range(300):
                 stack.enter_context(connect(server.port, b""))
             # that many are not served; those which come after them wait until the silent ones are cut off
-        deadline = time.monotonic() + 60
-        while json.loads(server.post("sync", body("after")).text)["status"]["conditions"][0]["status"] != "True":
-            assert time.monotonic() < deadline
+        wait_until(lambda: is_ready(server, "after"), lambda: server.logs)
         assert set(server.workers()) >= set(workers), "a worker ended"
         assert len(records(server)) < 100
+
+
+def is_ready(server: ServerProcess, name: str) -> bool:
+    status = server.post("sync", body(name)).json()["status"]
+    return bool(status["conditions"][0]["status"] == "True")
 
 
 def test_descriptors_that_run_out_at_accept_are_one_record_at_most_each(

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import re
 import socket
-import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from faults.floods import answer_and_end
 from faults.site import Site
 from support.callers import ask, body
 from support.certificates import make_certificate
@@ -32,19 +31,6 @@ def guarded(shared_database: Database, tmp_path_factory: pytest.TempPathFactory)
     tokens.write_text(f"{TOKEN}\n")
     with running_server(shared_database, HOOK_TOKENS_FILE=str(tokens), HOOK_MAX_BODY_BYTES="65536") as server:
         yield server
-
-
-def exchange(port: int, sent: bytes, seconds: float = 2.0) -> bytes:
-    """Send bytes as they are, and return everything that comes back until the server closes or falls silent."""
-    received = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=seconds) as connection:
-        connection.sendall(sent)
-        try:
-            while part := connection.recv(65536):
-                received += part
-        except (TimeoutError, ConnectionResetError):
-            pass
-    return received
 
 
 def statuses(received: bytes) -> list[int]:
@@ -78,7 +64,7 @@ HEAD = b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 def test_a_request_of_doubtful_length_is_refused_and_nothing_behind_it_is_read(
     guarded: ServerProcess, request_head: bytes
 ) -> None:
-    received = exchange(guarded.port, HEAD + request_head + b"\r\n0\r\n\r\n" + SMUGGLED)
+    received = answer_and_end(guarded.port, HEAD + request_head + b"\r\n0\r\n\r\n" + SMUGGLED)
     answered = statuses(received)
     assert len(answered) == 1, received
     assert 400 <= answered[0] < 600
@@ -91,25 +77,25 @@ def test_a_body_longer_than_its_length_is_a_request_of_its_own_and_not_part_of_t
     """Ordinary pipelining: the second one has no token and is judged separately."""
     sent = json.dumps(payload(resource())).encode()
     first = HEAD + b"Authorization: Bearer " + TOKEN.encode() + b"\r\nContent-Length: %d\r\n\r\n" % len(sent) + sent
-    answered = statuses(exchange(guarded.port, first + SMUGGLED))
-    assert answered == [200, 401]
+    last = SMUGGLED.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n"
+    assert statuses(answer_and_end(guarded.port, first + last)) == [200, 401]
+
+
+AUTHORIZED = HEAD + b"Authorization: Bearer " + TOKEN.encode() + b"\r\n"
 
 
 @pytest.mark.parametrize(
-    "sent",
+    ("status", "sent"),
     [
-        pytest.param(b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n\r\n", id="a long request line"),
-        pytest.param(HEAD + b"X: " + b"a" * 20_000 + b"\r\n\r\n", id="a long header"),
-        pytest.param(HEAD + b"".join(b"X-%d: a\r\n" % n for n in range(200)) + b"\r\n", id="many headers"),
-        pytest.param(HEAD + b"Content-Length: 999999999999\r\n\r\n", id="a body over the limit, told in advance"),
+        pytest.param(414, b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\n\r\n", id="a long request line"),
+        pytest.param(431, HEAD + b"X: " + b"a" * 20_000 + b"\r\n\r\n", id="a long header"),
+        pytest.param(431, HEAD + b"".join(b"X-%d: a\r\n" % n for n in range(200)) + b"\r\n", id="many headers"),
+        pytest.param(413, AUTHORIZED + b"Content-Length: 999999999999\r\n\r\n", id="a body over the limit"),
     ],
 )
-def test_limits_are_answered_at_once_and_the_server_goes_on(guarded: ServerProcess, sent: bytes) -> None:
-    began = time.monotonic()
-    answered = statuses(exchange(guarded.port, sent))
-    assert len(answered) == 1
-    assert 400 <= answered[0] < 500
-    assert time.monotonic() - began < 10
+def test_limits_are_answered_at_once_and_the_server_goes_on(guarded: ServerProcess, status: int, sent: bytes) -> None:
+    """The answer comes although the client sends nothing more, which would be cut off without one."""
+    assert statuses(answer_and_end(guarded.port, sent)) == [status]
     assert guarded.get("/healthz").status_code == 200
 
 
@@ -258,29 +244,50 @@ BEGUN = {
 }
 
 
+MANY_TIMES = 20
+"""What slow clients may add to the waits of others, of whom they are a hundred; one who can hold a worker holds it for
+seconds, which is a thousand times as long."""
+
+
+def is_noticed(port: int, begun: bytes, sync: Callable[[str], None]) -> bool:
+    """Say whether others wait much longer among a hundred slow clients than alone."""
+
+    def mean_wait(name: str) -> float:
+        began = time.monotonic()
+        for number in range(20):
+            sync(f"{name}-{number}")
+        return (time.monotonic() - began) / 20
+
+    alone = mean_wait("calm")
+    dripping = Dripping(port, begun, 100)
+    try:
+        time.sleep(2)
+        among = mean_wait("besieged")
+    finally:
+        dripping.stop()
+    print(f"{alone:.4f} s alone, {among:.4f} s among slow clients")
+    return among > MANY_TIMES * alone
+
+
 @pytest.mark.parametrize("slow", BEGUN)
 def test_a_hundred_slow_clients_starve_nobody(database: Database, slow: str) -> None:
-    with running_server(database) as server, ExitStack() as stack:
-        calm = [ask(server.port, body(f"calm-{number}")).seconds for number in range(20)]
-        dripping = Dripping(server.port, BEGUN[slow], 100)
-        stack.callback(dripping.stop)
-        time.sleep(2)
-        besieged = [ask(server.port, body(f"besieged-{number}")) for number in range(20)]
-        assert {answer.status for answer in besieged} == {200}
-        slowest = max(answer.seconds for answer in besieged)
-        print(f"median {statistics.median(calm):.3f} s alone, slowest {slowest:.3f} s among slow {slow}")
-        assert slowest < 5
+    with running_server(database) as server:
+
+        def sync(name: str) -> None:
+            assert ask(server.port, body(name), patience=60).status == 200
+
+        # what else the machine does may hit one of the two; what slow clients do, they do each time
+        assert not all(is_noticed(server.port, BEGUN[slow], sync) for _ in range(3))
 
 
 def test_a_hundred_half_handshakes_starve_nobody(database: Database, tmp_path: Path) -> None:
     made = make_certificate(tmp_path)
     server = ServerProcess({**database.environ, **made.environ}, scheme="https", verify=str(made.certificate))
-    with serving(server), ExitStack() as stack:
-        dripping = Dripping(server.port, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 100)
-        stack.callback(dripping.stop)
-        time.sleep(2)
-        for number in range(10):
+    with serving(server):
+
+        def sync(name: str) -> None:
             server.session.close()  # a handshake for each
-            began = time.monotonic()
-            assert server.post("sync", body(f"besieged-{number}")).status_code == 200
-            assert time.monotonic() - began < 5
+            assert server.post("sync", body(name)).status_code == 200
+
+        half = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"
+        assert not all(is_noticed(server.port, half, sync) for _ in range(3))

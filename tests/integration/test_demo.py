@@ -5,6 +5,7 @@ import html
 import os
 import pty
 import re
+import shlex
 import signal
 import subprocess
 import tempfile
@@ -18,7 +19,8 @@ import psutil
 import pytest
 
 from postgres_writer.cli import demo
-from support.command import run_here
+from support.command import make_command, run_here, without_make
+from support.documents import README, ROOT, code_blocks
 from support.picture import PICTURE, steps_of
 from support.postgres import scrubbed_environment
 from support.server import PROGRAM
@@ -33,7 +35,7 @@ def folder() -> Iterator[Path]:
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """Return an environment in which everything temporary lands in the folder."""
-    kept = {name: value for name, value in scrubbed_environment(os.environ).items() if name != "NO_COLOR"}
+    kept = {name: value for name, value in scrubbed_environment(without_make(os.environ)).items() if name != "NO_COLOR"}
     return {**kept, "TMPDIR": str(folder), **more}
 
 
@@ -48,7 +50,11 @@ def test_every_step_holds_and_nothing_is_left(folder: Path) -> None:
     # nothing listens there
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "all_proxy"), "http://127.0.0.1:1")
     environ = environment(folder, **proxies, PGOPTIONS="-c search_path=evil", PGHOSTADDR="192.0.2.1")
-    ended = subprocess.run([str(PROGRAM), "demo"], env=environ, capture_output=True, text=True, timeout=60, check=False)
+    command, _ = code_blocks(README, "Try it", "sh")[0].splitlines()
+    program, *arguments = shlex.split(command, comments=True)
+    assert program == "make"
+    whole = make_command(*arguments)
+    ended = subprocess.run(whole, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert "\033" not in ended.stdout
     assert len(re.findall(r"^   ok ", ended.stdout, re.MULTILINE)) == 10

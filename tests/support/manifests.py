@@ -1,17 +1,17 @@
-"""The manifests and the installation guide as tests use them: builds, overlays, and the guide's own commands."""
+"""The manifests as tests use them: builds, overlays, and the commands of the documents."""
 
 from __future__ import annotations
 
 import copy
 import json
 import os
-import re
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from support.documents import ROOT
 from support.metacontroller import crd_manifests
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
-ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-GUIDE = ROOT / "docs" / "install.md"
 EARLY_FINALIZER = K8S / "components" / "early-finalizer" / "policies.yaml"
 COMPOSITE = "metacontroller.io/compositecontroller-postgres-writer"
 DECORATOR = "metacontroller.io/decoratorcontroller-postgres-writer"
@@ -152,38 +150,15 @@ def prepare(server: ApiServer, *, foreign: bool = False) -> None:
     server.kubectl("wait", "--for=condition=Established", "--timeout=60s", *names)
 
 
-def section(page: Path, title: str) -> str:
-    """Return one section of a page, up to the next heading."""
-    text = page.read_text(encoding="utf-8")
-    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^#+ |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found, f"{page.name} has no section {title!r}"
-    return found[2]
-
-
-def code_blocks(page: Path, title: str, language: str) -> list[str]:
-    """Return the code blocks of one language in a section of a page."""
-    return re.findall(rf"^```{language}\n(.*?)^```", section(page, title), re.MULTILINE | re.DOTALL)
-
-
-def guide_text(title: str) -> str:
-    """Return one section of the installation guide, up to the next heading."""
-    return section(GUIDE, title)
-
-
-def guide(title: str, language: str = "sh") -> list[str]:
-    """Return the code blocks of one section of the installation guide, by default its shell commands."""
-    return code_blocks(GUIDE, title, language)
-
-
 def shell(server: ApiServer, script: str, *, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run commands of the guide in the checkout with the server's kubectl.
+    """Run commands of the guides in the checkout with the server's kubectl; OVERLAY is the default install.
 
     AssertionError says what they printed, when they fail and `check` is true.
     """
     done = subprocess.run(
         ["bash", "-eu", "-o", "pipefail", "-c", script],
         cwd=ROOT,
-        env={**server.environment(), **variables},
+        env={**server.environment(), "OVERLAY": "k8s", **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from support.manifests import ROOT, code_blocks
+from support.documents import ROOT, code_blocks
 
 RECIPES = ROOT / "docs" / "recipes.md"
 

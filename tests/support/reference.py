@@ -150,7 +150,7 @@ def counted() -> Iterator[tuple[str, str, str]]:
 
 def reference() -> str:
     """Return docs/reference.md."""
-    lines: list[str] = [HEAD.rstrip("\n"), ""]
+    lines: list[str] = []
     for path in ("postgresrows", "postgreswriters"):
         lines += kind(yaml.safe_load((TOP / "crds" / f"{path}.yaml").read_text(encoding="utf-8")))
     lines += ["## Conditions", "", *table(("condition", "meaning"), CONDITIONS)]
@@ -158,7 +158,9 @@ def reference() -> str:
     named = ((f"`{name}`", meaning) for name, meaning in ANNOTATIONS)
     lines += ["## Annotations", "", *table(("annotation", "meaning"), named)]
     lines += ["## Metrics", "", *table(("metric", "labels", "meaning"), counted())]
-    return re.sub(r"\n+\Z", "\n", "\n".join(lines))
+    titles = [line.removeprefix("## ") for line in lines if line.startswith("## ")]
+    contents = "".join(f"- [{title}](#{title.lower().replace(' ', '-')})\n" for title in titles)
+    return re.sub(r"\n+\Z", "\n", f"{HEAD}{contents}\n" + "\n".join(lines))
 
 
 if __name__ == "__main__":

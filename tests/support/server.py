@@ -115,7 +115,7 @@ class ServerProcess:
         """Return the process ids of the workers."""
         return children(self.pid)
 
-    def stop(self, number: int = signal.SIGTERM, *, timeout: float = 30.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, *, timeout: float = 60.0) -> int:
         """Stop the server, check that it and its workers are gone, and return its exit code."""
         assert self.process is not None
         # the pool's connections close when it is collected, and it is part of a cycle; a connection that stays

@@ -58,8 +58,9 @@ def test_patterns_are_those_of_the_table(kind: Kind) -> None:
 
 def test_columns_are_named_and_counted_as_the_hook_does() -> None:
     id_column, name = ROW["spec"]["properties"]["idColumn"], COLUMNS["items"]["properties"]["name"]
+    assert id_column["x-kubernetes-validations"][0]["rule"] == f"self.matches('{COLUMN_PATTERN}')"
+    assert f"c.name.matches('{COLUMN_PATTERN}')" in ROW["spec"]["x-kubernetes-validations"][0]["rule"]
     for column in (id_column, name):
-        assert column["x-kubernetes-validations"][0]["rule"] == f"self.matches('{COLUMN_PATTERN}')"
         assert "pattern" not in column, "the API server would add the bare expression to the sentence"
     assert is_column("c" * name["maxLength"])
     assert not is_column("c" * (name["maxLength"] + 1))

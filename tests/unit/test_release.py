@@ -103,8 +103,8 @@ def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
     assert release("version", "98.7.6", root=tmp_path).returncode == 0
     for name in DOCUMENTS:
         text = (tmp_path / name).read_text(encoding="utf-8")
-        assert "newTag: 98.7.6" in text
         assert "postgres-writer:98.7.6" in text
+        assert "VERSION=98.7.6" in text
         assert f"postgres-writer:{__version__}" not in text
         # nothing else has changed, such as what is said of an older release
         assert text.replace("98.7.6", __version__) == (ROOT / name).read_text(encoding="utf-8")

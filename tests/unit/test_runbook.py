@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import configparser
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from postgres_writer.errors import Reason
+from support.documents import ROOT, anchor
 
-ROOT = Path(__file__).parents[2]
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 RULES: list[dict[str, Any]] = [
     yaml.safe_load(path.read_text()) for path in sorted(ROOT.glob("k8s/components/*/prometheusrule.yaml"))
@@ -26,11 +25,6 @@ def chapter(title: str) -> dict[str, str]:
     body = re.split(r"^# ", rest, maxsplit=1, flags=re.MULTILINE)[0]
     parts = re.split(r"^## (.*)$", body, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def anchor(title: str) -> str:
-    """Return the anchor that a Markdown viewer makes of a title."""
-    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def test_every_reason_has_a_section_and_every_section_a_reason() -> None:
@@ -56,18 +50,6 @@ def test_a_section_says_what_it_means_what_to_check_and_how_to_fix_it(title: str
         return
     assert "**Check**" in text, title
     assert "**Fix**" in text, title
-
-
-def test_links_within_the_runbook_lead_somewhere() -> None:
-    titles = {anchor(title) for title in re.findall(r"^#+ (.*)$", RUNBOOK, flags=re.MULTILINE)}
-    links = set(re.findall(r"\]\(#([\w-]+)\)", RUNBOOK))
-    assert links
-    assert links <= titles
-
-
-def test_links_to_other_files_lead_somewhere() -> None:
-    for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", RUNBOOK):
-        assert (ROOT / "docs" / target).is_file(), target
 
 
 def test_metrics_that_the_runbook_names_are_counted() -> None:

@@ -50,7 +50,7 @@ class Audit:
         self.resources = self.rows = self.matched = 0
         self._reader = Rows(self.connection, self.timeout)
 
-    def look(self, listed: IO[bytes] | None = None) -> None:
+    def run(self, listed: IO[bytes] | None = None) -> None:
         """Note all findings; those that a second look does not confirm are dropped.
 
         ``listed`` is what kubectl printed, to be read instead of the cluster: it cannot be looked at a second time.
@@ -126,7 +126,7 @@ class Audit:
         # the second look must not be counted again
         counted = self.rows, self.matched
         with self._reader.snapshot():
-            self.spool.add_findings(self._judged(self._reader.again(self.spool.unconfirmed())))
+            self.spool.add_findings(self._judged(self._reader.reread(self.spool.unconfirmed())))
         self.rows, self.matched = counted
         self.spool.keep_confirmed()
 

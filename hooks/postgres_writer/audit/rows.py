@@ -136,7 +136,7 @@ class Rows:
                 streams.append(self._stream(relation, f"FETCH FORWARD {_BATCH} FROM audit_{number}"))
         return heapq.merge(*streams, key=id_of)
 
-    def again(self, ids: Iterable[str]) -> Iterator[Row]:
+    def reread(self, ids: Iterable[str]) -> Iterator[Row]:
         """Give the rows of the snapshot with these ids, in the order of the ids; fills ``tables.unreadable``."""
         remaining = iter(ids)
         while batch := list(itertools.islice(remaining, _BATCH)):

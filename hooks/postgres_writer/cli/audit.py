@@ -125,7 +125,7 @@ def audit(**given: Any) -> int:
         options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
         chosen = {name: given[name] for name in options}
         comparison = Audit(source, connection, spool, **chosen, schema=config.schema)
-        comparison.look(listed)
+        comparison.run(listed)
         result = comparison.result()
         _require_read(result, arguments)
         if arguments.prune:

@@ -88,7 +88,7 @@ class Store:
         try:
             was = self._ask(call, message, plan.id, doc={plan.id_column: plan.id, **dict(plan.spec.values)})[0]
         except Refused as exc:
-            return self._explain(plan, call, exc)
+            return self._recover_or_explain(plan, call, exc)
         # the word travels through a setting of the transaction, which a trigger can change
         return Outcome((plan.spec.table,), Operation.MOVED if plan.vacate else _WAS.get(was, Operation.UPDATED))
 
@@ -107,7 +107,7 @@ class Store:
         access = self._survey(plan, plan.spec.table, call, plan.released)
         return tuple(column for column in plan.released if column not in (*access.missing, *access.denied))
 
-    def _explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:
+    def _recover_or_explain(self, plan: Write, call: Call, refused: Refused) -> Outcome:
         """Find out which table a refused write was about, and which tables hold the row; nothing was changed."""
         table = plan.spec.table
         access = self._survey(plan, table, call)

@@ -1,7 +1,7 @@
 """The HTTP shell: routes, authorization, error answers. What concerns a resource is decided elsewhere.
 
 Any answer but 200 makes Metacontroller drop the status, post a Warning event with the body and back off up to a
-thousand seconds, so those are only for what is not a hook request. The exception is 429, see ``_later``.
+thousand seconds, so those are only for what is not a hook request. The exception is 429, see ``_retry_after``.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class HookServer:
             _report(hook, hook_request, outcome, time.monotonic() - call.arrival, request_id, kept)
             headers = [("X-Request-Id", request_id)]
             if kept:
-                return _later(str(outcome.error), answered["resyncAfterSeconds"], headers)
+                return _retry_after(str(outcome.error), answered["resyncAfterSeconds"], headers)
             return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
 
         return answer
@@ -241,7 +241,7 @@ def _problem_details(title: str, status: int, detail: str | None) -> bytes:
     return _ENCODER.encode(body).encode()
 
 
-def _later(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:
+def _retry_after(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:
     """Leave the status as it is: at 429 Metacontroller writes nothing, posts no event and asks again when it is told.
 
     https://github.com/metacontroller/metacontroller/blob/v4.17.2/pkg/hooks/webhook.go

@@ -1,6 +1,6 @@
 """gunicorn's gevent worker, with a limit on everything that a slow, rude or busy caller can hold.
 
-A connection costs a greenlet, so callers that send slowly, or nothing, or never read, block no other caller. The stock
+Each connection has a greenlet, so callers that send slowly, or nothing, or never read, do not delay others. The stock
 worker waits for the rest of a request, or for room to write an answer, as long as it takes. And where data comes
 without a pause its greenlet never has to wait: here a connection does one piece of work in each turn of the loop.
 """
@@ -82,7 +82,7 @@ class Connection(gevent.socket.socket):
         self._patience = CONNECTION_SECONDS
 
     def wait(self) -> None:
-        """Note that the next request is waited for; for the first one not as long as for another."""
+        """Note that a request is waited for: the first for CONNECTION_SECONDS, later ones for KEEPALIVE_SECONDS."""
         if self._silent_since:
             self._patience = KEEPALIVE_SECONDS
         self._began, self._silent_since, self._head = None, time.monotonic(), 0

@@ -1,0 +1,121 @@
+"""README.md: its block installs, its resources become Ready, and what it shows of a terminal is what is seen."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from cluster.installation import Installation, wipe
+from cluster.played_programs import CANNOT_RUN, check_transcript, played_programs
+from postgres_writer import __version__
+from support.documents import GUIDES, README, ROOT, code_blocks, headings, transcript
+from support.manifests import prepare, shell
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.apiserver import ApiServer
+    from support.postgres import Database
+
+BLOCKS = {("Try it", "sh"): 1, ("The resources", "text"): 1, ("Install", "sh"): 1, ("Install", "console"): 1}
+"""How many code blocks each section has, so that a new one cannot come in without a test.
+
+The commands of "Try it" are run by tests/integration/test_demo.py, all others here.
+"""
+
+
+@pytest.fixture
+def bare(empty: ApiServer, database: Database) -> Iterator[Installation]:
+    """Give a cluster and a database in which nothing is installed yet."""
+    prepare(empty)
+    database.query("DROP TABLE students")
+    yield Installation(empty, database)
+    wipe(empty)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """Copy what the block uses, because it writes a folder of its own there."""
+    for name in ("crds", "k8s", "metacontroller"):
+        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("mine"))
+    return tmp_path / "checkout"
+
+
+def test_every_block_of_the_page_is_known() -> None:
+    languages = re.findall(r"^```(\w+)$", README.read_text(encoding="utf-8"), re.M)
+    keys = [(title, language) for _, title in headings(README)[1:] for language in sorted(set(languages))]
+    assert {key: number for key in keys if (number := len(code_blocks(README, *key)))} == BLOCKS
+    assert len(languages) == sum(BLOCKS.values())
+
+
+def test_the_block_installs_and_what_the_page_shows_is_seen(bare: Installation, checkout: Path, tmp_path: Path) -> None:
+    (block,) = code_blocks(README, "Install", "sh")
+    variables, *steps, rows = block.split("\n\n")
+    played = played_programs(tmp_path, bare.cluster, bare.database)
+    image = "registry.example.com:5000/some/where:1.2.3"
+    database = {name: value for name, value in played.items() if name.startswith("PG")}
+    yours = {"IMAGE": image, "PGPORT": "5432", "PGPASSWORD": "s3cret", **database}
+    assert set(re.findall(r"(\w+)=", variables)) == yours.keys()
+    assert re.fullmatch(r"(export( \w+=\S+)+\n?)+", variables)
+
+    def run(commands: str) -> str:
+        # in one shell, as it is pasted
+        environ = {**played, **yours}
+        return shell(bare.cluster, f"cd {checkout}\n{commands}", check=True, **environ).stdout
+
+    printed = run("\n\n".join(steps))
+    assert "deployment.apps/postgres-writer created" in printed
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        f"docker build -t {image} --build-arg VERSION={__version__} .",
+        f"docker push {image}",
+    ]
+    check_installed(bare, yours)
+    with bare.served(tmp_path):
+        # pods take longer to start than the API server needs for a new schema, of which kubectl says 503 until then
+        served = "kubectl apply -k k8s/samples --dry-run=server >/dev/null"
+        run(f"until {served}; do sleep 1; done")
+        assert run(rows).count("condition met") == 2
+        (shown,) = code_blocks(README, "Install", "console")
+        for command, output in transcript(shown):
+            check_transcript(run, command, output)
+        bare.cluster.kubectl("create", "namespace", "billing")
+        bare.cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(declared()))
+        for namespace, name in (("billing", "pgr/acme"), ("default", "pgw/sample-student")):
+            bare.cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "--timeout=60s", name)
+        found = bare.database.query("SELECT plan, limits, trial_ends FROM tenants WHERE id = 'row/billing/acme'")
+        assert found == [("gold", {"cpu": 4}, None)]
+        assert bare.database.rows() == [("default/sample-student", "alex", 23, "canada")]
+
+
+def check_installed(installation: Installation, yours: dict[str, str]) -> None:
+    """Check that the variables of the block have arrived where they belong."""
+    path = "jsonpath={.spec.template.spec.containers[0].image}"
+    named = ("-n", "postgres-writer", "get", "deployment", "postgres-writer", "-o", path)
+    assert installation.cluster.kubectl(*named).stdout == yours["IMAGE"]
+    assert installation.secret("postgres-writer-database") == {
+        "host": yours["PGHOST"],
+        "port": yours["PGPORT"],
+        "dbname": yours["PGDATABASE"],
+        "user": yours["PGUSER"],
+        "password": yours["PGPASSWORD"],
+    }
+
+
+def declared() -> list[dict[str, object]]:
+    """Return the two manifests that the page shows side by side."""
+    (block,) = code_blocks(README, "The resources", "text")
+    lines = block.splitlines()
+    middle = lines[0].rindex("apiVersion")
+    halves = [line[:middle] for line in lines], [line[middle:] for line in lines]
+    return [yaml.safe_load("\n".join(half)) for half in halves]
+
+
+def test_the_list_of_what_cannot_run_names_nothing_that_no_page_has() -> None:
+    sections = [(page, title) for page in (README, GUIDES[0]) for _, title in headings(page)]
+    lines = {line for where in sections for block in code_blocks(*where, "sh") for line in block.splitlines()}
+    assert [pattern for pattern in CANNOT_RUN if not any(re.search(pattern, line) for line in lines)] == []
