@@ -19,7 +19,7 @@ from cluster.audit_setting import Setting
 from cluster.installation import Installation, install, wipe
 from cluster.verdicts import argo_health, find_kstatus, find_lua, judge
 from support.apiserver import ApiServer
-from support.kube_tools import Tools, find_kube_state_metrics, find_tools
+from support.kube_tools import HELM, Tools, find_helm, find_kube_state_metrics, find_tools
 from support.programs import ProgramMissing, found_or_skipped
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         "kube_tools": find_tools,
         "kstatus": find_kstatus,
         "state_metrics_program": find_kube_state_metrics,
+        "helm_programs": _find_helms,
     }
     for fixture, find in builds.items():
         if fixture in needed:
@@ -58,6 +59,16 @@ def kube_tools() -> Tools:
 def state_metrics_program() -> Path:
     """Find or build kube-state-metrics."""
     return found_or_skipped(find_kube_state_metrics)
+
+
+def _find_helms() -> list[Path]:
+    return [find_helm(major) for major in HELM]
+
+
+@pytest.fixture(scope="session")
+def helm_programs() -> list[Path]:
+    """Find or build Helm, each version that `support.helm.Helm` runs."""
+    return found_or_skipped(_find_helms)
 
 
 @pytest.fixture(scope="session")

@@ -63,10 +63,6 @@ def test_with_autoscaling_no_number_of_replicas_is_fought_over(installed: ApiSer
     assert "replicas" not in deployment["spec"]
 
 
-def test_the_default_install_can_be_a_template_of_helm(installed: ApiServer) -> None:
-    assert "{{" not in installed.kubectl("kustomize", str(K8S)).stdout
-
-
 def test_the_pages_examples_name_what_there_is(installed: ApiServer) -> None:
     examples = [one for block in BLOCKS for one in yaml.safe_load_all(block) if "spec" in one]
     checks = [check for one in examples for check in one["spec"].get("healthChecks", [])]

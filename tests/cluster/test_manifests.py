@@ -16,11 +16,12 @@ from postgres_writer.core.row import GROUP, KINDS
 from support.command import make
 from support.documents import ROOT, guide
 from support.manifests import (
+    COMPONENTS,
     EARLY_FINALIZER,
     K8S,
     STATEFULSET,
-    Manifest,
     build,
+    by_name,
     documents,
     overlay,
     pick,
@@ -35,12 +36,6 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
-# auth is part of the default install; metacontroller-flags is for Metacontroller's manifests
-COMPONENTS = sorted(
-    path.parent.name
-    for path in (K8S / "components").glob("*/kustomization.yaml")
-    if path.parent.name not in {"auth", "metacontroller-flags"}
-)
 COMBINATIONS = [(), *((name,) for name in COMPONENTS), tuple(COMPONENTS), tuple(reversed(COMPONENTS))]
 
 
@@ -95,7 +90,7 @@ def test_a_namespace_of_ones_own_reaches_every_place(
     own = overlay(tmp_path / "own", components, example=lines)
     made = build(prepared, own)
     stock = build(prepared, overlay(tmp_path / "stock", components))
-    assert names_and_contents(made) == names_and_contents(moved(stock))
+    assert by_name(made) == by_name(moved(stock))
     apply(prepared, own)
 
 
@@ -128,11 +123,6 @@ def moved(value: Any) -> Any:
     if value.get("kind") == "Namespace":
         changed["metadata"]["name"] = "my-team"
     return changed
-
-
-def names_and_contents(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
-    """Return the manifests by kind and name; the order in which kustomize prints them is not ours to test."""
-    return {(manifest["kind"], manifest["metadata"]["name"]): manifest for manifest in manifests}
 
 
 def test_the_replica_set_gets_its_pods_past_pod_security(prepared: ApiServer) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from postgres_writer.core.row import POSTGRES_ROW
 from support.custom_resource import Resource
-from support.kube_tools import find_helm
+from support.helm import MAJORS, Helm
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from support.apiserver import ApiServer
 
+pytestmark = pytest.mark.usefixtures("helm_programs")
 CHART = "apiVersion: v2\nname: tenant\nversion: 0.1.0\n"
 TEMPLATE = """
 apiVersion: demo.yash.com/v1alpha1
@@ -37,30 +36,15 @@ class Chart:
     """A chart of one PostgresRow, and the release that it makes."""
 
     def __init__(self, major: int, cluster: ApiServer, namespace: str, folder: Path) -> None:
-        self._helm, self._cluster, self._namespace, self._folder = find_helm(major), cluster, namespace, folder
+        self._helm, self._cluster, self._namespace = Helm(major, folder, cluster.kubeconfig), cluster, namespace
         (folder / "templates").mkdir()
         (folder / "Chart.yaml").write_text(CHART)
         (folder / "templates" / "tenant.yaml").write_text(TEMPLATE)
 
     def run(self, *arguments: str, given: list[dict[str, Any]] | None = None) -> str:
         """Run a command of Helm about the release; gives all that it printed."""
-        (self._folder / "values.yaml").write_text(json.dumps({"columns": given or []}))
-        done = subprocess.run(
-            [
-                str(self._helm),
-                *arguments,
-                "--namespace",
-                self._namespace,
-                "--kubeconfig",
-                str(self._cluster.kubeconfig),
-            ],
-            env={**os.environ, "HELM_CACHE_HOME": str(self._folder / "cache")},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        assert done.returncode == 0, done.stderr
+        self._helm.values(columns=given or [])
+        done = self._helm.run(*arguments, f"--namespace={self._namespace}")
         return done.stdout + done.stderr
 
     def stored(self) -> dict[str, Any]:
@@ -69,7 +53,7 @@ class Chart:
         return {column["name"]: column.get("value") for column in found}
 
 
-@pytest.mark.parametrize("major", [3, 4])
+@pytest.mark.parametrize("major", MAJORS)
 def test_values_make_the_columns_and_an_upgrade_and_a_rollback_change_them(
     major: int, cluster: ApiServer, namespace: str, tmp_path: Path
 ) -> None:

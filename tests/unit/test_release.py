@@ -17,6 +17,7 @@ from postgres_writer import __version__
 ROOT = Path(__file__).parents[2]
 CRONJOB = "k8s/components/audit/cronjob.yaml"
 TAGGED = ("k8s/default/kustomization.yaml", "k8s/overlays/example/kustomization.yaml")
+CHART = "k8s/chart/Chart.yaml"
 DOCUMENTS = ("README.md", "docs/install.md")
 
 
@@ -46,6 +47,11 @@ def test_the_manifests_name_the_image_of_this_version(path: str) -> None:
 def test_the_audit_runs_the_image_of_this_version() -> None:
     template = yaml.safe_load((ROOT / CRONJOB).read_text(encoding="utf-8"))["spec"]["jobTemplate"]["spec"]["template"]
     assert template["spec"]["containers"][0]["image"] == f"postgres-writer:{__version__}"
+
+
+def test_the_chart_is_of_this_version_and_leads_to_the_project(address: str) -> None:
+    chart = yaml.safe_load((ROOT / CHART).read_text(encoding="utf-8"))
+    assert (chart["version"], chart["appVersion"], chart["home"]) == (__version__, __version__, address)
 
 
 def test_every_link_of_the_package_leads_to_the_project(address: str) -> None:
@@ -90,7 +96,7 @@ def test_a_version_without_a_section_is_refused() -> None:
 
 
 def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
-    files = (".ci/release", "hooks/postgres_writer/__init__.py", CRONJOB, *TAGGED)
+    files = (".ci/release", "hooks/postgres_writer/__init__.py", CRONJOB, CHART, *TAGGED)
     for name in (*files, *DOCUMENTS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -1,0 +1,81 @@
+"""Both kinds become Ready through controllers that Helm has installed, with the token that the chart has made."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from postgres_writer.core.row import KINDS
+from support.helm import CHART, Helm
+from support.manifests import COMPOSITE, DECORATOR, K8S
+from support.server import ServerProcess, serving
+from support.stack import Stack, Variant
+from support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAME = "postgres-writer"
+"""Of the release and of its namespace."""
+WHERE = f"--namespace={NAME}"
+CASES = [
+    pytest.param((4, Variant("composite")), marks=pytest.mark.short, id="helm-4-composite"),
+    pytest.param((3, Variant("decorator")), id="helm-3-decorator"),
+]
+
+
+def towards(address: str) -> list[dict[str, Any]]:
+    """Return the value `patches` with which Metacontroller calls an address: no Service leads to the server here."""
+    operations = [
+        operation
+        for hook in ("sync", "finalize")
+        for operation in (
+            {"op": "remove", "path": f"/spec/hooks/{hook}/webhook/service"},
+            {"op": "add", "path": f"/spec/hooks/{hook}/webhook/url", "value": f"{address}/{hook}"},
+        )
+    ]
+    return [{"target": {"group": "metacontroller.k8s.io"}, "patch": json.dumps(operations)}]
+
+
+@pytest.fixture
+def released(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
+    """Install the chart over the definitions that are there, run a hook server, and remove it afterwards."""
+    major, stack.variant = request.param
+    helm = Helm(major, tmp_path, stack.api.kubeconfig)
+    tokens = tmp_path / "tokens"
+    server = ServerProcess(stack.hook_environment() | {"HOOK_TOKENS_FILE": str(tokens)})
+    components = ["decorator"] if stack.variant.kind == "decorator" else []
+    values = helm.values(components=components, patches=towards(server.url))
+    stack.api.kubectl("apply", "--filename", str(K8S / "base" / "namespace.yaml"))
+    helm.run("install", NAME, str(CHART), WHERE, f"--values={values}", "--take-ownership")
+    secret = json.loads(stack.api.kubectl("get", "secret", f"{NAME}-hook-tokens", WHERE, "--output=json").stdout)
+    tokens.write_bytes(base64.b64decode(secret["data"]["tokens"]))
+    with serving(server):
+        yield stack
+        for kind in KINDS.values():
+            stack.api.kubectl("delete", kind.plural, "--all", "--all-namespaces", "--timeout=60s")
+        helm.run("uninstall", NAME, WHERE)
+        stack.remove_controller(stack.variant.kind)
+
+
+@pytest.mark.parametrize("released", CASES, indirect=True)
+def test_both_kinds_become_ready_and_leave_with_their_rows(released: Stack) -> None:
+    clients = [released.client.of(kind) for kind in KINDS.values()]
+
+    def born() -> list[list[str] | None]:
+        return [client.finalizers_at_birth(client.manifest("default", "probe")) for client in clients]
+
+    finalizers = [[DECORATOR]] * 2 if released.variant.kind == "decorator" else [[COMPOSITE], [f"{COMPOSITE}-row"]]
+    wait_until(lambda: born() == finalizers, "the policies that the chart adds on this cluster")
+    for client in clients:
+        client.create(client.manifest("default", "charted"))
+        released.api.kubectl("wait", "--for=condition=Ready", "--timeout=60s", f"{client.kind.plural}/charted")
+    wanted = [f"{client.kind.prefix}default/charted" for client in clients]
+    assert sorted(row[0] for row in released.database.rows()) == sorted(wanted)
+    for client in clients:
+        released.api.kubectl("delete", "--timeout=60s", f"{client.kind.plural}/charted")
+    assert released.database.rows() == []
