@@ -165,7 +165,7 @@ def test_the_alerts_that_alertmanager_is_told_of_exist() -> None:
         m for rule in config["inhibit_rules"] for side in ("source", "target") for m in rule[f"{side}_matchers"]
     ]
     patterns = [found[1] for matcher in matchers if (found := re.fullmatch(r'alertname=~"(.*)"', matcher))]
-    assert len(patterns) == 4
+    assert len(patterns) == 6
     for pattern in (part for whole in patterns for part in whole.split("|")):
         assert [alert for alert in rule_expressions() if re.fullmatch(pattern, alert)], pattern
     receivers = {receiver["name"] for receiver in config["receivers"]}
