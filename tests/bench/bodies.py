@@ -9,6 +9,8 @@ from typing import Any
 from postgres_writer.core.row import DEFAULT_SCHEMA, GROUP, POSTGRES_ROW, POSTGRES_WRITER, Kind
 
 NUMBER = "@N@"
+DATABASE = "@D@"
+"""Where the load generator puts the number of the object's database."""
 NAMESPACE = "bench"
 _SINCE = "2026-01-01T00:00:00Z"
 _FINALIZER = "metacontroller.io/compositecontroller-postgres-writer"
@@ -51,6 +53,13 @@ SHAPES = (WRITER, ROW, WIDE)
 def sync(prefix: str, *, synced: bool, shape: Shape = WRITER) -> str:
     """Give the body of a sync; ``synced``: with the status of a resource whose row stands."""
     return _body(_resource(prefix, shape, synced=synced))
+
+
+def of_databases(template: str) -> str:
+    """Give a body whose object names one of several databases."""
+    body = json.loads(template)
+    body["parent"]["spec"]["database"] = f"bench-{DATABASE}"
+    return json.dumps(body, separators=(",", ":"))
 
 
 def foreign(prefix: str, fields: int = 1000) -> str:

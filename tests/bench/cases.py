@@ -133,7 +133,7 @@ def finalize(parts: Bench, connections: int) -> Case:
     prefix = f"finalize-{connections}"
 
     def rows_to_delete(first: int, seconds: int) -> None:
-        fill(parts.database, prefix, _MOST_DELETES * seconds, first)
+        fill(parts.database, prefix, range(first, first + _MOST_DELETES * seconds))
 
     load_ = Load(f"{parts.hook.url}/finalize", bodies.finalize(prefix), connections, _ENDLESS)
     return Case("finalize", parts.hook, load_, "deleted", rows_to_delete)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from bench import probes
+from bench import bodies, load, probes
 from bench.cases import Case, noop, run_rounds
-from bench.servers import fill, hook_server
+from bench.servers import counted, fill, hook_server
 from bench.spread import schedule_svg, steady_peak, syncs_per_second
+from support.databases import write_folder
 from support.postgres import private_instance
 
 SIZES = (100, 1_000, 10_000, 100_000)
 RESOURCES = 10_000
+DATABASES = 50
 PERIOD = 300
 _HORIZON = 4 * PERIOD
 _ROUNDS = 3
@@ -28,7 +32,7 @@ def measure(say: Callable[[str], None], seconds: int, plot: Path | None) -> dict
         cases: list[Case] = []
         for size in SIZES:
             database = postgres.maintenance.create_sibling()
-            fill(database, "noop", size)
+            fill(database, "noop", range(size))
             database.query("VACUUM (ANALYZE, FREEZE) students")
             server = stack.enter_context(hook_server(database.environ))
             case = noop(server, 16, f"{size:,} rows")
@@ -43,6 +47,51 @@ def measure(say: Callable[[str], None], seconds: int, plot: Path | None) -> dict
         waits = [probes.answer_of(cases[-1].server, number)["resyncAfterSeconds"] for number in range(RESOURCES)]
     cost = [case.server_ms + case.database_ms for case in cases]
     return {**_resync(waits, cost[-1], say, plot), "growth_cpu_ratio": round(max(cost) / min(cost), 3)}
+
+
+def databases(say: Callable[[str], None], seconds: int) -> dict[str, float]:
+    """Measure no-op syncs of RESOURCES resources in one database and spread over DATABASES of the same PostgreSQL."""
+    with contextlib.ExitStack() as stack:
+        settings = {"shared_buffers": "256MB", "max_connections": "400"}
+        postgres = stack.enter_context(private_instance(password="bench", settings=settings))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgw-bench-")))
+        one = postgres.maintenance.create_sibling()
+        fill(one, "noop", range(RESOURCES))
+        for number in range(DATABASES):
+            database = postgres.maintenance.create_sibling()
+            fill(database, "noop", range(number, RESOURCES, DATABASES))
+            write_folder(folder, f"bench-{number}", database)
+        servers = [
+            stack.enter_context(hook_server({**one.environ, "PSQL_DATABASES_DIR": str(folder)})) for _ in range(2)
+        ]
+        alone, spread = (noop(server, 16) for server in servers)
+        alone.name, spread.name = "1 database", f"{DATABASES} databases"
+        template = bodies.of_databases(spread.load.template)
+        spread.load = replace(spread.load, template=template, databases=DATABASES)
+        run_rounds([alone, spread], _ROUNDS, seconds, postgres.pid)
+        memory = [_said(case, count, say) for case, count in ((alone, 1), (spread, DATABASES))]
+    return {
+        "databases_noop_ratio": round(spread.over(alone, lambda m: m.rate), 3),
+        "databases_noop_cpu_ratio": round(spread.server_ms / alone.server_ms, 3),
+        "databases_rss_mb": round(memory[1] - memory[0], 1),
+    }
+
+
+def _said(case: Case, databases: int, say: Callable[[str], None]) -> float:
+    """Say what came of a case, of which so many databases were asked; gives the memory of the server in MB."""
+    requests = counted(case.server, "postgres_writer_hook_requests_total")
+    synced = [count for labels, count in requests.items() if count and 'reason="RowSynced"' in labels]
+    # wrk abandons what is under way when it ends, which it does twice in a round
+    if len(synced) != databases or sum(requests.values()) - sum(synced) > case.connections * 2 * len(case.rounds):
+        raise RuntimeError(f"not every database answered, or otherwise: {requests}")
+    opened = counted(case.server, "postgres_writer_database_connections").values()
+    memory = max(map(load.memory_mb, case.server.workers()))
+    say(
+        f"{case.name}: {case.rate:,.0f} no-op syncs/s, p50 {case.middle(lambda m: m.p50_ms):.2f} ms, "
+        f"CPU ms {case.server_ms:.3f} server, {case.database_ms:.3f} PostgreSQL, {memory:.1f} MB RSS, "
+        f"{sum(opened):.0f} connections, at most {max(opened):.0f} to one"
+    )
+    return memory
 
 
 def _resync(waits: list[float], cost_ms: float, say: Callable[[str], None], plot: Path | None) -> dict[str, float]:

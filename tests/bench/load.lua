@@ -1,6 +1,7 @@
 -- Sends one POST body after the other: the parts of a template with a number between them.
--- Arguments: file of the template, first number, how many numbers before it begins anew, "close" or "keep".
-local parts, first, count, sent = {}, 0, 1, 0
+-- Arguments: file of the template, first number, how many numbers before it begins anew, "close" or "keep",
+-- over how many databases the objects are spread, each by its number.
+local parts, first, count, sent, databases = {}, 0, 1, 0, 1
 
 function init(args)
    local file = assert(io.open(args[1], "rb"))
@@ -17,12 +18,15 @@ function init(args)
    wrk.method = "POST"
    wrk.headers["Content-Type"] = "application/json"
    if args[4] == "close" then wrk.headers["Connection"] = "close" end
+   databases = tonumber(args[5])
 end
 
 function request()
-   local number = string.format("%012d", first + sent % count)
+   local number = first + sent % count
    sent = sent + 1
-   return wrk.format(nil, nil, nil, table.concat(parts, number))
+   local body = table.concat(parts, string.format("%012d", number))
+   if databases > 1 then body = body:gsub("@D@", number % databases) end
+   return wrk.format(nil, nil, nil, body)
 end
 
 function done(summary, latency, requests)

@@ -27,6 +27,8 @@ class Load:
     """How many different objects are asked about before they begin anew."""
     close: bool = False
     """Whether every request opens a connection of its own."""
+    databases: int = 1
+    """Over how many databases the objects are spread: the number of an object's follows from its own."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,13 @@ def run(load: Load, seconds: int, first: int = 0) -> Measured:
         template.write(load.template)
         template.flush()
         command = [wrk, "-t1", f"-c{load.connections}", f"-d{seconds}s", "--timeout", "15s", "-s", str(_SCRIPT)]
-        arguments = [template.name, str(first), str(load.objects), "close" if load.close else "keep"]
+        arguments = [
+            template.name,
+            str(first),
+            str(load.objects),
+            "close" if load.close else "keep",
+            str(load.databases),
+        ]
         done = subprocess.run([*command, load.url, "--", *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"wrk failed: {done.stderr.strip() or done.stdout.strip()}")

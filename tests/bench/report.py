@@ -49,6 +49,8 @@ TARGETS = (
     Target("3_columns_write_cpu_ratio", 1.1),
     Target("30_columns_noop_cpu_ratio", 1.6),
     Target("30_columns_write_cpu_ratio", 1.6),
+    Target("databases_noop_cpu_ratio", 1.3),
+    Target("databases_rss_mb", 16),
 )
 
 

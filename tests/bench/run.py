@@ -49,6 +49,7 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
             figures[f"raw_{measured.name.replace('-', '')}_rate"] = round(measured.rate)
         figures |= _memory(parts, say)
     figures |= growth.measure(say, max(1, seconds // ROUNDS), plot)
+    figures |= growth.databases(say, max(1, seconds // ROUNDS))
     say("")
     for line in report.verdicts(figures):
         say(line)

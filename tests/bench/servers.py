@@ -53,7 +53,7 @@ def bench(objects: int, **environ: str) -> Iterator[Bench]:
         )
         database.query(f"CREATE TABLE wide (id text PRIMARY KEY, {wide})")
         for shape in bodies.SHAPES:
-            fill(database, "noop", objects, shape=shape)
+            fill(database, "noop", range(objects), shape)
         database.query("VACUUM (ANALYZE, FREEZE) students, wide")
         database.query("CHECKPOINT")
         with hook_server(database.environ, **environ) as hook, serving(BareServer(environ)) as yardstick:
@@ -65,15 +65,16 @@ def hook_server(database: Mapping[str, str], **environ: str) -> contextlib.Abstr
     return serving(ServerProcess({**database, **environ}))
 
 
-def fill(database: Database, prefix: str, objects: int, first: int = 0, shape: bodies.Shape = bodies.WRITER) -> None:
-    """Insert the rows of the objects prefix-first and so on."""
+def fill(database: Database, prefix: str, numbers: range, shape: bodies.Shape = bodies.WRITER) -> None:
+    """Insert the rows of the objects prefix-NUMBER."""
     row = json.dumps({"id": shape.row_id(prefix), **shape.values})
     database.query(
-        f"INSERT INTO {shape.table} SELECT r.* FROM generate_series(%s, %s) n, "
+        f"INSERT INTO {shape.table} SELECT r.* FROM generate_series(%s, %s, %s) n, "
         f"json_populate_record(NULL::{shape.table}, replace(%s, %s, lpad(n::text, 12, '0'))::json) r "
         "ON CONFLICT DO NOTHING",
-        first,
-        first + objects - 1,
+        numbers.start,
+        numbers.stop - 1,
+        numbers.step,
         row,
         bodies.NUMBER,
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import bodies, load, probes, report, run, spread
+from bench import bodies, growth, load, probes, report, run, spread
 from bench.cases import Case, bare, finalize, noop, row_cases, run_rounds, write
 from bench.report import Target
 from bench.servers import Bench, bench
@@ -28,6 +28,8 @@ _BOUNDS = (
     Target("3_columns_write_cpu_ratio", 1.6),
     Target("30_columns_noop_cpu_ratio", 2.6),
     Target("30_columns_write_cpu_ratio", 2.6),
+    Target("databases_noop_cpu_ratio", 2),
+    Target("databases_rss_mb", 24),
 )
 
 
@@ -65,6 +67,11 @@ def test_the_hook_keeps_its_distance_to_a_bare_endpoint(cases: list[Case]) -> No
     figures = run.ratios(cases)
     missed = [line for line in report.verdicts(figures, _BOUNDS) if line.startswith("MISSED")]
     assert not missed, figures
+
+
+def test_fifty_databases_cost_little_more_than_one() -> None:
+    figures = growth.databases(print, 1)
+    assert not [line for line in report.verdicts(figures, _BOUNDS) if line.startswith("MISSED")], figures
 
 
 def test_no_more_connections_are_opened_than_allowed(parts: Bench) -> None:

@@ -22,7 +22,7 @@ def resources(cluster: ApiServer, namespace: str) -> dict[str, Resource]:
     """Create one that is ready, one that is not, and one that was never synced."""
     found = {name: Resource(cluster, namespace, name) for name in ("ready", "broken", "unseen")}
     for resource in found.values():
-        resource.create(spec_with(country="côte d'ivoire"))
+        resource.create(spec_with(country="côte d'ivoire", database="archive"))
     ready = {"conditions": [condition("True", "RowSynced"), condition("False", "NotPaused", kind="Paused")]}
     found["ready"].patch({"status": ready}, "--subresource=status")
     broken = {"conditions": [condition("False", "TableNotFound"), condition("True", "Paused", kind="Paused")]}
@@ -49,14 +49,17 @@ def test_list_shows_table_and_condition(resources: dict[str, Resource]) -> None:
     assert all(re.fullmatch(r"\d+s", row[5]) for row in columns(printed)[1:])
 
 
-WIDE = ["GENERATION", "OBSERVED", "ROW-NAME", "ROW-AGE", "ROW-COUNTRY", "MESSAGE"]
+WIDE = ["DATABASE", "GENERATION", "OBSERVED", "ROW-NAME", "ROW-AGE", "ROW-COUNTRY", "MESSAGE"]
 
 
-def test_wide_list_adds_the_generations_the_values_and_what_is_wrong(resources: dict[str, Resource]) -> None:
+def test_wide_list_adds_the_database_the_generations_the_values_and_what_is_wrong(
+    resources: dict[str, Resource],
+) -> None:
     printed = resources["ready"].kubectl("get", "pgw", "ready", "--output=wide").stdout
+    values = ["archive", "1", "-1", "alex", "23", "côte d'ivoire", "A sentence."]
     assert without_age(printed, 5) == [
         ["NAME", "TABLE", "READY", "REASON", "PAUSED", *WIDE],
-        ["ready", "students", "True", "RowSynced", "False", "1", "-1", "alex", "23", "côte d'ivoire", "A sentence."],
+        ["ready", "students", "True", "RowSynced", "False", *values],
     ]
 
 
@@ -73,8 +76,8 @@ def test_an_edit_that_no_server_has_seen_shows_in_the_wide_list(cluster: ApiServ
             row.split() for row in resource.kubectl("get", resource.resource, "-o", "wide").stdout.splitlines()
         )
         assert len(set(head)) == len(head), "no two columns have one name"
-        # PAUSED is empty in this line
-        return line[head.index("GENERATION") - 1], line[head.index("OBSERVED") - 1]
+        # PAUSED and DATABASE, of the default one, are empty in this line
+        return line[head.index("GENERATION") - 2], line[head.index("OBSERVED") - 2]
 
     assert generations() == ("1", "1")
     resource.patch_spec(deletionPolicy="Retain")
@@ -130,6 +133,7 @@ def test_wait_for_ready_ends_when_it_is_ready(resources: dict[str, Resource]) ->
         ("postgreswriter", "one row of a PostgreSQL table"),
         ("postgreswriter.spec", "Desired state of the row"),
         ("postgreswriter.spec.table", "The table must exist, with the columns"),
+        ("postgreswriter.spec.database", "which need not be that of a database of PostgreSQL"),
         ("postgreswriter.spec.name", "1 to 1024 characters"),
         ("postgreswriter.spec.age", "from 0 to 2147483647"),
         ("postgreswriter.spec.country", "kept exactly"),

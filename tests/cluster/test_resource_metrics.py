@@ -67,7 +67,7 @@ def made(cluster: ApiServer) -> str:
     cluster.kubectl("-n", namespace, "patch", "pgw", "edited", "--type=merge", "-p", '{"spec": {"age": 24}}')
     cluster.kubectl("-n", namespace, "delete", "pgw", "leaving", "--wait=false")
     row = Resource(cluster, namespace, "fine", POSTGRES_ROW)
-    row.create({"table": "tenants"})
+    row.create({"table": "tenants", "database": "archive"})
     row.patch({"status": {"conditions": [READY]}}, "--subresource=status")
     return namespace
 
@@ -170,6 +170,11 @@ def test_resources_of_one_name_are_told_apart_by_their_kind(samples: Samples) ->
     assert {kind for kind, name in found if name == "fine"} == {"PostgresWriter", "PostgresRow"}
 
 
+def test_only_a_resource_outside_of_the_default_database_names_its_own(samples: Samples) -> None:
+    named = {(dict(labels)["customresource_kind"], dict(labels).get("database")) for _, labels in samples}
+    assert named == {("PostgresRow", "archive"), ("PostgresWriter", None)}
+
+
 def test_a_deletion_under_way_is_a_metric(samples: Samples) -> None:
     assert of(samples, "deletion_timestamp_seconds", "name").keys() == {("leaving",)}
 
@@ -187,7 +192,13 @@ def test_the_alerts_name_just_the_resources_that_need_someone(samples: Samples, 
 
     def firing(alert: str, resources: set[str]) -> dict[str, Any]:
         common = {"alertname": alert, "alertstate": "firing"}
-        shared = {**common, "severity": "warning", "namespace": made, "customresource_kind": "PostgresWriter"}
+        shared = {
+            **common,
+            "severity": "warning",
+            "namespace": made,
+            "customresource_kind": "PostgresWriter",
+            "database": "default",
+        }
         expected = [{**shared, "name": name} for name in sorted(resources)]
         labels = [{"labels": series("ALERTS", one), "value": 1} for one in expected]
         return {"expr": series("ALERTS", common), "eval_time": "20m", "exp_samples": labels}

@@ -38,6 +38,7 @@ class Traffic:
     objects: int = 300
     clients: int = 4
     pause: float = 0.03
+    database: str | None = None
     counts: Counter[str] = field(default_factory=Counter)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -127,7 +128,9 @@ class Traffic:
         if action in ("delete", "recreate"):
             client.delete(namespace, name)
         if action in ("create", "recreate"):
-            client.create(client.manifest(namespace, name, table=dice.choice(self.tables), **_values(dice)))
+            manifest = client.manifest(namespace, name, table=dice.choice(self.tables), **_values(dice))
+            manifest["spec"] |= {"database": self.database} if self.database else {}
+            client.create(manifest)
         elif action == "edit":
             client.edit(namespace, name, **_values(dice))
         elif action == "move":

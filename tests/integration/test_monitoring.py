@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.errors import Reason
 from postgres_writer.telemetry.metrics import PAUSED
 from support.alerts import RULES, promtool, rule_expressions
@@ -29,6 +30,9 @@ METRIC = re.compile(r"\b(postgres_writer_\w+)(?:\{([^}]*)\})?")
 MATCHER = re.compile(r'(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"')
 # Prometheus adds these to every sample
 TARGET_LABELS = {"job", "pod"}
+GROUPED = re.compile(r"\bby \(([^)]*)\)")
+# they are about hook requests of whatever database
+OF_NO_DATABASE = {"PostgresWriterErrorRatio", "PostgresWriterNoHookCalls", "PostgresWriterRequestsRefused"}
 
 
 def panel_expressions() -> dict[str, str]:
@@ -37,6 +41,7 @@ def panel_expressions() -> dict[str, str]:
         f"{panel['title']} {target['refId']}": target["expr"]
         .replace("$__rate_interval", "5m")
         .replace("$job", "postgres-writer")
+        .replace("$database", DEFAULT_DATABASE)
         for panel in DASHBOARD["panels"]
         for target in panel.get("targets", [])
     }
@@ -102,6 +107,8 @@ def test_every_series_that_an_expression_names_is_in_a_scrape(expression: str, r
     for name, matchers in named:
         series = [dict(labels) for known, labels in running_scrape.samples if known == name]
         assert series, f"{name} is in no scrape"
+        grouped = {label for labels in GROUPED.findall(expression) for label in labels.split(", ")}
+        assert grouped - TARGET_LABELS <= series[0].keys(), f"{name} is grouped by a label that it lacks"
         for label, operator, value in MATCHER.findall(matchers):
             if label in TARGET_LABELS:
                 continue
@@ -109,6 +116,25 @@ def test_every_series_that_an_expression_names_is_in_a_scrape(expression: str, r
             assert None not in known_values, f"{name} has no label {label}"
             wanted = set(value.split("|")) if operator in ("=~", "!~") else {value}
             assert wanted <= known_values, f"{label} of {name} is never {wanted - known_values}"
+
+
+def test_an_alert_about_a_database_is_raised_for_each_and_names_it(running_scrape: Scrape) -> None:
+    per_database = {name for name, labels in running_scrape.samples if "database" in dict(labels)}
+    rules = {rule["alert"]: rule for group in RULES["groups"] for rule in group["rules"]}
+    about = {
+        name for name, expr in OF_THE_SERVER.items() if any(found in per_database for found, _ in METRIC.findall(expr))
+    }
+    assert len(about - OF_NO_DATABASE) == 4
+    for name in about - OF_NO_DATABASE:
+        assert "by (database)" in rules[name]["expr"], name
+        assert "{{ $labels.database }}" in rules[name]["annotations"]["summary"], name
+
+
+def test_every_panel_about_a_database_follows_the_choice(running_scrape: Scrape) -> None:
+    per_database = {name for name, labels in running_scrape.samples if "database" in dict(labels)}
+    for title, expression in panel_expressions().items():
+        for name, matchers in METRIC.findall(expression):
+            assert (name in per_database) is (f'database=~"{DEFAULT_DATABASE}"' in matchers), title
 
 
 def test_no_reason_is_forgotten_in_the_error_ratio() -> None:
@@ -131,4 +157,4 @@ def test_the_dashboard_can_be_imported() -> None:
             assert panel["description"].endswith("."), panel["title"]
             assert panel["datasource"]["uid"] == "${datasource}"
     variables = {variable["name"] for variable in DASHBOARD["templating"]["list"]}
-    assert variables == {"datasource", "job"}
+    assert variables == {"datasource", "job", "database"}

@@ -91,7 +91,7 @@ def overlay(folder: Path, components: Sequence[str] = (), base: Path = K8S, exam
         "components": [os.path.relpath(K8S / "components" / name, start) for name in components],
     }
     added = yaml.safe_load(example) or {}
-    for key in {"transformers"} & added.keys():
+    for key in {"components", "transformers"} & added.keys():
         added[key] = [os.path.relpath((K8S / "overlays" / "example" / path).resolve(), start) for path in added[key]]
     (folder / "kustomization.yaml").write_text(yaml.safe_dump({**kustomization, **added}))
     return folder

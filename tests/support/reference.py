@@ -16,6 +16,7 @@ import yaml
 
 from postgres_writer import errors
 from postgres_writer.config.settings import GROUPS
+from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core.audit_result import AuditResult
 from postgres_writer.telemetry import metrics
 
@@ -141,6 +142,7 @@ def reasons() -> Iterator[tuple[str, str, str]]:
 def counted() -> Iterator[tuple[str, str, str]]:
     """Yield (name, labels, meaning) of every metric."""
     metrics.declare()
+    metrics.OfDatabase(DEFAULT_DATABASE)
     for family in (*prometheus_client.REGISTRY.collect(), *metrics.of_last_audit(AuditResult())):
         if family.name.startswith("postgres_writer"):
             suffix = "_total" if family.type == "counter" else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import secrets
 import time
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from support.api_client import ApiClient, ApiError, Recorder, ready_of
 from support.apiserver import ApiServer
 from support.balancer import Balancer
 from support.certificates import Certificate, make_certificate
+from support.databases import write_folder
 from support.manifests import EARLY_FINALIZER, documents
 from support.metacontroller import Metacontroller, crd_manifests
 from support.postgres import Database, PostgresInstance, prepare_programs, private_instance
@@ -110,6 +112,17 @@ class Stack:
         self.balancer = Balancer([server.port for server in self.hooks])
         self.balancer.start()
         self.apply(*self.controllers(self.address))
+
+    def of_another_database(self, parent: Path, name: str) -> Stack:
+        """Start one more PostgreSQL and write its folder; gives the same stack with that as its PostgreSQL."""
+        other = copy.copy(self)
+        other.folder = parent / name
+        other.folder.mkdir(parents=True)
+        other._start_database()
+        connect = {**other.database.connect, "user": "hook", "password": other.password_file.read_text()}
+        write_folder(parent, name, Database(connect))
+        other.world = World(self.client, other.database, set(TABLES), self.recorder, name=name)
+        return other
 
     def new_metacontroller(self, name: str, *flags: str) -> Metacontroller:
         """Return one more Metacontroller, not started; it ends with the stack at the latest."""

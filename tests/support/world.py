@@ -48,6 +48,7 @@ class World:
     """The API server's resources beside the database's rows.
 
     `tables` are those that may exist in the database: any other was created by something else.
+    `name` is what resources call the database; None for the default one. All others are none of its own.
     `foreign` are rows (table, id) that are none of ours and must stay as they are.
     """
 
@@ -56,6 +57,7 @@ class World:
     tables: set[str]
     recorder: Recorder | None = None
     foreign: set[tuple[str, str]] = field(default_factory=set)
+    name: str | None = None
 
     def rows(self) -> dict[str, dict[str, Row]]:
         """Return every row of every table that is made like students, by table and id."""
@@ -71,7 +73,7 @@ class World:
 
     def problems(self) -> list[Problem]:
         """Return everything that is wrong now."""
-        resources = {key_of(found): found for found in self.client.every()}
+        resources = {key_of(found): found for found in self.client.every() if self._is_here(found)}
         rows = self._rows_but_vanished(resources)
         found = [Problem("strange table", table, "was not made by the test") for table in rows.keys() - self.tables]
         for key, resource in resources.items():
@@ -85,7 +87,7 @@ class World:
     def _rows_but_vanished(self, resources: dict[str, Object]) -> dict[str, dict[str, Row]]:
         """Return the rows without those of resources that the API server removed in spite of their finalizer."""
         rows = self.rows()
-        for gone in self.recorder.vanished if self.recorder else ():
+        for gone in filter(self._is_here, self.recorder.vanished if self.recorder else ()):
             key, row = key_of(gone), row_of(gone)
             table = gone["spec"]["table"]
             wanted = key in resources and resources[key]["spec"]["table"] == table
@@ -109,6 +111,10 @@ class World:
                 raise NotConverged(self._report(found, took))
             time.sleep(pause)
             pause = min(pause * 1.3, 0.5)
+
+    def _is_here(self, resource: Object) -> bool:
+        here: bool = resource["spec"].get("database") == self.name
+        return here
 
     def _of_resource(self, key: str, resource: Object, rows: dict[str, dict[str, Row]]) -> list[Problem]:
         metadata, spec = resource["metadata"], resource["spec"]
