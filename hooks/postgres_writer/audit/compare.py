@@ -213,7 +213,7 @@ class Audit:
         known, resources = reader.tables, self.spool.resources(self._others(name))
         for batch in _batches(heapq.merge(resources, rows, key=id_of)):
             # what belongs to another name, which may lead to the same database, is not judged by this one
-            here = [(its, mine) for its, mine in batch if its is None or its.database == name]
+            here = ((its, mine) for its, mine in batch if its is None or its.database == name)
             owned = [(its, mine, own_row(its, mine, known) if its else None) for its, mine in here]
             differences = reader.compare((its, own) for its, _, own in owned if its and own and its.doc)
             for its, mine, own in owned:
