@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from typing import IO, Any
 
 from postgres_writer.audit.deletion import delete
-from postgres_writer.audit.model import Finding, Key, Resource, Row, Tables, judge, own_row, parse_resource
+from postgres_writer.audit.model import Finding, Resource, Row, Tables, judge, own_row, parse_resource
 from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows, connect, id_of
 from postgres_writer.audit.spool import Spool
@@ -28,7 +27,6 @@ from postgres_writer.errors import AuditError, ConfigError, DatabaseUnreadable, 
 _LARGER_PAGE = 20 * PAGE
 _FEW_IDS = 50  # so many single reads are quick, however short the list is
 _BATCH = 500  # so many ids are compared at once, fewer where their documents are longer than one may be
-_database_of = attrgetter("database")
 
 
 @dataclass
@@ -75,7 +73,8 @@ class Audit:
         # also those that are not compared: two names may lead to one database
         self._each(self.databases, self._resolve)
         for table in self.tables:
-            if not any(name in self.unread or self._relations(name, table) for name in self._names):
+            where = {(name, relation_name(table, self._schema(name))) for name in self._names}
+            if not (where & self._relations() or self.unread.keys() & self._names):
                 raise ConfigError(f"--table {table}: there is no such table with a column {ID_COLUMN}.")
         self._look(lambda reader, _: reader.all(self.namespace))
         if listed is None and (unconfirmed := self.spool.mark_unconfirmed()):
@@ -88,9 +87,8 @@ class Audit:
 
     def result(self) -> AuditResult:
         """Return the numbers of what was found, without the times."""
-        tables = {(name, table) for name in self._names for table, _ in self._known[name].relations}
-        found = self.spool.summary()
-        return AuditResult(resources=self.resources, rows=self.rows, tables=len(tables), findings=found)
+        tables, found = len(self._relations()), self.spool.summary()
+        return AuditResult(resources=self.resources, rows=self.rows, tables=tables, findings=found)
 
     def prunable(self, ids: Iterable[str]) -> list[Finding]:
         """Return the findings to prune: those of the ids given, or all. Raises AuditError for an id that has none."""
@@ -101,13 +99,11 @@ class Audit:
             raise AuditError(f"No row without a resource has the id {', '.join(unknown)}: run the audit to list them.")
         return [finding for finding in prunable if not wanted or finding.id in wanted]
 
-    def delete(self, prunable: Iterable[Finding]) -> Iterator[tuple[Finding, str]]:
-        """Delete the rows of prunable findings; gives each with why it was kept, or an empty text."""
-        for name, some in itertools.groupby(sorted(prunable, key=_database_of), _database_of):
-            with closing(connect(self.databases[name])) as connection:
-                for finding in some:
-                    relation = self._known[name].relations[finding.table, finding.id_column]
-                    yield finding, delete(connection, relation, finding, partial(self.resource_now, finding))
+    def delete(self, finding: Finding) -> str:
+        """Delete the row of a prunable finding; gives why it was kept, or an empty text."""
+        relation = self._known[finding.database].relations[finding.table, finding.id_column]
+        with closing(connect(self.databases[finding.database])) as connection:
+            return delete(connection, relation, finding, lambda: self.resource_now(finding))
 
     def resource_now(self, finding: Finding) -> Resource | None:
         """Read the resource of a row from the API, if it can be one of the row's database."""
@@ -126,10 +122,8 @@ class Audit:
         mine = self._known[name].identity
         return [other for other, known in self._known.items() if known.identity not in (None, mine)]
 
-    def _relations(self, name: str, table: str) -> set[Key]:
-        """Return how a table that the user names is read there."""
-        relation = relation_name(table, self._schema(name))
-        return {key for key in self._known[name].relations if key[0] == relation}
+    def _relations(self) -> set[tuple[str, str]]:
+        return {(name, table) for name in self._names for table, _ in self._known[name].relations}
 
     def _each(self, names: Iterable[str], step: Callable[[Rows, str], None]) -> None:
         """Do a step with each database that can be read. Raises AuditError when none is left to be compared."""
@@ -145,14 +139,13 @@ class Audit:
             raise AuditError(f"{about}{self.unread[self._names[0]]}")
 
     def _resolve(self, reader: Rows, name: str) -> None:
-        if len(self.configured) > 1:
-            reader.identify()
         keys = self.spool.keys(name)
         named = {relation_name(table, self._schema(name)) for table in self.tables}
         vouched = {key for key in keys if key[0] in named}
         vouched |= {(relation, ID_COLUMN) for relation in filter(None, named)}
         reader.tables.certain = self.spool.recorded_keys(name) | vouched
-        reader.resolve(keys | reader.tables.certain, discover=self.all_tables)
+        several = len(self.configured) > 1
+        reader.resolve(keys | reader.tables.certain, discover=self.all_tables, identify=several)
 
     def _look(self, rows: Callable[[Rows, str], Iterator[Row]]) -> None:
         """Compare the databases with the resources that are noted."""
@@ -188,13 +181,9 @@ class Audit:
     def _recheck(self, unconfirmed: int) -> None:
         """Read resources and rows of the unconfirmed ids again: what was in progress is done by now."""
         self._note(lambda page: self._unconfirmed_resources(unconfirmed, page))
-
-        def reread(reader: Rows, name: str) -> Iterator[Row]:
-            return reader.reread(self.spool.unconfirmed(name))
-
         # the second look must not be counted again
         counted = self.rows, self.matched.copy()
-        self._look(reread)
+        self._look(lambda reader, name: reader.reread(self.spool.unconfirmed(name)))
         self.rows, self.matched = counted
         self.spool.keep_confirmed()
 

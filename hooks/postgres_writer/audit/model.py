@@ -101,11 +101,6 @@ class Finding(NamedTuple):
     prunable: bool = False
     database: str = DEFAULT_DATABASE
 
-    @property
-    def where(self) -> str:
-        """The table, for a sentence; the default database is not named."""
-        return self.table if self.database == DEFAULT_DATABASE else f"{self.table} of database {self.database}"
-
 
 @dataclass
 class Tables:

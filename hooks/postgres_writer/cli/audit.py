@@ -216,8 +216,8 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
     if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
         sys.stdout.write("Nothing was deleted.\n")
         return 1
-    kept = sum(_tell(audit, finding, reason) for finding, reason in audit.delete(chosen))
-    sys.stdout.write(f"{len(chosen) - kept} of {len(chosen)} rows deleted.\n")
+    kept = [finding for finding in chosen if not _delete(audit, finding)]
+    sys.stdout.write(f"{len(chosen) - len(kept)} of {len(chosen)} rows deleted.\n")
     return int(bool(kept))
 
 
@@ -228,12 +228,14 @@ def _ask(number: int, cluster: str) -> bool:
     return click.confirm(f"Cluster: {cluster}\nDelete {rows}?")
 
 
-def _tell(audit: Audit, finding: Finding, reason: str) -> bool:
-    """Say what became of a row; gives whether it was kept, which ``reason`` says."""
+def _delete(audit: Audit, finding: Finding) -> bool:
+    reason = audit.delete(finding)
     if reason:
-        sys.stdout.write(f"Kept {finding.id} in {finding.where}: {reason}.\n")
+        database = f" of database {finding.database}" if len(audit.configured) > 1 else ""
+        sys.stdout.write(f"Kept {finding.id} in {finding.table}{database}: {reason}.\n")
+        return False
     # a resource created while the row was being deleted may have found its row and be Ready without it now
-    elif finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding) is not None:
+    if finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding) is not None:
         audit.source.request_sync([finding.id])
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
-    return bool(reason)
+    return True

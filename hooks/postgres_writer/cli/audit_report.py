@@ -31,12 +31,6 @@ _HINTS = {
 }
 
 
-def as_json(finding: Finding) -> dict[str, object]:
-    """Return the finding as a JSON object."""
-    about = {"finding": finding.kind.value, "id": finding.id, "table": finding.table, "detail": finding.detail}
-    return {**about, "database": finding.database, "fields": finding.differences}
-
-
 def detail_of(finding: Finding) -> str:
     """Return what is wrong, with the names of the columns that differ."""
     return ", ".join(filter(None, (finding.detail, *finding.differences)))
@@ -48,7 +42,8 @@ def write_json(audit: Audit, result: AuditResult) -> None:
     sys.stdout.write('{"findings": [')
     separator = "\n"
     for finding in audit.spool.findings():
-        sys.stdout.write(separator + json.dumps(as_json(finding)))
+        about = {"finding": finding.kind.value, "id": finding.id, "database": finding.database, "table": finding.table}
+        sys.stdout.write(separator + json.dumps({**about, "detail": finding.detail, "fields": finding.differences}))
         separator = ",\n"
     summary = {name: getattr(result, name) for name in ("resources", "rows", "tables", "findings")}
     sys.stdout.write(f'],\n"summary": {json.dumps(summary)}}}\n')
@@ -98,10 +93,5 @@ def write_rows(audit: Audit, findings: Iterable[Finding], widths: Sequence[int])
     chosen = tuple(itertools.compress(all_widths, shown))
     sys.stdout.write(in_columns(itertools.compress(head, shown), chosen))
     for finding in findings:
-        cells = finding.kind.value, *map(_text, (finding.id, finding.database, finding.table)), detail_of(finding)
+        cells = finding.kind.value, *map(printable, (finding.id, finding.database, finding.table)), detail_of(finding)
         sys.stdout.write(in_columns(itertools.compress(cells, shown), chosen))
-
-
-def _text(value: object) -> str:
-    """Return the value on one line, whatever it holds."""
-    return printable("null" if value is None else str(value))
