@@ -58,6 +58,10 @@ class AuditError(PostgresWriterError):
     """The audit cannot be done; the text is one sentence that says what to do."""
 
 
+class DatabaseUnreadable(AuditError):
+    """A database cannot be audited; others can."""
+
+
 class ListExpired(AuditError):
     """The list took longer than the API server keeps its old state; it has to begin again with larger pages."""
 

@@ -34,14 +34,14 @@ class Setting:
         self.database = database
         self.environ = {**cluster.environment(), **database.environ}
 
-    def apply(self, *names: str, table: str = "students") -> None:
-        """Make resources, with the status that a sync to the table would have left."""
+    def apply(self, *names: str, table: str = "students", **spec: str) -> None:
+        """Make resources, with the status that a sync to the table would have left; ``spec``: further fields."""
         manifests = [
             {
                 "apiVersion": "demo.yash.com/v1",
                 "kind": "PostgresWriter",
                 "metadata": {"name": name, "namespace": self.namespace},
-                "spec": {"table": table, "name": "alex", "age": 23, "country": "canada"},
+                "spec": {"table": table, "name": "alex", "age": 23, "country": "canada", **spec},
             }
             for name in names
         ]

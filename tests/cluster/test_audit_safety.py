@@ -14,7 +14,6 @@ import pytest
 from cluster.audit_setting import PGW, Asked, Setting
 from postgres_writer.audit.cluster import Cluster
 from postgres_writer.audit.compare import Audit
-from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.database.statements import lock_key
 from support.payloads import payload
@@ -359,10 +358,11 @@ def test_a_list_that_expires_half_way_makes_no_row_an_orphan(
     host, _, port = setting.cluster.url.removeprefix("https://").partition(":")
     source = Expiring({"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}, tmp_path)
     source.server, source.expires = setting.cluster, expires
-    with closing(source), closing(Spool()) as spool, closing(connect(setting.database.config())) as connection:
-        audit = Audit(source, connection, spool, namespace=setting.namespace, confirm_after=0)
+    with closing(source), closing(Spool()) as spool:
+        databases = {"default": setting.database.config()}
+        audit = Audit(source, databases, spool, namespace=setting.namespace, confirm_after=0)
         audit.run()
-        assert (source.lists, audit.resources, audit.matched) == (lists, 6, 6)
+        assert (source.lists, audit.resources, audit.matched["default"]) == (lists, 6, 6)
         assert [(finding.kind.value, finding.id) for finding in spool.findings()] == [
             ("no-resource", f"{setting.namespace}/{orphan}") for orphan in orphans
         ]

@@ -154,7 +154,7 @@ def test_a_function_of_a_column_that_is_dropped_meanwhile_is_not_taken_for_it(da
     """PostgreSQL reads x.plan as plan(x) where x has no such column, and the name of a table as its row."""
     database.query(f"CREATE TABLE things (id text PRIMARY KEY, {column} text)")
     database.query("INSERT INTO things VALUES ('row/default/a', 'gold')")
-    wanted = parse_resource(declared("a", {column: "gold"}, "things"), "public")
+    wanted = parse_resource(declared("a", {column: "gold"}, "things"), lambda _: "public")
     with closing(connect(database.config())) as connection:
         reader = Rows(connection, 60)
         reader.resolve({wanted.home})
@@ -197,10 +197,10 @@ def test_the_documents_that_are_in_memory_at_once_are_bounded(database: Database
         " FROM generate_series(10, 49) AS i"
     )
     database.query("UPDATE wide SET plan = plan || 'x' WHERE id = 'row/default/r-17'")
-    with closing(connect(database.config())) as connection, closing(Spool()) as spool:
+    with closing(Spool()) as spool:
         tracemalloc.start()
         try:
-            Audit(Documents(), connection, spool, confirm_after=0).run()
+            Audit(Documents(), {"default": database.config()}, spool, confirm_after=0).run()
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -8,10 +8,11 @@ nothing is uncertain.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.core.request import load_request
 from postgres_writer.core.row import ID_COLUMN
@@ -42,6 +43,7 @@ class Resource(NamedTuple):
     paused: bool
     deleting: bool
     qualified: bool = True
+    database: str = DEFAULT_DATABASE
 
     @property
     def home(self) -> Key:
@@ -97,19 +99,22 @@ class Finding(NamedTuple):
     id_column: str = ID_COLUMN
     repairable: bool = False
     prunable: bool = False
+    database: str = DEFAULT_DATABASE
 
 
 @dataclass
 class Tables:
-    """The relations by key, and why those of ``unreadable`` cannot be compared.
+    """The relations of a database by key, and why those of ``unreadable`` cannot be compared.
 
     ``certain`` are those that a status lists with their schema, or that the user names: a spec alone names any table,
     also one that the policy refuses, and another cluster may own what no resource names.
+    ``identity`` tells the database from others, whatever name leads to it; None: not known.
     """
 
     relations: dict[Key, Relation] = field(default_factory=dict)
     unreadable: dict[Key, str] = field(default_factory=dict)
     certain: Set[Key] = frozenset()
+    identity: tuple[int, int] | None = None
 
     def uncertainty(self, resource: Resource) -> str:
         """Say what keeps us from knowing which tables the resource names; an empty text when we know."""
@@ -123,12 +128,12 @@ class Tables:
         return ""
 
 
-def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
-    """Read a resource as the hooks do; ``schema`` is that of tables without one in their name.
+def parse_resource(manifest: dict[str, Any], schema_of: Callable[[str], str]) -> Resource:
+    """Read a resource as the hooks do; ``schema_of`` gives a database's schema of tables without one in their name.
 
     Raises InvalidRequest when it is of another kind, or has no namespace and name.
     """
-    request = load_request({"parent": manifest}, schema_of=lambda _database: schema)
+    request = load_request({"parent": manifest}, schema_of=schema_of)
     spec, listed = request.spec, (request.raw_status or {}).get("tables", ())
     return Resource(
         id=request.id,
@@ -141,6 +146,7 @@ def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
         paused=bool(request.paused),
         deleting=request.deleting,
         qualified=all(table in listed for table in request.status.tables),
+        database=request.database,
     )
 
 

@@ -24,7 +24,7 @@ from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.row import ID_COLUMN, KINDS, column_names, is_table
 from postgres_writer.database import statements
 from postgres_writer.database.qualified import qualified, quoted
-from postgres_writer.errors import AuditError
+from postgres_writer.errors import DatabaseUnreadable
 
 _BATCH = 2000
 
@@ -43,6 +43,11 @@ _LOOKUP = qualified("""
     LEFT JOIN (pg_catalog.pg_attribute AS a JOIN pg_catalog.pg_type AS t ON t.oid = a.atttypid)
     ON (a.attrelid = c.oid) AND (a.attname = w.id_column) AND (a.attnum > 0) AND NOT a.attisdropped
     WHERE (a.attnum IS NOT NULL) OR NOT ((c.relkind = 'r') OR (c.relkind = 'p'))
+""")
+# a copy of the server's files has the same: what may be one database is taken for one
+_IDENTITY = qualified("""
+    SELECT s.system_identifier, d.oid::int8 FROM pg_control_system() AS s, pg_catalog.pg_database AS d
+    WHERE d.datname = current_database()
 """)
 _DISCOVER = qualified("""
     SELECT (n.nspname::text || '.') || c.relname::text
@@ -73,7 +78,7 @@ id_of = attrgetter("id")
 
 
 def connect(config: DatabaseConfig) -> extensions.connection:
-    """Connect to PostgreSQL. Raises AuditError when that fails."""
+    """Connect to PostgreSQL. Raises DatabaseUnreadable when that fails."""
     names = ",".join(host.name for host in config.hosts)
     # libpq takes whole seconds
     reached = {"host": names, "connect_timeout": str(math.ceil(config.connect_timeout)), **config.connect_arguments()}
@@ -84,7 +89,7 @@ def connect(config: DatabaseConfig) -> extensions.connection:
             connection.set_client_encoding("UTF8")
             return connection
     # without the driver's text: libpq quotes connection strings in some of them
-    raise AuditError(f"PostgreSQL at {names} cannot be reached as {config.user}: check PSQL_*.")
+    raise DatabaseUnreadable(f"PostgreSQL at {names} cannot be reached as {config.user}: check host and password.")
 
 
 class _Refused(Exception):
@@ -92,10 +97,10 @@ class _Refused(Exception):
 
 
 class Rows:
-    """Reads rows, and keeps what it learns of ``tables``; ``timeout``: the most seconds for a batch of one relation."""
+    """Reads rows, and keeps what it learns in ``tables``; ``timeout``: the most seconds for a batch of one relation."""
 
-    def __init__(self, connection: extensions.connection, timeout: float) -> None:
-        self.tables = Tables()
+    def __init__(self, connection: extensions.connection, timeout: float, tables: Tables | None = None) -> None:
+        self.tables = tables or Tables()
         self._connection = connection
         milliseconds = max(1, round(timeout * 1000))
         # a table that is locked must not hold up the others for long, and where rows would be hidden PostgreSQL refuses
@@ -105,9 +110,15 @@ class Rows:
             "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
         )
 
-    def resolve(self, keys: Set[Key], *, discover: bool = False) -> None:
-        """Find the relations of these tables, as ``lookup`` does; ``discover``: and others with a unique text id."""
+    def resolve(self, keys: Set[Key], *, discover: bool = False, identify: bool = False) -> None:
+        """Find the relations of these tables, as ``lookup`` does; ``discover``: and others with a unique text id.
+
+        ``identify``: and which database it is.
+        """
         with self._transaction("READ ONLY") as cursor:
+            if identify:
+                cursor.execute(_IDENTITY)
+                self.tables.identity = cursor.fetchone()
             if discover:
                 cursor.execute(_DISCOVER, {"id_column": ID_COLUMN})
                 keys |= {(name, ID_COLUMN) for (name,) in cursor.fetchall() if is_table(name)}
@@ -202,7 +213,7 @@ class Rows:
 
     @contextlib.contextmanager
     def _transaction(self, mode: str) -> Iterator[extensions.cursor]:
-        """Run a transaction. Raises AuditError with the SQLSTATE when PostgreSQL ends it."""
+        """Run a transaction. Raises DatabaseUnreadable with the SQLSTATE when PostgreSQL ends it."""
         try:
             # leaving the connection's block ends the transaction and keeps the connection
             # https://www.psycopg.org/docs/usage.html#with-statement
@@ -211,7 +222,7 @@ class Rows:
                 yield cursor
         except psycopg2.Error as error:
             code = f" (SQLSTATE {error.pgcode})" if error.pgcode else ""
-            raise AuditError(f"PostgreSQL ended the audit's transaction{code}: run it again.") from error
+            raise DatabaseUnreadable(f"PostgreSQL ended the audit's transaction{code}: run it again.") from error
 
     @contextlib.contextmanager
     def _attempt(self, cursor: extensions.cursor, relation: Relation, *, values: bool = False) -> Iterator[None]:

@@ -5,6 +5,7 @@ The file is in the folder for temporary files (TMPDIR) and has no name there: it
 
 from __future__ import annotations
 
+import json
 import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -23,10 +24,11 @@ PRAGMA journal_mode = OFF;
 PRAGMA synchronous = OFF;
 PRAGMA cache_size = -16000;
 CREATE TABLE resource (id TEXT PRIMARY KEY, tbl TEXT, id_column TEXT, columns TUPLE, doc TEXT, tables TUPLE,
-    reason TEXT, paused BOOLEAN, deleting BOOLEAN, qualified BOOLEAN) WITHOUT ROWID;
+    reason TEXT, paused BOOLEAN, deleting BOOLEAN, qualified BOOLEAN, database TEXT) WITHOUT ROWID;
 CREATE TABLE finding (kind KIND, id TEXT, tbl TEXT, detail TEXT, differences TUPLE, place TUPLE, id_column TEXT,
-    repairable BOOLEAN, prunable BOOLEAN, PRIMARY KEY (kind, id, tbl, place)) WITHOUT ROWID;
-CREATE TABLE unconfirmed (id TEXT, kind TEXT, tbl TEXT, PRIMARY KEY (id, kind, tbl)) WITHOUT ROWID;
+    repairable BOOLEAN, prunable BOOLEAN, database TEXT, PRIMARY KEY (kind, id, database, tbl, place)) WITHOUT ROWID;
+CREATE TABLE unconfirmed (id TEXT, kind TEXT, database TEXT, tbl TEXT, PRIMARY KEY (id, kind, database, tbl))
+    WITHOUT ROWID;
 """
 # nothing else uses sqlite3 here, and no other program can write what is read: the file has no name
 # https://docs.python.org/3/library/sqlite3.html#how-to-register-adapter-callables
@@ -52,46 +54,50 @@ class Spool:
     def note_resources(self, resources: Iterable[Resource]) -> None:
         """Note these resources, and forget those of before."""
         self._write("DELETE FROM resource")
-        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", resources)
+        self._write("INSERT OR REPLACE INTO resource VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", resources)
 
-    def resources(self) -> Iterator[Resource]:
-        """Yield the resources in the byte order of their ids."""
-        return map(Resource._make, self._db.execute("SELECT * FROM resource ORDER BY id"))
+    def resources(self, without: Iterable[str] = ()) -> Iterator[Resource]:
+        """Yield the resources in the byte order of their ids, ``without`` those of some databases."""
+        query = "SELECT * FROM resource WHERE database NOT IN (SELECT value FROM json_each(?)) ORDER BY id"
+        return map(Resource._make, self._db.execute(query, (json.dumps(list(without)),)))
 
-    def count(self) -> int:
-        """Return the number of resources."""
-        return int(next(self._column("SELECT count(*) FROM resource")))
+    def count(self) -> dict[str, int]:
+        """Return the number of resources of each database that has some."""
+        return dict(self._db.execute("SELECT database, count(*) FROM resource GROUP BY database"))
 
-    def keys(self) -> set[Key]:
+    def keys(self, database: str) -> set[Key]:
         """Return every table that a resource names as its own, or as one that may hold its row, with its id column."""
-        own = set(self._db.execute("SELECT DISTINCT tbl, id_column FROM resource WHERE tbl <> ''"))
-        return own | self._listed("SELECT DISTINCT tables, id_column FROM resource")
+        query = "SELECT DISTINCT tbl, id_column FROM resource WHERE database = ? AND tbl <> ''"
+        own = set(self._db.execute(query, (database,)))
+        return own | self._listed("SELECT DISTINCT tables, id_column FROM resource WHERE database = ?", database)
 
-    def recorded_keys(self) -> set[Key]:
+    def recorded_keys(self, database: str) -> set[Key]:
         """Return every table that the status of a resource lists with its schema, with its id column."""
-        return self._listed("SELECT DISTINCT tables, id_column FROM resource WHERE qualified")
+        query = "SELECT DISTINCT tables, id_column FROM resource WHERE database = ? AND qualified"
+        return self._listed(query, database)
 
     def add_findings(self, findings: Iterable[Finding]) -> None:
         """Note findings."""
-        self._write("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", findings)
+        self._write("INSERT OR REPLACE INTO finding VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", findings)
 
     def mark_unconfirmed(self) -> int:
         """Set the findings about single ids aside, to be looked at again; gives how many ids these are."""
-        self._write("INSERT INTO unconfirmed SELECT DISTINCT id, kind, tbl FROM finding WHERE id <> ''")
+        self._write("INSERT INTO unconfirmed SELECT DISTINCT id, kind, database, tbl FROM finding WHERE id <> ''")
         self._write("DELETE FROM finding WHERE id <> ''")
         return int(next(self._column("SELECT count(DISTINCT id) FROM unconfirmed")))
 
     def keep_confirmed(self) -> None:
         """Drop the findings that the first look did not have."""
-        self._write("DELETE FROM finding WHERE id <> '' AND (id, kind, tbl) NOT IN unconfirmed")
+        self._write("DELETE FROM finding WHERE id <> '' AND (id, kind, database, tbl) NOT IN unconfirmed")
 
     def is_unconfirmed(self, row: str) -> bool:
         """Say whether a finding about that id is to be looked at again."""
         return any(self._column("SELECT 1 FROM unconfirmed WHERE id = ?", row))
 
-    def unconfirmed(self) -> Iterator[str]:
-        """Yield the ids to be looked at again, in their byte order."""
-        return self._column("SELECT DISTINCT id FROM unconfirmed ORDER BY id")
+    def unconfirmed(self, database: str | None = None) -> Iterator[str]:
+        """Yield the ids to be looked at again, in one database or any, in their byte order."""
+        query = "SELECT DISTINCT id FROM unconfirmed WHERE database = coalesce(?, database) ORDER BY id"
+        return self._column(query, database)
 
     def repairable(self) -> Iterator[str]:
         """Yield the ids of what a sync fixes, in their byte order: one sync fixes all findings of a resource."""
@@ -100,7 +106,7 @@ class Spool:
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, kind by kind, in the byte order of their ids."""
         for kind in Kind:
-            found = self._db.execute("SELECT * FROM finding WHERE kind = ? ORDER BY id, tbl, place", (kind,))
+            found = self._db.execute("SELECT * FROM finding WHERE kind = ? ORDER BY id, database, tbl, place", (kind,))
             yield from map(Finding._make, found)
 
     def summary(self) -> dict[str, int]:
@@ -108,16 +114,15 @@ class Spool:
         counted = dict(self._db.execute("SELECT kind, count(*) FROM finding GROUP BY kind"))
         return {kind.value: counted[kind] for kind in Kind if kind in counted}
 
-    def widths(self) -> tuple[int, int]:
-        """Return the lengths of the longest id and the longest table among the findings."""
-        query = "SELECT coalesce(max(length(id)), 0), coalesce(max(length(tbl)), 0) FROM finding"
-        longest_id, longest_table = self._db.execute(query).fetchone()
-        return longest_id, longest_table
+    def widths(self) -> tuple[int, ...]:
+        """Return the lengths of the longest id, database and table among the findings, of which there are some."""
+        query = "SELECT max(length(id)), max(length(database)), max(length(tbl)) FROM finding"
+        return tuple(self._db.execute(query).fetchone())
 
-    def _listed(self, query: str) -> set[Key]:
-        return {(table, id_column) for tables, id_column in self._db.execute(query) for table in tables}
+    def _listed(self, query: str, database: str) -> set[Key]:
+        return {(table, id_column) for tables, id_column in self._db.execute(query, (database,)) for table in tables}
 
-    def _column(self, query: str, *parameters: str) -> Iterator[Any]:
+    def _column(self, query: str, *parameters: str | None) -> Iterator[Any]:
         return (value for (value,) in self._db.execute(query, parameters))
 
     def _write(self, statement: str, rows: Iterable[tuple[Any, ...]] = ((),)) -> None:

@@ -21,12 +21,12 @@ from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
 from postgres_writer.audit.compare import Audit
 from postgres_writer.audit.model import Finding
 from postgres_writer.audit.resources import ID, NAMESPACE, Kubectl, Source
-from postgres_writer.audit.rows import connect
 from postgres_writer.audit.spool import Spool
 from postgres_writer.cli import audit_report
 from postgres_writer.cli.commands import Command
 from postgres_writer.config import variables
-from postgres_writer.config.settings import SETTINGS, DatabaseConfig, ignore_libpq_variables
+from postgres_writer.config.settings import SETTINGS, DatabaseConfig, database_names, ignore_libpq_variables
+from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.errors import AuditError, ConfigError
 from postgres_writer.telemetry import logs
@@ -43,7 +43,8 @@ examples:
   postgres-writer audit --prune --namespace team-a
       Show the rows without a resource and, after confirmation, delete them.
 
-The database is that of the PSQL_* variables, as for `serve`; without --prune a role that may only read is enough.
+The databases are that of the PSQL_* variables, which is called default, and those of PSQL_DATABASES_DIR, as for
+`serve`; without --prune roles that may only read are enough.
 A row has no resource if its id has the form <namespace>/<name> and no such PostgresWriter exists, or the form
 row/<namespace>/<name> and no such PostgresRow exists. It may have been kept on purpose (deletionPolicy Retain, or
 Unmanaged) or be your own: check before you prune.
@@ -71,6 +72,7 @@ def _seconds(option: str, lowest: float, default: str, meaning: str) -> Callable
 @click.argument("arguments", nargs=-1, type=click.Path(allow_dash=True), metavar="[FILE | ID...]")
 @click.option("--context", metavar="NAME", help="Context for kubectl.")
 @click.option("-n", "--namespace", metavar="NS", help="Audit only one namespace.")
+@click.option("--database", "only", multiple=True, metavar="NAME", help="Audit only this database; can be repeated.")
 @click.option("--table", "tables", multiple=True, metavar="TABLE", help="Also read a table that no resource names.")
 @click.option("--all-tables", is_flag=True, help="Read every table with a unique text column id.")
 @click.option(
@@ -123,18 +125,19 @@ def audit(**given: Any) -> int:
         if arguments.result_config_map and (files or not isinstance(source, Cluster)):
             raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
         spool = stack.enter_context(closing(Spool()))
-        config = DatabaseConfig.from_env(os.environ)
-        connection = stack.enter_context(closing(connect(config)))
+        databases, unread = _databases()
+        if unknown := sorted(set(given["only"]) - {*databases, *unread}):
+            raise ConfigError(f"--database {unknown[0]}: PSQL_DATABASES_DIR has no folder of that name.")
         listed = stack.enter_context(click.open_file(files[0], "rb")) if files else None
-        options = ("namespace", "tables", "all_tables", "confirm_after", "timeout")
+        options = ("only", "namespace", "tables", "all_tables", "confirm_after", "timeout")
         chosen = {name: given[name] for name in options}
-        comparison = Audit(source, connection, spool, **chosen, schema=config.schema)
+        comparison = Audit(source, databases, spool, unread, **chosen)
         comparison.run(listed)
         result = comparison.result()
         _require_read(result, arguments)
         if arguments.prune:
             return _prune(comparison, arguments)
-        audit_report.WRITERS[arguments.output](spool, result)
+        audit_report.WRITERS[arguments.output](comparison, result)
         if arguments.repair:
             number = source.request_sync(spool.repairable())
             sys.stderr.write(f"Requested a sync of {number} resource{'' if number == 1 else 's'}; check again soon.\n")
@@ -149,6 +152,18 @@ def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
     if arguments.context is None and Cluster.is_here(os.environ, arguments.service_account):
         return stack.enter_context(closing(Cluster(os.environ, arguments.service_account)))
     return Kubectl(arguments.context)
+
+
+def _databases() -> tuple[dict[str, DatabaseConfig], dict[str, str]]:
+    """Return how to reach each database that is configured, and why some cannot be."""
+    [folder] = (one.read(os.environ) for one in SETTINGS if one.name == "PSQL_DATABASES_DIR")
+    found, unread = {DEFAULT_DATABASE: DatabaseConfig.from_env(os.environ)}, {}
+    for name in database_names(folder):
+        try:
+            found[name] = DatabaseConfig.from_folder(folder / name, os.environ)
+        except ConfigError as error:
+            unread[name] = str(error)
+    return found, unread
 
 
 def _check(given: SimpleNamespace, files: Sequence[str]) -> None:
@@ -169,7 +184,7 @@ def _check(given: SimpleNamespace, files: Sequence[str]) -> None:
 
 def _require_read(result: AuditResult, arguments: SimpleNamespace) -> None:
     """Raise AuditError when no table of the namespace is known: nothing read is not nothing found."""
-    if arguments.namespace and not (arguments.all_tables or result.tables or result.findings):
+    if arguments.namespace and not (arguments.all_tables or result.tables or (result.resources and result.findings)):
         about = f"No resource of namespace {arguments.namespace} names a table, so no row was read"
         raise AuditError(f"{about}: name the tables with --table, or use --all-tables.")
 
@@ -185,17 +200,19 @@ def _prune(audit: Audit, arguments: SimpleNamespace) -> int:
         return 0
     # with --yes no one is shown the cluster before the rows are deleted
     unseen = arguments.yes and not arguments.context
-    if not audit.matched and (unseen or not arguments.ids):
+    unmatched = sorted({finding.database for finding in chosen if not audit.matched[finding.database]})
+    if unmatched and (unseen or not arguments.ids):
         # the likeliest causes are the wrong context and the wrong database
+        database = f"database {unmatched[0]}" if len(audit.configured) > 1 else "this database"
         where, remedy = f"of namespace {arguments.namespace}", "name the rows by their ids"
         if arguments.ids:
             where, remedy = "here", "omit --yes and confirm, or name the cluster with --context"
         raise AuditError(
-            f"No resource {where} has its row in this database (cluster: {audit.source.describe()}). If cluster "
+            f"No resource {where} has its row in {database} (cluster: {audit.source.describe()}). If cluster "
             f"and database are the right ones, {remedy}."
         )
-    widths = max(len(finding.id) for finding in chosen), max(len(finding.table) for finding in chosen)
-    audit_report.write_rows(chosen, widths)
+    widths = [max(len(getattr(one, name)) for one in chosen) for name in ("id", "database", "table")]
+    audit_report.write_rows(audit, chosen, widths)
     if not arguments.yes and not _ask(len(chosen), audit.source.describe()):
         sys.stdout.write("Nothing was deleted.\n")
         return 1
@@ -214,10 +231,11 @@ def _ask(number: int, cluster: str) -> bool:
 def _delete(audit: Audit, finding: Finding) -> bool:
     reason = audit.delete(finding)
     if reason:
-        sys.stdout.write(f"Kept {finding.id} in {finding.table}: {reason}.\n")
+        database = f" of database {finding.database}" if len(audit.configured) > 1 else ""
+        sys.stdout.write(f"Kept {finding.id} in {finding.table}{database}: {reason}.\n")
         return False
     # a resource created while the row was being deleted may have found its row and be Ready without it now
-    if finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding.id) is not None:
+    if finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding) is not None:
         audit.source.request_sync([finding.id])
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
     return True

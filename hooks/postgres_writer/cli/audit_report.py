@@ -6,10 +6,10 @@ import itertools
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from postgres_writer.audit.compare import Audit
 from postgres_writer.audit.model import Finding
-from postgres_writer.audit.spool import Spool
 from postgres_writer.cli.commands import in_columns
 from postgres_writer.core.audit_result import AuditResult, Kind
 from postgres_writer.telemetry.logs import fields, printable
@@ -27,14 +27,8 @@ _HINTS = {
     Kind.ELSEWHERE: "A row elsewhere is the only one of its resource, but not in spec.table; it is never pruned.",
     Kind.DUPLICATE: "Of the rows of one resource only the one in spec.table is kept; --prune ID removes the others.",
     Kind.UNMANAGED: "An unmanaged resource is managed again as soon as the controller's selector matches it.",
-    Kind.UNREADABLE: "The rows of an unreadable table were not compared.",
+    Kind.UNREADABLE: "The rows of an unreadable table or database were not compared.",
 }
-
-
-def as_json(finding: Finding) -> dict[str, object]:
-    """Return the finding as a JSON object."""
-    about = {"finding": finding.kind.value, "id": finding.id, "table": finding.table, "detail": finding.detail}
-    return {**about, "fields": finding.differences}
 
 
 def detail_of(finding: Finding) -> str:
@@ -42,33 +36,35 @@ def detail_of(finding: Finding) -> str:
     return ", ".join(filter(None, (finding.detail, *finding.differences)))
 
 
-def write_json(spool: Spool, result: AuditResult) -> None:
+def write_json(audit: Audit, result: AuditResult) -> None:
     """Write one JSON object: the findings, and the summary behind them."""
     # piece by piece: a million findings are never in memory together
     sys.stdout.write('{"findings": [')
     separator = "\n"
-    for finding in spool.findings():
-        sys.stdout.write(separator + json.dumps(as_json(finding)))
+    for finding in audit.spool.findings():
+        about = {"finding": finding.kind.value, "id": finding.id, "database": finding.database, "table": finding.table}
+        sys.stdout.write(separator + json.dumps({**about, "detail": finding.detail, "fields": finding.differences}))
         separator = ",\n"
     summary = {name: getattr(result, name) for name in ("resources", "rows", "tables", "findings")}
     sys.stdout.write(f'],\n"summary": {json.dumps(summary)}}}\n')
 
 
-def write_table(spool: Spool, result: AuditResult) -> None:
+def write_table(audit: Audit, result: AuditResult) -> None:
     """Write the findings in columns, and what they mean below."""
     if result.findings:
-        write_rows(spool.findings(), spool.widths())
+        write_rows(audit, audit.spool.findings(), audit.spool.widths())
         sys.stdout.write("\n")
     sys.stdout.write(f"{_summary_line(result)}\n")
     for hint in dict.fromkeys(_HINTS[Kind(kind)] for kind in result.findings):
         sys.stdout.write(f"{hint}\n")
 
 
-def write_log(spool: Spool, result: AuditResult) -> None:
+def write_log(audit: Audit, result: AuditResult) -> None:
     """Log one line per finding, a hundred at most, and a summary."""
-    for finding in itertools.islice(spool.findings(), _MOST_LINES):
+    for finding in itertools.islice(audit.spool.findings(), _MOST_LINES):
         detail = detail_of(finding)
-        told = fields(finding=finding.kind.value, id=finding.id, table=finding.table, detail=detail)
+        about = {"id": finding.id, "database": finding.database, "table": finding.table}
+        told = fields(finding=finding.kind.value, **about, detail=detail)
         logger.warning("The audit found a problem.", extra=told)
     total = sum(result.findings.values())
     if total > _MOST_LINES:
@@ -88,15 +84,14 @@ def _summary_line(result: AuditResult) -> str:
     )
 
 
-def write_rows(findings: Iterable[Finding], widths: tuple[int, int]) -> None:
-    """Write findings in columns; ``widths`` are those of the longest id and table."""
-    all_widths = (max(len(kind.value) for kind in Kind), max(2, widths[0]), max(5, widths[1]), 0)
-    sys.stdout.write(in_columns(("FINDING", "ID", "TABLE", "DETAIL"), all_widths))
+def write_rows(audit: Audit, findings: Iterable[Finding], widths: Sequence[int]) -> None:
+    """Write findings in columns; ``widths`` are those of the longest id, database and table."""
+    head = ("FINDING", "ID", "DATABASE", "TABLE", "DETAIL")
+    all_widths = map(max, map(len, head), (max(len(kind.value) for kind in Kind), *widths, 0))
+    # which of the columns; a database only where there are several
+    shown = (True, True, len(audit.configured) > 1, True, True)
+    chosen = tuple(itertools.compress(all_widths, shown))
+    sys.stdout.write(in_columns(itertools.compress(head, shown), chosen))
     for finding in findings:
-        cells = (finding.kind.value, _text(finding.id), _text(finding.table))
-        sys.stdout.write(in_columns((*cells, detail_of(finding)), all_widths))
-
-
-def _text(value: object) -> str:
-    """Return the value on one line, whatever it holds."""
-    return printable("null" if value is None else str(value))
+        cells = finding.kind.value, *map(printable, (finding.id, finding.database, finding.table)), detail_of(finding)
+        sys.stdout.write(in_columns(itertools.compress(cells, shown), chosen))
