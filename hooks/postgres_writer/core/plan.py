@@ -97,21 +97,6 @@ class Remove:
     id_column: str = ID_COLUMN
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """The database is not contacted."""
-
-    tables: tuple[str, ...]
-    verdict: ResourceError | None = None
-    observed: bool = True
-    """Whether the answer may say that spec.table was observed, which lets table and database be changed."""
-
-
-Asking = Write | Record | Inspect | Remove
-"""The plans for which the database is contacted: each has an ``id``, an ``id_column`` and ``columns``."""
-Plan = Asking | Skip
-
-
 class Operation(str, Enum):
     """What the database says was done."""
 
@@ -134,7 +119,14 @@ class Outcome:
     tables: tuple[str, ...]
     operation: Operation = Operation.NONE
     error: ResourceError | None = None
-    observed: bool = True  # see Skip
+    observed: bool = True
+    """Whether the answer may say that spec.table was observed, which lets table and database be changed."""
+
+
+Asking = Write | Record | Inspect | Remove
+"""The plans for which the database is contacted: each has an ``id``, an ``id_column`` and ``columns``."""
+Plan = Asking | Outcome
+"""Where the database is not contacted, the outcome is known already."""
 
 
 def make_plan(request: HookRequest, permits: Permits, missing: DatabaseNotConfigured | None = None) -> Plan:
@@ -151,7 +143,7 @@ def make_plan(request: HookRequest, permits: Permits, missing: DatabaseNotConfig
         return _plan_finalize(request, permitted)
     if request.paused:
         # listed while paused, too: a write whose answer was lost may have put the row there
-        return Skip(_may_hold(request, permitted))
+        return Outcome(_may_hold(request, permitted))
     refused = _refusal(request, permitted, permits)
     if request.spec is None or permitted is None or refused:
         return _plan_refused(request, permitted, refused or InvalidSpec())
@@ -216,19 +208,19 @@ def _plan_missing(
         verdict = missing if written and request.deleting and not request.retain else None
     elif not request.paused:
         verdict = _refusal(request, permitted, permits) or missing
-    return Skip(listed, verdict, observed=not missing.found)
+    return Outcome(listed, error=verdict, observed=not missing.found)
 
 
 def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
     # Metacontroller finalizes what its selector no longer matches, too: that resource lives on, and so does its row
     # https://metacontroller.github.io/metacontroller/api/decoratorcontroller.html#finalize-hook
     if not request.deleting or request.retain:
-        return Skip(_may_hold(request, permitted))
+        return Outcome(_may_hold(request, permitted))
     listed = request.status.tables
     # of listed tables the policy is not asked again: a delete reaches only the id of this resource
     tables = _united(listed, permitted)
     may_hold = _may_hold(request, permitted)
-    return Remove(request.id, tables, listed, may_hold, request.columns, request.id_column) if tables else Skip(())
+    return Remove(request.id, tables, listed, may_hold, request.columns, request.id_column) if tables else Outcome(())
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:
@@ -239,7 +231,7 @@ def _plan_refused(request: HookRequest, permitted: str | None, verdict: Resource
     # otherwise the database is spared: nothing can be dropped from the list
     if new or others:
         return Inspect(request.id, table, new, others, verdict, request.columns, request.id_column)
-    return Skip(listed, verdict)
+    return Outcome(listed, error=verdict)
 
 
 def _denied_column(request: HookRequest, table: str, permits: Permits) -> str:
