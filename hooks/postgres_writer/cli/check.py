@@ -101,7 +101,7 @@ def _manifest(databases: Databases, config: Config, body: dict[str, Any]) -> Ite
     if isinstance(plan, Write | Record):
         yield from _relation(databases, request.database, plan.spec, about)
     else:
-        yield "fail", about, verdict(request, found.store.apply(plan, _call()))[2]
+        yield "fail", about, verdict(request, found.store.apply(plan, Call(time.monotonic())))[2]
 
 
 def _table(databases: Databases, database: str, table: str) -> Iterator[Finding]:
@@ -116,7 +116,7 @@ def _relation(databases: Databases, database: str, spec: Spec, about: str) -> It
     try:
         if found.missing:
             raise found.missing
-        trouble, triggers = found.store.check(spec, _call())
+        trouble, triggers = found.store.check(spec, Call(time.monotonic()))
     except PostgresWriterError as exc:
         yield "fail", about, str(exc)
         return
@@ -124,10 +124,6 @@ def _relation(databases: Databases, database: str, spec: Spec, about: str) -> It
     if triggers:
         names = ", ".join(triggers)
         yield "note", about, f"Triggers of {spec.table} run with the rights of the server's role: {names}."
-
-
-def _call() -> Call:
-    return Call(time.monotonic(), lambda: False)
 
 
 def _cluster(context: str | None) -> Iterator[Finding]:

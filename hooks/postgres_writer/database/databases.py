@@ -68,7 +68,7 @@ class Databases:
             try:
                 if found.missing:
                     raise found.missing
-                version, role, dbname, usable = found.store.about(schema, Call(time.monotonic(), lambda: False))
+                version, role, dbname, usable = found.store.about(schema, Call(time.monotonic()))
             except ResourceError as exc:
                 yield name, False, str(exc)
                 continue

@@ -25,7 +25,7 @@ _ESTABLISHED = 1
 def call_from_socket(connection: Any) -> Call:
     """Give the arrival and the hang-up test of the request on a connection (a socket, or None outside a server)."""
     if not isinstance(connection, socket.socket):
-        return Call(time.monotonic(), lambda: False)
+        return Call(time.monotonic())
     # the last data received is of this request: Go's client sends the next one only after the answer
     milliseconds = _tcp_info(connection, _LAST_DATA_RECEIVED) or 0
     return Call(time.monotonic() - milliseconds / 1000, partial(_hung_up, connection))
