@@ -60,7 +60,7 @@ def create_app(config: Config, databases: Databases) -> Flask:
     metrics.declare()
     server = HookServer(config, databases)
     for hook in ("sync", "finalize"):
-        app.add_url_rule(f"/{hook}", hook, server.view(hook), methods=["POST"])
+        app.add_url_rule(f"/{hook}", hook, partial(server.answer, hook), methods=["POST"])
     for probe in ("healthz", "readyz"):
         # readyz does not ask the database: with every pod unready Metacontroller would fall into its long back-off
         app.add_url_rule(f"/{probe}", probe, lambda: Response("ok\n", mimetype="text/plain"))
@@ -110,31 +110,27 @@ class HookServer:
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
         self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 
-    def view(self, hook: str) -> Any:
-        """Make the view function of a hook."""
-
-        def answer() -> Response:
-            environ = request.environ
-            call = call_from_socket(environ.get("gunicorn.socket"))
-            request_id = g.request_id = f"{getrandbits(64):016x}"
-            # before the body is read: a caller without a token cannot make the server read and decode megabytes
-            self._authorize()
-            body = self._decoded_body(environ, call)
-            hook_request = load_request(body, finalizing=hook == "finalize", schema_of=self._databases.schema)
-            database = self._databases.find(hook_request.database)
-            plan = make_plan(hook_request, self._permits(hook_request.database, database.config), database.missing)
-            outcome = database.store.apply(plan, call)
-            kept = keeps_status(plan, outcome)
-            slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
-            answered = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
-            about = database.missing is None, time.monotonic() - call.arrival, request_id, kept
-            _report(hook, hook_request, outcome, *about)
-            headers = [("X-Request-Id", request_id)]
-            if kept:
-                return _retry_after(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
-            return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
-
-        return answer
+    def answer(self, hook: str) -> Response:
+        """Answer a request for the hook."""
+        environ = request.environ
+        call = call_from_socket(environ.get("gunicorn.socket"))
+        request_id = g.request_id = f"{getrandbits(64):016x}"
+        # before the body is read: a caller without a token cannot make the server read and decode megabytes
+        self._authorize()
+        body = self._decoded_body(environ, call)
+        hook_request = load_request(body, finalizing=hook == "finalize", schema_of=self._databases.schema)
+        database = self._databases.find(hook_request.database)
+        plan = make_plan(hook_request, self._permits(hook_request.database, database.config), database.missing)
+        outcome = database.store.apply(plan, call)
+        kept = keeps_status(plan, outcome)
+        slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
+        answered = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
+        label = hook_request.database if database.missing is None else metrics.NO_DATABASE
+        _report(hook, hook_request, outcome, label, time.monotonic() - call.arrival, request_id, kept)
+        headers = [("X-Request-Id", request_id)]
+        if kept:
+            return _retry_after(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
+        return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
 
     def _permits(self, name: str, config: DatabaseConfig) -> Permits:
         policy = self._policy.current() if self._policy else ALLOW_ALL
@@ -162,8 +158,11 @@ class HookServer:
             raise exceptions.UnsupportedMediaType
         # later nothing could be written for it any more
         until = call.start_by(self._config.database.statement_timeout)
-        with self._bodies.read(environ, until) as data:
-            return _decoded(data)
+        try:
+            with self._bodies.read(environ, until) as data:
+                return _DECODER.decode(data.decode())
+        except (ValueError, RecursionError) as exc:
+            raise exceptions.BadRequest("The body is not JSON.") from exc
 
     def _authorize(self) -> None:
         if self._tokens is None:
@@ -174,13 +173,6 @@ class HookServer:
         matches = [hmac.compare_digest(given, known) for known in self._tokens.current()]
         if scheme.lower() != "bearer" or not any(matches):
             raise exceptions.Unauthorized(www_authenticate=WWWAuthenticate("bearer"))
-
-
-def _decoded(data: bytes) -> object:
-    try:
-        return _DECODER.decode(data.decode())
-    except (ValueError, RecursionError) as exc:
-        raise exceptions.BadRequest("The body is not JSON.") from exc
 
 
 # Python reads NaN and Infinity, and 1e999 as Infinity: echoed in a status they would break Metacontroller's decoder
@@ -196,13 +188,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
-    hook: str,
-    hook_request: HookRequest,
-    outcome: Outcome,
-    configured: bool,
-    seconds: float,
-    request_id: str,
-    kept: bool,
+    hook: str, hook_request: HookRequest, outcome: Outcome, database: str, seconds: float, request_id: str, kept: bool
 ) -> None:
     """Count and log what came of a hook request: a line per change or new failure, all else only at DEBUG.
 
@@ -211,7 +197,6 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
     status, reason, message = _summarize(hook_request, outcome)
     operation = outcome.operation
     done = ADOPTED if is_adopted(hook_request, outcome) else operation.value
-    database = hook_request.database if configured else metrics.NO_DATABASE
     metrics.hook_requests(hook, hook_request.controller, reason, database).inc()
     metrics.hook_seconds(hook).observe(seconds)
     if operation is not Operation.NONE:
