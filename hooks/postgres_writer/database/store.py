@@ -20,7 +20,7 @@ from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Result, Session
 from postgres_writer.database.sharing import Circuit, Queue
-from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
+from postgres_writer.deadlines import CIRCUIT_SECONDS, Call
 from postgres_writer.errors import TRANSIENT, DatabaseUnavailable, DeleteFailed, ResourceError, TableRecorded
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
@@ -46,14 +46,13 @@ class Store:
         total: Queue | None = None,
     ) -> None:
         circuit, meters = Circuit(CIRCUIT_SECONDS), metrics.OfDatabase(name)
-        self._statement_timeout = timeout = config.statement_timeout
+        self._statement_timeout = config.statement_timeout
         self.pool = Pool(
             lambda: Session(config, circuit, meters, self.pool.close),
             Queue(connections),
             # the last place of it is not for who holds one
             total or Queue(connections + 1),
             config.idle_timeout,
-            LOCK_SHARE * timeout,
             meters,
         )
 
