@@ -153,7 +153,8 @@ def make_plan(request: HookRequest, permits: Permits, missing: DatabaseNotConfig
     # could be followed by another change of spec.table, which would orphan the row.
     if request.status.observed_table == request.table and permitted not in listed:
         return Record(request.id, request.spec, others)
-    named, kept = request.listed_columns, {*request.columns, request.id_column}
+    # the columns that may hold a value of the resource by what earlier answers say, and those that it names now
+    named, kept = request.kind.fixed or request.status.columns, {*request.columns, request.id_column}
     released = tuple(each for each in named if each not in kept and permits(request.namespace, permitted, each))
     steady = listed == (permitted,) and set(named) == set(request.columns) and _is_ready(request)
     return Write(request.id, request.spec, others, permitted in listed, steady, released)

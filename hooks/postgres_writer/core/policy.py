@@ -36,13 +36,7 @@ class TablePolicy:
     rules: tuple[tuple[Globs, Globs, Globs, Globs], ...]
 
     def permits(
-        self,
-        namespace: str,
-        relation: str,
-        column: str | None = None,
-        *,
-        schema: str,
-        database: str = DEFAULT_DATABASE,
+        self, namespace: str, relation: str, column: str | None = None, *, schema: str, database: str = DEFAULT_DATABASE
     ) -> bool:
         """Say whether resources of ``namespace`` may write ``column`` (None: any) of ``relation`` (schema.table).
 
@@ -89,9 +83,6 @@ def _pattern(glob: str) -> str:
 
     The dots of the glob itself use up all of a name that has as many, so none is left for a wildcard.
     """
+    dots = _SET.sub("", glob).count(".")
     # a lookahead, because translate() gives wildcards that match a dot and they cannot be told to leave it out
-    return rf"(?=[^.]*{r'[.][^.]*' * _dots(glob)}\Z){translate(glob)}"
-
-
-def _dots(glob: str) -> int:
-    return _SET.sub("", glob).count(".")
+    return rf"(?=[^.]*{r'[.][^.]*' * dots}\Z){translate(glob)}"

@@ -101,11 +101,6 @@ class HookRequest:
         """What names the database in a sentence, behind a table; the default one is not named."""
         return "" if self.database == DEFAULT_DATABASE else f" of database {self.database}"
 
-    @property
-    def listed_columns(self) -> tuple[str, ...]:
-        """The columns that may hold a value of this resource by what earlier answers say."""
-        return self.kind.fixed or self.status.columns
-
 
 def load_request(
     payload: object, *, finalizing: bool = False, schema_of: Callable[[str], str] = lambda _database: DEFAULT_SCHEMA
