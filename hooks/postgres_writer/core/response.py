@@ -35,7 +35,7 @@ def build_response(
     """Build the answer with only those fields that Metacontroller's hook v2 decodes.
 
     ``now`` is Unix time in seconds, ``period`` the resync period in seconds, ``slot`` the seconds until the retry slot
-    that was taken for a transient failure (see ``next_retry``).
+    that was taken for a transient failure (see server/retries.py).
     """
     finalized = request.finalizing and outcome.error is None
     echo = finalized and request.deleting and request.last_finalizer
@@ -64,16 +64,6 @@ def keeps_status(plan: Plan, outcome: Outcome) -> bool:
 def retry_of(outcome: Outcome) -> Retry:
     """Say how soon another sync can help."""
     return outcome.error.retry if outcome.error else Retry.PERIOD
-
-
-def next_retry(last: float, now: float, period: float) -> float | None:
-    """Give the time of the retry slot after ``last``, the one handed out before; None when the period has no more.
-
-    All in seconds of one clock. Slots follow each other at RETRIES_PER_SECOND, the first RETRY_SECONDS from now. So
-    a few resources are tried again soon after PostgreSQL is back, and many come one after the other.
-    """
-    slot = max(last + 1 / RETRIES_PER_SECOND, now + RETRY_SECONDS)
-    return slot if slot <= now + period else None
 
 
 def resync_after(request: HookRequest, retry: Retry, now: float, period: float, slot: float | None = None) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from postgres_writer.config.settings import Config
@@ -31,6 +31,29 @@ def test_the_queue_of_a_locked_table_holds_up_no_other() -> None:
     assert waits[-1] is None
     assert slots.take(0.0, "healthy") == RETRY_SECONDS
     assert slots.take(0.0, (None, False)) == RETRY_SECONDS
+
+
+def test_a_hundred_resources_are_tried_again_within_four_seconds() -> None:
+    slots = RetrySlots(PERIOD)
+    waits = [slots.take(0.0, "queue") for _ in range(100)]
+    assert waits[0] == RETRY_SECONDS
+    assert waits[-1] is not None
+    assert waits[-1] <= 4
+
+
+@settings(max_examples=100)
+@given(failures=st.lists(st.floats(0, 20), min_size=1, max_size=400), period=st.floats(1, 60), start=st.floats(0, 1e7))
+def test_retries_never_storm_and_come_within_the_period(failures: list[float], period: float, start: float) -> None:
+    slots, taken = RetrySlots(period), [0.0]
+    for now in sorted(start + after for after in failures):
+        wait = slots.take(now, "queue")
+        if wait is None:
+            assert taken[-1] + 2 / RETRIES_PER_SECOND > now + period or period < RETRY_SECONDS
+            continue
+        assert RETRY_SECONDS - 1e-6 <= wait <= period + 1e-6
+        taken.append(now + wait)
+    gaps = [after - before for before, after in pairwise(taken[1:])]
+    assert all(gap >= 1 / RETRIES_PER_SECOND - 1e-6 for gap in gaps)
 
 
 def test_two_spellings_of_a_table_share_a_queue(monkeypatch: pytest.MonkeyPatch) -> None:
