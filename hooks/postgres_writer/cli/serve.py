@@ -17,7 +17,6 @@ from postgres_writer.server.files import check_files
 from postgres_writer.telemetry import logs
 
 logger = logging.getLogger(__name__)
-_BACKLOG = 2048  # connections that wait to be accepted; gunicorn's default
 
 EXAMPLES = """\
 examples:
@@ -68,7 +67,7 @@ def listen(host: str, port: int) -> socket.socket:
     address = "0.0.0.0" if host == "::" and not both else host  # noqa: S104 # what the user asked for
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((address, port), family=family, backlog=_BACKLOG, dualstack_ipv6=both)
+        return socket.create_server((address, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as exc:
         # behind the reason it names the address again
         reason = str(exc.strerror).partition(" (")[0]

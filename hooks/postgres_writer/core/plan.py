@@ -28,12 +28,10 @@ class _OfSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that the row's values are for."""
         return self.spec.columns
 
     @property
     def id_column(self) -> str:
-        """The column that holds the id."""
         return self.spec.id_column
 
 
@@ -205,8 +203,8 @@ def _plan_missing(
     listed = request.status.tables
     verdict: ResourceError | None = None
     if request.finalizing:
-        written = listed or (permitted is not None and request.table != request.status.observed_table)
-        verdict = missing if written and request.deleting and not request.retain else None
+        waits = _may_hold(request, permitted) and request.deleting and not request.retain
+        verdict = missing if waits else None
     elif not request.paused:
         verdict = _refusal(request, permitted, permits) or missing
     return Outcome(listed, error=verdict, observed=not missing.found)
