@@ -16,8 +16,6 @@ from postgres_writer.errors import DatabaseUnavailable, Reason, Retry
 
 RETRY_SECONDS = 2.0
 """After a transient failure a resource is not tried again sooner than this; the database's circuit is open as long."""
-RETRIES_PER_SECOND = 50.0
-"""How many retry slots a worker hands out: a hundred resources are back in 2 s, a hundred thousand do not storm."""
 OUTAGE_SECONDS = 30.0
 """How long PostgreSQL may be away before the status of resources that are Ready says so: as long as a failover takes,
 and far shorter than a resync period."""
@@ -35,7 +33,7 @@ def build_response(
     """Build the answer with only those fields that Metacontroller's hook v2 decodes.
 
     ``now`` is Unix time in seconds, ``period`` the resync period in seconds, ``slot`` the seconds until the retry slot
-    that was taken for a transient failure (see server/retries.py).
+    that was taken for a transient failure (see RetrySlots).
     """
     finalized = request.finalizing and outcome.error is None
     echo = finalized and request.deleting and request.last_finalizer

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Hashable
 from functools import partial
 from random import getrandbits
 from typing import Any, cast
@@ -25,14 +26,12 @@ from postgres_writer.config.settings import Config, DatabaseConfig
 from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Permits, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
-from postgres_writer.core.response import build_response, keeps_status, retry_of, verdict
+from postgres_writer.core.response import RETRY_SECONDS, build_response, keeps_status, retry_of, verdict
 from postgres_writer.database.databases import Databases
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
-from postgres_writer.server.bodies import Bodies
-from postgres_writer.server.caller import call_from_socket
+from postgres_writer.server.caller import Bodies, call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
-from postgres_writer.server.retries import RetrySlots
 from postgres_writer.server.worker import NEXT_TURN
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import RateLimit, fields
@@ -44,6 +43,9 @@ _refusals.addFilter(RateLimit())
 # a no-op is no news: at a line per sync, ten thousand resources would fill the log with nothing
 _CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
 _LOGGED = ("namespace", "name", "uid", "generation", "database", "table")
+_MOST_QUEUES = 256
+RETRIES_PER_SECOND = 50.0
+"""How many retry slots a worker hands out: a hundred resources are back in 2 s, a hundred thousand do not storm."""
 _PROBLEM_TYPE = "application/problem+json"
 _DETAILS = {
     401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
@@ -95,6 +97,32 @@ class HookResponse(Response):
         """Give headers and body as they are; werkzeug would copy both, and look for what only other answers need."""
         start_response(self.status, list(self.headers))
         return cast("list[bytes]", self.response)
+
+
+class RetrySlots:
+    """When failures are tried again: soft state, without locks, for greenlets take turns where they wait.
+
+    One for all requests of a process; times are of the monotonic clock, in seconds.
+    Slots are handed out in queues, so that the thousands of one do not hold up the few of another. Those of a queue
+    follow each other at RETRIES_PER_SECOND, the first RETRY_SECONDS from now. So a few resources are tried again soon
+    after PostgreSQL is back, and many come one after the other.
+    """
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._last: dict[Hashable, float] = {}
+
+    def take(self, now: float, queue: Hashable) -> float | None:
+        """Take the next slot of a queue; give the seconds until it comes, or None when the period has no more."""
+        slot = max(self._last.get(queue, 0.0) + 1 / RETRIES_PER_SECOND, now + RETRY_SECONDS)
+        if slot > now + self._period:
+            return None
+        if queue not in self._last and len(self._last) >= _MOST_QUEUES:
+            # a queue whose last slot has passed says nothing any more
+            self._last = {name: last for name, last in self._last.items() if last > now}
+        if queue in self._last or len(self._last) < _MOST_QUEUES:
+            self._last[queue] = slot
+        return slot - now
 
 
 class HookServer:

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from postgres_writer.config.settings import Config
 from postgres_writer.core.plan import Outcome
 from postgres_writer.core.request import load_request
-from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
+from postgres_writer.core.response import RETRY_SECONDS
 from postgres_writer.database.databases import Databases
 from postgres_writer.errors import DatabaseBusy
-from postgres_writer.server import retries
-from postgres_writer.server.app import HookServer
-from postgres_writer.server.retries import RetrySlots
+from postgres_writer.server import app
+from postgres_writer.server.app import RETRIES_PER_SECOND, HookServer, RetrySlots
 from support.payloads import payload, resource
 from support.spec_cases import spec_with
 
@@ -90,9 +89,9 @@ def test_no_two_slots_of_a_queue_are_closer_than_the_rate(calls: list[tuple[floa
 
 def test_the_number_of_queues_is_bounded() -> None:
     slots = RetrySlots(PERIOD)
-    for number in range(10 * retries._MOST_QUEUES):
+    for number in range(10 * app._MOST_QUEUES):
         assert slots.take(0.0, f"table_{number}") == RETRY_SECONDS
-    assert len(slots._last) <= retries._MOST_QUEUES
+    assert len(slots._last) <= app._MOST_QUEUES
     # the past ones make room
     assert slots.take(RETRY_SECONDS + 1, "late") == RETRY_SECONDS
     assert slots.take(RETRY_SECONDS + 1, "late") == pytest.approx(RETRY_SECONDS + 1 / RETRIES_PER_SECOND)
