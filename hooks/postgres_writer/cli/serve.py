@@ -82,8 +82,8 @@ def _serve(environ: Mapping[str, str]) -> int:
 
     try:
         databases = Databases(config, environ)
-        listener = listen(config.host, config.port)
-        HookApplication(config, listener, lambda: create_app(config, databases), databases.log_states).run()
+        app, listener = create_app(config, databases), listen(config.host, config.port)
+        HookApplication(config, listener, app, databases.log_states).run()
     except SystemExit as end:
         # gunicorn has further codes, of how its workers failed
         code = int(end.code not in {None, 0})

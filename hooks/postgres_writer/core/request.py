@@ -122,8 +122,8 @@ def load_request(
         raise InvalidRequest("The resource must have metadata with a namespace and a name.")
     raw_spec, raw_status = resource.get("spec"), resource.get("status")
     wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
-    table = wire_spec.get("table")
-    database = _database(wire_spec.get("database"))
+    table, named = wire_spec.get("table"), wire_spec.get("database")
+    database = DEFAULT_DATABASE if named is None else named if is_database(named) else ""
     schema = schema_of(database)
     relation = relation_name(table, schema)
     kind = _kind(resource)
@@ -164,12 +164,6 @@ def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
     if not isinstance(resource, dict):
         raise InvalidRequest("The resource in the body must be a JSON object.")
     return ("decorator" if parent is None else "composite"), resource
-
-
-def _database(value: object) -> str:
-    if value is None:
-        return DEFAULT_DATABASE
-    return value if is_database(value) else ""
 
 
 def _pause(annotations: object) -> str:

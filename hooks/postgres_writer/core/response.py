@@ -96,12 +96,8 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
     if not request.finalizing:
         return "True", Reason.ROW_SYNCED, f"The row in table {request.relation}{request.of_database} matches the spec."
     if not request.deleting:
-        return (
-            "Unknown",
-            Reason.UNMANAGED,
-            "The controller's selector no longer matches this resource; its row was left in place and is no longer "
-            "managed.",
-        )
+        why = "The controller's selector no longer matches this resource"
+        return "Unknown", Reason.UNMANAGED, f"{why}; its row was left in place and is no longer managed."
     if request.retain:
         return "Unknown", Reason.UNMANAGED, "The row was left in place because spec.deletionPolicy is Retain."
     if request.last_finalizer:

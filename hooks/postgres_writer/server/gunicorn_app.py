@@ -44,13 +44,12 @@ class RootLogger(Logger):
 class HookApplication(BaseApplication):
     """The WSGI application under gunicorn."""
 
-    def __init__(
-        self, config: Config, listener: socket.socket, load: Callable[[], Any], begin: Callable[[], None]
-    ) -> None:
-        """``load`` makes the WSGI application before the fork; ``begin`` is run in the worker, beside its requests."""
-        self._config, self._load, self._begin = config, load, begin
+    def __init__(self, config: Config, listener: socket.socket, app: Any, begin: Callable[[], None]) -> None:
+        """``app`` is called for every request; ``begin`` is run in the worker, beside its requests."""
+        self._config, self._begin = config, begin
         self._bind = f"fd://{listener.detach()}"
         super().__init__()
+        self.callable = app
 
     def load_config(self) -> None:
         """Set gunicorn's settings; nothing is read from its own files, variables and arguments."""
@@ -59,10 +58,6 @@ class HookApplication(BaseApplication):
         self.cfg.set("bind", self._bind)
         self.cfg.set("worker_connections", worker_connections())
         self.cfg.set("post_worker_init", lambda _worker: threading.Thread(target=self._begin, daemon=True).start())
-
-    def load(self) -> Any:
-        """Return the WSGI application."""
-        return self._load()
 
 
 def settings(config: Config) -> dict[str, Any]:
