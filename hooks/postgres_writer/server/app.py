@@ -22,8 +22,8 @@ from werkzeug import exceptions
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.routing import MapAdapter
 
-from postgres_writer.config.settings import Config, DatabaseConfig
-from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Permits, is_adopted, is_drift, make_plan
+from postgres_writer.config.settings import Config
+from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import RETRY_SECONDS, build_response, keeps_status, retry_of, verdict
@@ -148,7 +148,9 @@ class HookServer:
         body = self._decoded_body(environ, call)
         hook_request = load_request(body, finalizing=hook == "finalize", schema_of=self._databases.schema)
         database = self._databases.find(hook_request.database)
-        plan = make_plan(hook_request, self._permits(hook_request.database, database.config), database.missing)
+        policy = self._policy.current() if self._policy else ALLOW_ALL
+        permits = partial(policy.permits, database=hook_request.database, schema=database.config.schema)
+        plan = make_plan(hook_request, permits, database.missing)
         outcome = database.store.apply(plan, call)
         kept = keeps_status(plan, outcome)
         slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
@@ -159,10 +161,6 @@ class HookServer:
         if kept:
             return _retry_after(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
         return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
-
-    def _permits(self, name: str, config: DatabaseConfig) -> Permits:
-        policy = self._policy.current() if self._policy else ALLOW_ALL
-        return partial(policy.permits, database=name, schema=config.schema)
 
     def _slot(self, hook_request: HookRequest, outcome: Outcome, kept: bool) -> float | None:
         # what waits for PostgreSQL itself is in no table's queue, and where only a resync is late in one of its own
