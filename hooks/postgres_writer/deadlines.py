@@ -68,7 +68,7 @@ class Call:
     """
 
     arrival: float
-    hung_up: Callable[[], bool]
+    hung_up: Callable[[], bool] = lambda: False
 
     @property
     def write_by(self) -> float:

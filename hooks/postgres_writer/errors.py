@@ -161,5 +161,9 @@ class RequestExpired(ResourceError, retry=Retry.TRANSIENT):
     """The caller disconnected or the request timed out; nothing was written."""
 
 
+TRANSIENT = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
+"""They say nothing about the tables: each of them may still hold the row."""
+
+
 class TableRecorded(ResourceError, retry=Retry.AT_ONCE):
     """A table that was refused before is recorded in status first; the next sync writes."""

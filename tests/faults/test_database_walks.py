@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from postgres_writer.config.settings import Config
-from postgres_writer.core.plan import Outcome, Permits, Plan, Skip, make_plan
+from postgres_writer.core.plan import Outcome, Permits, Plan, make_plan
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import build_response
 from postgres_writer.core.row import relation_name
@@ -40,13 +40,13 @@ Decide = Callable[[HookRequest, Permits, DatabaseNotConfigured | None], Plan]
 def observing(request: HookRequest, permits: Permits, missing: DatabaseNotConfigured | None) -> Plan:
     """Plan, but say that a table was observed although the configuration of its database is unusable."""
     plan = make_plan(request, permits, missing)
-    return replace(plan, observed=True) if isinstance(plan, Skip) else plan
+    return replace(plan, observed=True) if isinstance(plan, Outcome) else plan
 
 
 def releasing(request: HookRequest, permits: Permits, missing: DatabaseNotConfigured | None) -> Plan:
     """Plan, but let a deletion not wait for a database that cannot be asked."""
     plan = make_plan(request, permits, missing)
-    return Skip(plan.tables) if request.finalizing and isinstance(plan, Skip) else plan
+    return Outcome(plan.tables) if request.finalizing and isinstance(plan, Outcome) else plan
 
 
 class Orphaned(AssertionError):

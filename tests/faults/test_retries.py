@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass, field
 
 from faults.site import Site
-from postgres_writer.core.response import RETRIES_PER_SECOND, RETRY_SECONDS
+from postgres_writer.core.response import RETRY_SECONDS
+from postgres_writer.server.app import RETRIES_PER_SECOND
 from support.callers import Answer, ask, body
 
 COUNT = 60

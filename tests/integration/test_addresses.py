@@ -12,13 +12,11 @@ import subprocess
 import time
 from concurrent import futures
 from pathlib import Path
+from typing import Any
 
-import gunicorn.sock
 import pytest
-from gunicorn.config import Config
-from gunicorn.glogging import Logger
 
-from postgres_writer.server.gunicorn_app import binds
+from postgres_writer.cli.serve import listen
 from support.postgres import scrubbed_environment
 from support.server import PROGRAM
 
@@ -45,26 +43,22 @@ def answering(pid: int) -> set[str]:
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="only root can make networks")
 @pytest.mark.parametrize("kind", KINDS)
-def test_in_every_kind_of_network_gunicorn_listens_at_every_address(kind: str) -> None:
+def test_in_every_kind_of_network_it_listens_at_every_address(kind: str) -> None:
     setting, expected = KINDS[kind]
     with futures.ThreadPoolExecutor(1) as own:
         assert own.submit(listening, setting).result(60) == expected
 
 
 def listening(setting: str) -> set[str]:
-    """Return the addresses at which gunicorn's sockets are reached, in a new network of this thread."""
+    """Return the addresses at which the server's socket is reached, in a new network of this thread."""
     if ctypes.CDLL(None, use_errno=True).unshare(0x40000000) != 0:  # CLONE_NEWNET
         raise OSError(ctypes.get_errno(), "unshare")
     subprocess.run(["sh", "-ec", f"ip link set lo up; {setting}"], check=True, timeout=60)
-    config = Config()
-    config.set("bind", binds("::", PORT))
-    listeners = gunicorn.sock.create_sockets(config, Logger(config))
     found = set()
-    for address in ("127.0.0.1", "::1"):
-        with contextlib.suppress(OSError), socket.create_connection((address, PORT), timeout=60):
-            found.add(address)
-    for listener in listeners:
-        listener.close()
+    with listen("::", PORT):
+        for address in ("127.0.0.1", "::1"):
+            with contextlib.suppress(OSError), socket.create_connection((address, PORT), timeout=60):
+                found.add(address)
     return found
 
 
@@ -96,16 +90,18 @@ def test_both_kinds_of_addresses_are_served(tmp_path: Path) -> None:
 def test_a_kernel_without_ipv6_leaves_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test can start such a kernel; what it answers is known."""
 
-    def refuse(*_arguments: object) -> socket.socket:
-        raise OSError(97, "Address family not supported by protocol")
+    class Refusing(socket.socket):
+        def __init__(self, family: int = -1, *arguments: Any, **options: Any) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(97, "Address family not supported by protocol")
+            super().__init__(family, *arguments, **options)
 
-    monkeypatch.setattr(socket, "socket", refuse)
-    assert binds("::", PORT) == [f"0.0.0.0:{PORT}"]
+    monkeypatch.setattr(socket, "socket", Refusing)
+    with listen("::", 0) as listener:
+        assert listener.getsockname()[0] == "0.0.0.0"
 
 
-@pytest.mark.parametrize(
-    ("host", "bind"),
-    [("127.0.0.1", "127.0.0.1:8080"), ("::1", "[::1]:8080"), ("localhost", "localhost:8080")],
-)
-def test_one_address_is_one_bind(host: str, bind: str) -> None:
-    assert binds(host, PORT) == [bind]
+@pytest.mark.parametrize(("host", "address"), [("127.0.0.1", "127.0.0.1"), ("::1", "::1"), ("localhost", "127.0.0.1")])
+def test_one_address_is_listened_at_alone(host: str, address: str) -> None:
+    with listen(host, 0) as listener:
+        assert listener.getsockname()[0] == address

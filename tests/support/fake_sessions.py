@@ -24,7 +24,7 @@ class FakeSession:
         self.closed = threading.Event()
         self.young = True
         self.idle_since = time.monotonic()
-        self.lock_timeout = 0.0
+        self.lock_timeout, self.lock_seconds = 0.0, LOCK
 
     def is_worth_keeping(self, _now: float) -> bool:
         """Say whether it would be used again."""
@@ -51,7 +51,7 @@ class Maker:
 def pool_of(size: int, idle_seconds: float = LONG) -> tuple[Pool, list[FakeSession]]:
     """Make a pool of a database that has all connections for itself; gives its sessions, too."""
     maker = Maker()
-    return Pool(maker, Queue(size), Queue(size + 1), idle_seconds, LOCK, OfDatabase("default")), maker.made
+    return Pool(maker, Queue(size), Queue(size + 1), idle_seconds, OfDatabase("default")), maker.made
 
 
 def lend(

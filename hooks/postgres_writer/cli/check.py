@@ -42,7 +42,6 @@ exit codes: 0 nothing failed, 1 something failed, 2 wrong arguments or configura
 """
 Finding = tuple[str, str, str]
 """ok, fail or note; what it is about; what was found, and what to do about it."""
-_METACONTROLLER = "/apis/metacontroller.k8s.io/v1alpha1"
 
 
 @click.command(
@@ -101,7 +100,7 @@ def _manifest(databases: Databases, config: Config, body: dict[str, Any]) -> Ite
     if isinstance(plan, Write | Record):
         yield from _relation(databases, request.database, plan.spec, about)
     else:
-        yield "fail", about, verdict(request, found.store.apply(plan, _call()))[2]
+        yield "fail", about, verdict(request, found.store.apply(plan, Call(time.monotonic())))[2]
 
 
 def _table(databases: Databases, database: str, table: str) -> Iterator[Finding]:
@@ -116,7 +115,7 @@ def _relation(databases: Databases, database: str, spec: Spec, about: str) -> It
     try:
         if found.missing:
             raise found.missing
-        trouble, triggers = found.store.check(spec, _call())
+        trouble, triggers = found.store.check(spec, Call(time.monotonic()))
     except PostgresWriterError as exc:
         yield "fail", about, str(exc)
         return
@@ -124,10 +123,6 @@ def _relation(databases: Databases, database: str, spec: Spec, about: str) -> It
     if triggers:
         names = ", ".join(triggers)
         yield "note", about, f"Triggers of {spec.table} run with the rights of the server's role: {names}."
-
-
-def _call() -> Call:
-    return Call(time.monotonic(), lambda: False)
 
 
 def _cluster(context: str | None) -> Iterator[Finding]:
@@ -147,16 +142,15 @@ def _cluster(context: str | None) -> Iterator[Finding]:
 
 def _controllers(source: Source) -> Iterator[Finding]:
     parents = {
-        f"compositecontroller-{_name(each)}": [each["spec"]["parentResource"]]
-        for each in _items(source, f"{_METACONTROLLER}/compositecontrollers")
-    }
-    parents |= {
-        f"decoratorcontroller-{_name(each)}": each["spec"]["resources"]
-        for each in _items(source, f"{_METACONTROLLER}/decoratorcontrollers")
+        f"{shape}controller-{_name(each)}": {
+            (str(rule["apiVersion"]).partition("/")[0], rule["resource"])
+            for rule in each["spec"].get("resources", [each["spec"].get("parentResource")])
+        }
+        for shape in ("composite", "decorator")
+        for each in _items(source, f"/apis/metacontroller.k8s.io/v1alpha1/{shape}controllers")
     }
     for kind in KINDS.values():
-        ours = GROUP, kind.plural
-        by = [name for name, rules in parents.items() if ours in {(_group(rule), rule["resource"]) for rule in rules}]
+        by = [name for name, resources in parents.items() if (GROUP, kind.plural) in resources]
         said = " and ".join(by) or "none: kubectl apply -k metacontroller"
         two = "; both write the same rows unless their selectors differ" if len(by) > 1 else ""
         yield "ok" if len(by) == 1 else "note" if by else "fail", f"controller of {kind.name}", f"{said}{two}"
@@ -185,7 +179,3 @@ def _items(source: Source, path: str) -> list[dict[str, Any]]:
 
 def _name(manifest: dict[str, Any]) -> str:
     return str(manifest["metadata"]["name"])
-
-
-def _group(rule: dict[str, Any]) -> str:
-    return str(rule["apiVersion"]).partition("/")[0]

@@ -41,6 +41,7 @@ TENANT: dict[str, Any] = {
     "metadata": {"name": "acme", "uid": "c0f3a0b6-7d35-4a0c-8f8e-6c1f3a5d9b42", "generation": 1},
     "spec": {"table": "tenants", "columns": [{"name": name, "value": value} for name, value in _COLUMNS.items()]},
 }
+MOVED = "alumni: (default/sample-student, alex, 24, canada)"
 _ROWS = ("SELECT 'students', * FROM students", "SELECT 'alumni', * FROM alumni", "SELECT 'tenants', * FROM tenants")
 _TABLES = """
     CREATE TABLE alumni (LIKE students INCLUDING ALL);
@@ -163,25 +164,20 @@ def repair(world: World) -> str:
 
 def move(world: World) -> str:
     """Move it to the table alumni."""
-    sync(world, "alumni: (default/sample-student, alex, 24, canada)", table="alumni")
+    sync(world, MOVED, table="alumni")
     return "One transaction deleted the row from the old table and inserted it into the new one."
 
 
 def miss(world: World) -> str:
     """Set spec.table to a table that does not exist."""
-    sync(world, "alumni: (default/sample-student, alex, 24, canada)", "TableNotFound", table="graduates")
+    sync(world, MOVED, "TableNotFound", table="graduates")
     expect("graduates" in world.condition[2], "the message does not name the table")
     return "The old row is untouched, and the condition says what to do."
 
 
 def inject(world: World) -> str:
     """Set spec.table to students"; DROP TABLE students; --."""
-    sync(
-        world,
-        "alumni: (default/sample-student, alex, 24, canada)",
-        "InvalidSpec",
-        table='students"; DROP TABLE students; --',
-    )
+    sync(world, MOVED, "InvalidSpec", table='students"; DROP TABLE students; --')
     return "No SQL was injected. The CRD already refuses such a name, but the server does not rely on that."
 
 

@@ -47,7 +47,7 @@ def serve(embedded: bool, data_dir: Path) -> int:
     # everything that can be checked is checked before a database is started for it
     config = Config.from_env({**environ, "PSQL_HOST": "embedded"} if embedded else environ)
     check_files(config)
-    check_address(config.host, config.port)
+    listen(config.host, config.port).close()
     logs.configure(config.log_level, config.log_format)
     if ignored:
         logger.warning(ignored)
@@ -60,14 +60,14 @@ def serve(embedded: bool, data_dir: Path) -> int:
         return _serve({**environ, **variables})
 
 
-def check_address(host: str, port: int) -> None:
-    """Listen where the server is going to, for a moment. Raises ConfigError when that fails."""
+def listen(host: str, port: int) -> socket.socket:
+    """Listen at the address; :: means all, IPv6 and IPv4. Raises ConfigError when that fails."""
     both = host == "::" and socket.has_dualstack_ipv6()
-    # :: means only IPv4 where IPv6 is off
+    # a kernel that was started with ipv6.disable=1 has no sockets for IPv6
     address = "0.0.0.0" if host == "::" and not both else host  # noqa: S104 # what the user asked for
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        socket.create_server((address, port), family=family, dualstack_ipv6=both).close()
+        return socket.create_server((address, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as exc:
         # behind the reason it names the address again
         reason = str(exc.strerror).partition(" (")[0]
@@ -82,7 +82,8 @@ def _serve(environ: Mapping[str, str]) -> int:
 
     try:
         databases = Databases(config, environ)
-        HookApplication(config, lambda: create_app(config, databases), databases.log_states).run()
+        app, listener = create_app(config, databases), listen(config.host, config.port)
+        HookApplication(config, listener, app, databases.log_states).run()
     except SystemExit as end:
         # gunicorn has further codes, of how its workers failed
         code = int(end.code not in {None, 0})

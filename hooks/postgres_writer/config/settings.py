@@ -14,17 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from postgres_writer.config import variables
-from postgres_writer.config.variables import (
-    boolean,
-    choice,
-    integer,
-    is_database,
-    read,
-    seconds,
-    secret,
-    setting,
-    settings_of,
-)
+from postgres_writer.config.variables import boolean, choice, integer, read, seconds, secret, setting, settings_of
 from postgres_writer.deadlines import DATABASE_SECONDS
 from postgres_writer.errors import ConfigError
 
@@ -317,7 +307,7 @@ class Config:
 def database_names(folder: Path | None) -> list[str]:
     """Return the names of the further databases. Raises ConfigError when the folder cannot be read."""
     try:
-        return sorted(entry.name for entry in folder.iterdir() if is_database(entry.name)) if folder else []
+        return sorted(entry.name for entry in folder.iterdir() if variables.is_database(entry.name)) if folder else []
     except OSError as exc:
         raise ConfigError(f"PSQL_DATABASES_DIR cannot be read: {folder} ({exc.strerror}).") from exc
 

@@ -28,12 +28,10 @@ class _OfSpec:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that the row's values are for."""
         return self.spec.columns
 
     @property
     def id_column(self) -> str:
-        """The column that holds the id."""
         return self.spec.id_column
 
 
@@ -97,21 +95,6 @@ class Remove:
     id_column: str = ID_COLUMN
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """The database is not contacted."""
-
-    tables: tuple[str, ...]
-    verdict: ResourceError | None = None
-    observed: bool = True
-    """Whether the answer may say that spec.table was observed, which lets table and database be changed."""
-
-
-Asking = Write | Record | Inspect | Remove
-"""The plans for which the database is contacted: each has an ``id``, an ``id_column`` and ``columns``."""
-Plan = Asking | Skip
-
-
 class Operation(str, Enum):
     """What the database says was done."""
 
@@ -134,7 +117,14 @@ class Outcome:
     tables: tuple[str, ...]
     operation: Operation = Operation.NONE
     error: ResourceError | None = None
-    observed: bool = True  # see Skip
+    observed: bool = True
+    """Whether the answer may say that spec.table was observed, which lets table and database be changed."""
+
+
+Asking = Write | Record | Inspect | Remove
+"""The plans for which the database is contacted: each has an ``id``, an ``id_column`` and ``columns``."""
+Plan = Asking | Outcome
+"""Where the database is not contacted, the outcome is known already."""
 
 
 def make_plan(request: HookRequest, permits: Permits, missing: DatabaseNotConfigured | None = None) -> Plan:
@@ -151,7 +141,7 @@ def make_plan(request: HookRequest, permits: Permits, missing: DatabaseNotConfig
         return _plan_finalize(request, permitted)
     if request.paused:
         # listed while paused, too: a write whose answer was lost may have put the row there
-        return Skip(_may_hold(request, permitted))
+        return Outcome(_may_hold(request, permitted))
     refused = _refusal(request, permitted, permits)
     if request.spec is None or permitted is None or refused:
         return _plan_refused(request, permitted, refused or InvalidSpec())
@@ -161,7 +151,8 @@ def make_plan(request: HookRequest, permits: Permits, missing: DatabaseNotConfig
     # could be followed by another change of spec.table, which would orphan the row.
     if request.status.observed_table == request.table and permitted not in listed:
         return Record(request.id, request.spec, others)
-    named, kept = request.listed_columns, {*request.columns, request.id_column}
+    # the columns that may hold a value of the resource by what earlier answers say, and those that it names now
+    named, kept = request.kind.fixed or request.status.columns, {*request.columns, request.id_column}
     released = tuple(each for each in named if each not in kept and permits(request.namespace, permitted, each))
     steady = listed == (permitted,) and set(named) == set(request.columns) and _is_ready(request)
     return Write(request.id, request.spec, others, permitted in listed, steady, released)
@@ -212,23 +203,23 @@ def _plan_missing(
     listed = request.status.tables
     verdict: ResourceError | None = None
     if request.finalizing:
-        written = listed or (permitted is not None and request.table != request.status.observed_table)
-        verdict = missing if written and request.deleting and not request.retain else None
+        waits = _may_hold(request, permitted) and request.deleting and not request.retain
+        verdict = missing if waits else None
     elif not request.paused:
         verdict = _refusal(request, permitted, permits) or missing
-    return Skip(listed, verdict, observed=not missing.found)
+    return Outcome(listed, error=verdict, observed=not missing.found)
 
 
 def _plan_finalize(request: HookRequest, permitted: str | None) -> Plan:
     # Metacontroller finalizes what its selector no longer matches, too: that resource lives on, and so does its row
     # https://metacontroller.github.io/metacontroller/api/decoratorcontroller.html#finalize-hook
     if not request.deleting or request.retain:
-        return Skip(_may_hold(request, permitted))
+        return Outcome(_may_hold(request, permitted))
     listed = request.status.tables
     # of listed tables the policy is not asked again: a delete reaches only the id of this resource
     tables = _united(listed, permitted)
     may_hold = _may_hold(request, permitted)
-    return Remove(request.id, tables, listed, may_hold, request.columns, request.id_column) if tables else Skip(())
+    return Remove(request.id, tables, listed, may_hold, request.columns, request.id_column) if tables else Outcome(())
 
 
 def _plan_refused(request: HookRequest, permitted: str | None, verdict: ResourceError) -> Plan:
@@ -239,7 +230,7 @@ def _plan_refused(request: HookRequest, permitted: str | None, verdict: Resource
     # otherwise the database is spared: nothing can be dropped from the list
     if new or others:
         return Inspect(request.id, table, new, others, verdict, request.columns, request.id_column)
-    return Skip(listed, verdict)
+    return Outcome(listed, error=verdict)
 
 
 def _denied_column(request: HookRequest, table: str, permits: Permits) -> str:

@@ -33,16 +33,10 @@ Globs = re.Pattern[str]  # the compiled union of some globs
 class TablePolicy:
     """Rules of (namespaces, tables, columns, databases); what one matches is allowed, so rules add up by column."""
 
-    rules: tuple[tuple[Globs, Globs, Globs, Globs], ...]
+    rules: tuple[tuple[Globs, ...], ...]
 
     def permits(
-        self,
-        namespace: str,
-        relation: str,
-        column: str | None = None,
-        *,
-        schema: str,
-        database: str = DEFAULT_DATABASE,
+        self, namespace: str, relation: str, column: str | None = None, *, schema: str, database: str = DEFAULT_DATABASE
     ) -> bool:
         """Say whether resources of ``namespace`` may write ``column`` (None: any) of ``relation`` (schema.table).
 
@@ -75,13 +69,9 @@ def parse_policy(text: str) -> TablePolicy:
         # the last three for a value that does not fit its tag, and for brackets too deep
         raise ValueError("not a table policy") from exc
 
-    def compiled(rule: dict[str, list[str]]) -> tuple[Globs, Globs, Globs, Globs]:
-        spaces, tables, columns, databases = (
-            re.compile("|".join(map(_pattern, rule[name]))) for name in ("namespaces", "tables", "columns", "databases")
-        )
-        return spaces, tables, columns, databases
-
-    return TablePolicy(tuple(map(compiled, loaded["rules"])))
+    parts = ("namespaces", "tables", "columns", "databases")
+    globs = ((map(_pattern, rule[part]) for part in parts) for rule in loaded["rules"])
+    return TablePolicy(tuple(tuple(re.compile("|".join(each)) for each in rule) for rule in globs))
 
 
 def _pattern(glob: str) -> str:
@@ -89,9 +79,6 @@ def _pattern(glob: str) -> str:
 
     The dots of the glob itself use up all of a name that has as many, so none is left for a wildcard.
     """
+    dots = _SET.sub("", glob).count(".")
     # a lookahead, because translate() gives wildcards that match a dot and they cannot be told to leave it out
-    return rf"(?=[^.]*{r'[.][^.]*' * _dots(glob)}\Z){translate(glob)}"
-
-
-def _dots(glob: str) -> int:
-    return _SET.sub("", glob).count(".")
+    return rf"(?=[^.]*{r'[.][^.]*' * dots}\Z){translate(glob)}"

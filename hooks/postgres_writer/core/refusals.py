@@ -114,8 +114,6 @@ _CLASS_HINTS = {
     "58": "PostgreSQL reported an internal error",
     "XX": "PostgreSQL reported an internal error",
 }
-_INSIDE = "a trigger or function of the table, or a table that refers to it, raised an error"
-_NO_PARTITION = "it has no partition for the row"
 _KEY_HINTS = {
     Key.TYPE: "its column for the id must be a text column",
     Key.MISSING: "it needs a primary key or unique constraint on its column for the id alone",
@@ -209,7 +207,7 @@ def _lack(access: Access, code: str) -> str:
 
 def _hint(refused: Refused) -> str:
     if refused.inside:
-        return _INSIDE
+        return "a trigger or function of the table, or a table that refers to it, raised an error"
     if refused.code == "23514" and not refused.constraint:
-        return _NO_PARTITION
+        return "it has no partition for the row"
     return _HINTS.get(refused.code) or _CLASS_HINTS.get(refused.code[:2], "PostgreSQL refused it")

@@ -101,11 +101,6 @@ class HookRequest:
         """What names the database in a sentence, behind a table; the default one is not named."""
         return "" if self.database == DEFAULT_DATABASE else f" of database {self.database}"
 
-    @property
-    def listed_columns(self) -> tuple[str, ...]:
-        """The columns that may hold a value of this resource by what earlier answers say."""
-        return self.kind.fixed or self.status.columns
-
 
 def load_request(
     payload: object, *, finalizing: bool = False, schema_of: Callable[[str], str] = lambda _database: DEFAULT_SCHEMA
@@ -127,8 +122,8 @@ def load_request(
         raise InvalidRequest("The resource must have metadata with a namespace and a name.")
     raw_spec, raw_status = resource.get("spec"), resource.get("status")
     wire_spec: dict[str, Any] = raw_spec if isinstance(raw_spec, dict) else {}
-    table = wire_spec.get("table")
-    database = _database(wire_spec.get("database"))
+    table, named = wire_spec.get("table"), wire_spec.get("database")
+    database = DEFAULT_DATABASE if named is None else named if is_database(named) else ""
     schema = schema_of(database)
     relation = relation_name(table, schema)
     kind = _kind(resource)
@@ -169,12 +164,6 @@ def _resource(payload: dict[str, Any]) -> tuple[Controller, dict[str, Any]]:
     if not isinstance(resource, dict):
         raise InvalidRequest("The resource in the body must be a JSON object.")
     return ("decorator" if parent is None else "composite"), resource
-
-
-def _database(value: object) -> str:
-    if value is None:
-        return DEFAULT_DATABASE
-    return value if is_database(value) else ""
 
 
 def _pause(annotations: object) -> str:

@@ -16,8 +16,6 @@ from postgres_writer.errors import DatabaseUnavailable, Reason, Retry
 
 RETRY_SECONDS = 2.0
 """After a transient failure a resource is not tried again sooner than this; the database's circuit is open as long."""
-RETRIES_PER_SECOND = 50.0
-"""How many retry slots a worker hands out: a hundred resources are back in 2 s, a hundred thousand do not storm."""
 OUTAGE_SECONDS = 30.0
 """How long PostgreSQL may be away before the status of resources that are Ready says so: as long as a failover takes,
 and far shorter than a resync period."""
@@ -35,7 +33,7 @@ def build_response(
     """Build the answer with only those fields that Metacontroller's hook v2 decodes.
 
     ``now`` is Unix time in seconds, ``period`` the resync period in seconds, ``slot`` the seconds until the retry slot
-    that was taken for a transient failure (see ``next_retry``).
+    that was taken for a transient failure (see RetrySlots).
     """
     finalized = request.finalizing and outcome.error is None
     echo = finalized and request.deleting and request.last_finalizer
@@ -64,16 +62,6 @@ def keeps_status(plan: Plan, outcome: Outcome) -> bool:
 def retry_of(outcome: Outcome) -> Retry:
     """Say how soon another sync can help."""
     return outcome.error.retry if outcome.error else Retry.PERIOD
-
-
-def next_retry(last: float, now: float, period: float) -> float | None:
-    """Give the time of the retry slot after ``last``, the one handed out before; None when the period has no more.
-
-    All in seconds of one clock. Slots follow each other at RETRIES_PER_SECOND, the first RETRY_SECONDS from now. So
-    a few resources are tried again soon after PostgreSQL is back, and many come one after the other.
-    """
-    slot = max(last + 1 / RETRIES_PER_SECOND, now + RETRY_SECONDS)
-    return slot if slot <= now + period else None
 
 
 def resync_after(request: HookRequest, retry: Retry, now: float, period: float, slot: float | None = None) -> float:
@@ -108,12 +96,8 @@ def verdict(request: HookRequest, outcome: Outcome) -> tuple[str, Reason, str]:
     if not request.finalizing:
         return "True", Reason.ROW_SYNCED, f"The row in table {request.relation}{request.of_database} matches the spec."
     if not request.deleting:
-        return (
-            "Unknown",
-            Reason.UNMANAGED,
-            "The controller's selector no longer matches this resource; its row was left in place and is no longer "
-            "managed.",
-        )
+        why = "The controller's selector no longer matches this resource"
+        return "Unknown", Reason.UNMANAGED, f"{why}; its row was left in place and is no longer managed."
     if request.retain:
         return "Unknown", Reason.UNMANAGED, "The row was left in place because spec.deletionPolicy is Retain."
     if request.last_finalizer:

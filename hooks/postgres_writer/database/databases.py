@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from postgres_writer.config.settings import Config, DatabaseConfig, database_names
 from postgres_writer.config.variables import DEFAULT_DATABASE
@@ -45,8 +45,7 @@ class Databases:
         # the last one is only for a database that holds none
         self._total = Queue(max(config.total_connections, config.connections + 1), self._close_oldest)
         self._lock = threading.Lock()
-        self._default = self._made(DEFAULT_DATABASE, config.database)
-        self._known = {DEFAULT_DATABASE: self._default}
+        self._known = {DEFAULT_DATABASE: self._made(DEFAULT_DATABASE, config.database)}
 
     def find(self, name: str) -> Database:
         """Give the database of that name as it is configured now."""
@@ -68,7 +67,7 @@ class Databases:
             try:
                 if found.missing:
                     raise found.missing
-                version, role, dbname, usable = found.store.about(schema, Call(time.monotonic(), lambda: False))
+                version, role, dbname, usable = found.store.about(schema, Call(time.monotonic()))
             except ResourceError as exc:
                 yield name, False, str(exc)
                 continue
@@ -100,7 +99,7 @@ class Databases:
                 del self._known[name]
             if config is None:
                 # no connection, no series: callers may name any number of them
-                return Database(self._default.config, self._default.store, missing)
+                return replace(self._known[DEFAULT_DATABASE], missing=missing)
             self._known[name] = known = self._made(name, config)
         known.read = time.monotonic()
         return known

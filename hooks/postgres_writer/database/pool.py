@@ -29,21 +29,13 @@ class Pool:
 
     ``make`` gives a new session (which connects when it is first used), ``queue`` bounds the number of sessions, and
     ``total`` that of all databases together. ``idle_seconds`` after its last use a connection is closed: one that a
-    balancer has dropped would answer nothing. ``lock_seconds`` is how long a message may wait for a lock of PostgreSQL
-    where the queue does not shorten it.
+    balancer has dropped would answer nothing.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what a pool has to be told
-        self,
-        make: Callable[[], Session],
-        queue: Queue,
-        total: Queue,
-        idle_seconds: float,
-        lock_seconds: float,
-        meters: metrics.OfDatabase,
+    def __init__(
+        self, make: Callable[[], Session], queue: Queue, total: Queue, idle_seconds: float, meters: metrics.OfDatabase
     ) -> None:
-        self._make = make
-        self._idle_seconds, self._lock_seconds = idle_seconds, lock_seconds
+        self._make, self._idle_seconds = make, idle_seconds
         self._queue, self._total = queue, total
         self._meters, self._self = meters, frozenset({meters.name})
         self._circuits = TableCircuits()
@@ -105,7 +97,7 @@ class Pool:
         except BaseException:
             self._queue.give_back(tables)
             raise
-        session.lock_timeout = min(self._lock_seconds, self._queue.lock_seconds(tables))
+        session.lock_timeout = min(session.lock_seconds, self._queue.lock_seconds(tables))
         if time.monotonic() - session.idle_since > self._idle_seconds:
             # the reaper is late
             session.close()

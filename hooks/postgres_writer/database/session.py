@@ -62,8 +62,8 @@ class Session:
         self._connection: Any = None
         self._cursor: Any = None
         self._opened = self._offset = 0.0
-        self.lock_timeout = self._lock_seconds = LOCK_SHARE * config.statement_timeout
-        """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL."""
+        self.lock_timeout = self.lock_seconds = LOCK_SHARE * config.statement_timeout
+        """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL; at most."""
         self.idle_since = 0.0  # when the pool got the session back; monotonic seconds
         self._texts: dict[statements.Statement, str] = {}
         self._escapes = True
@@ -226,7 +226,7 @@ class Session:
         self._succeed()
 
     def _greeting(self) -> str:
-        limits = statements.limits(self._config.statement_timeout, self._lock_seconds, local=False)
+        limits = statements.limits(self._config.statement_timeout, self.lock_seconds, local=False)
         sets = [limits, statements.settings(local=False)] if self._config.prepared_statements else []
         return "; ".join([*sets, statements.HELLO])
 

@@ -13,29 +13,20 @@ from dataclasses import replace
 from postgres_writer.config.settings import Config, DatabaseConfig
 from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core import refusals
-from postgres_writer.core.plan import Asking, Inspect, Operation, Outcome, Plan, Record, Remove, Skip, Write
+from postgres_writer.core.plan import Asking, Inspect, Operation, Outcome, Plan, Record, Remove, Write
 from postgres_writer.core.refusals import Access, Guard, Key, Refused
 from postgres_writer.core.row import Spec, Values
 from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Result, Session
 from postgres_writer.database.sharing import Circuit, Queue
-from postgres_writer.deadlines import CIRCUIT_SECONDS, LOCK_SHARE, Call
-from postgres_writer.errors import (
-    DatabaseBusy,
-    DatabaseUnavailable,
-    DeleteFailed,
-    RequestExpired,
-    ResourceError,
-    TableRecorded,
-)
+from postgres_writer.deadlines import CIRCUIT_SECONDS, Call
+from postgres_writer.errors import TRANSIENT, DatabaseUnavailable, DeleteFailed, ResourceError, TableRecorded
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import fields
 
 logger = logging.getLogger(__name__)
 
-TRANSIENT = (DatabaseUnavailable, DatabaseBusy, RequestExpired)
-"""Errors that say nothing about the tables: each of them may still hold the row."""
 _PASSING = {Guard.MISSING, Guard.ALTERED, Guard.KEPT}
 """What a look also finds once where another transaction replaced the row while the act waited for it."""
 _WAS = {each.value: each for each in (Operation.INSERTED, Operation.UPDATED, Operation.UNCHANGED)}
@@ -55,22 +46,21 @@ class Store:
         total: Queue | None = None,
     ) -> None:
         circuit, meters = Circuit(CIRCUIT_SECONDS), metrics.OfDatabase(name)
-        self._statement_timeout = timeout = config.statement_timeout
+        self._statement_timeout = config.statement_timeout
         self.pool = Pool(
             lambda: Session(config, circuit, meters, self.pool.close),
             Queue(connections),
             # the last place of it is not for who holds one
             total or Queue(connections + 1),
             config.idle_timeout,
-            LOCK_SHARE * timeout,
             meters,
         )
 
     def apply(self, plan: Plan, call: Call) -> Outcome:
         """Make the plan true; never raises for what concerns the resource, the table or the database."""
         match plan:
-            case Skip():
-                return Outcome(plan.tables, error=plan.verdict, observed=plan.observed)
+            case Outcome():
+                return plan
             case Inspect():
                 return self._inspect(plan, call)
         try:

@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import time
+from collections.abc import Hashable
 from functools import partial
 from random import getrandbits
 from typing import Any, cast
@@ -21,18 +22,16 @@ from werkzeug import exceptions
 from werkzeug.datastructures import WWWAuthenticate
 from werkzeug.routing import MapAdapter
 
-from postgres_writer.config.settings import Config, DatabaseConfig
-from postgres_writer.core.plan import ADOPTED, Operation, Outcome, Permits, is_adopted, is_drift, make_plan
+from postgres_writer.config.settings import Config
+from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, is_drift, make_plan
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
-from postgres_writer.core.response import build_response, keeps_status, retry_of, verdict
+from postgres_writer.core.response import RETRY_SECONDS, build_response, keeps_status, retry_of, verdict
 from postgres_writer.database.databases import Databases
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
-from postgres_writer.server.bodies import Bodies
-from postgres_writer.server.caller import call_from_socket
+from postgres_writer.server.caller import Bodies, call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
-from postgres_writer.server.retries import RetrySlots
 from postgres_writer.server.worker import NEXT_TURN
 from postgres_writer.telemetry import metrics
 from postgres_writer.telemetry.logs import RateLimit, fields
@@ -44,6 +43,9 @@ _refusals.addFilter(RateLimit())
 # a no-op is no news: at a line per sync, ten thousand resources would fill the log with nothing
 _CHANGES = {Operation.INSERTED, Operation.UPDATED, Operation.MOVED, Operation.DELETED}
 _LOGGED = ("namespace", "name", "uid", "generation", "database", "table")
+_MOST_QUEUES = 256
+RETRIES_PER_SECOND = 50.0
+"""How many retry slots a worker hands out: a hundred resources are back in 2 s, a hundred thousand do not storm."""
 _PROBLEM_TYPE = "application/problem+json"
 _DETAILS = {
     401: "Send the header 'Authorization: Bearer TOKEN' with a token of HOOK_TOKENS_FILE.",
@@ -60,7 +62,7 @@ def create_app(config: Config, databases: Databases) -> Flask:
     metrics.declare()
     server = HookServer(config, databases)
     for hook in ("sync", "finalize"):
-        app.add_url_rule(f"/{hook}", hook, server.view(hook), methods=["POST"])
+        app.add_url_rule(f"/{hook}", hook, partial(server.answer, hook), methods=["POST"])
     for probe in ("healthz", "readyz"):
         # readyz does not ask the database: with every pod unready Metacontroller would fall into its long back-off
         app.add_url_rule(f"/{probe}", probe, lambda: Response("ok\n", mimetype="text/plain"))
@@ -97,6 +99,32 @@ class HookResponse(Response):
         return cast("list[bytes]", self.response)
 
 
+class RetrySlots:
+    """When failures are tried again: soft state, without locks, for greenlets take turns where they wait.
+
+    One for all requests of a process; times are of the monotonic clock, in seconds.
+    Slots are handed out in queues, so that the thousands of one do not hold up the few of another. Those of a queue
+    follow each other at RETRIES_PER_SECOND, the first RETRY_SECONDS from now. So a few resources are tried again soon
+    after PostgreSQL is back, and many come one after the other.
+    """
+
+    def __init__(self, period: float) -> None:
+        self._period = period
+        self._last: dict[Hashable, float] = {}
+
+    def take(self, now: float, queue: Hashable) -> float | None:
+        """Take the next slot of a queue; give the seconds until it comes, or None when the period has no more."""
+        slot = max(self._last.get(queue, 0.0) + 1 / RETRIES_PER_SECOND, now + RETRY_SECONDS)
+        if slot > now + self._period:
+            return None
+        if queue not in self._last and len(self._last) >= _MOST_QUEUES:
+            # a queue whose last slot has passed says nothing any more
+            self._last = {name: last for name, last in self._last.items() if last > now}
+        if queue in self._last or len(self._last) < _MOST_QUEUES:
+            self._last[queue] = slot
+        return slot - now
+
+
 class HookServer:
     """The views of the hooks and what they need: the databases, the table policy and the tokens."""
 
@@ -110,35 +138,29 @@ class HookServer:
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
         self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 
-    def view(self, hook: str) -> Any:
-        """Make the view function of a hook."""
-
-        def answer() -> Response:
-            environ = request.environ
-            call = call_from_socket(environ.get("gunicorn.socket"))
-            request_id = g.request_id = f"{getrandbits(64):016x}"
-            # before the body is read: a caller without a token cannot make the server read and decode megabytes
-            self._authorize()
-            body = self._decoded_body(environ, call)
-            hook_request = load_request(body, finalizing=hook == "finalize", schema_of=self._databases.schema)
-            database = self._databases.find(hook_request.database)
-            plan = make_plan(hook_request, self._permits(hook_request.database, database.config), database.missing)
-            outcome = database.store.apply(plan, call)
-            kept = keeps_status(plan, outcome)
-            slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
-            answered = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
-            about = database.missing is None, time.monotonic() - call.arrival, request_id, kept
-            _report(hook, hook_request, outcome, *about)
-            headers = [("X-Request-Id", request_id)]
-            if kept:
-                return _retry_after(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
-            return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
-
-        return answer
-
-    def _permits(self, name: str, config: DatabaseConfig) -> Permits:
+    def answer(self, hook: str) -> Response:
+        """Answer a request for the hook."""
+        environ = request.environ
+        call = call_from_socket(environ.get("gunicorn.socket"))
+        request_id = g.request_id = f"{getrandbits(64):016x}"
+        # before the body is read: a caller without a token cannot make the server read and decode megabytes
+        self._authorize()
+        body = self._decoded_body(environ, call)
+        hook_request = load_request(body, finalizing=hook == "finalize", schema_of=self._databases.schema)
+        database = self._databases.find(hook_request.database)
         policy = self._policy.current() if self._policy else ALLOW_ALL
-        return partial(policy.permits, database=name, schema=config.schema)
+        permits = partial(policy.permits, database=hook_request.database, schema=database.config.schema)
+        plan = make_plan(hook_request, permits, database.missing)
+        outcome = database.store.apply(plan, call)
+        kept = keeps_status(plan, outcome)
+        slot = self._slot(hook_request, outcome, kept) if retry_of(outcome) is Retry.TRANSIENT else None
+        answered = build_response(hook_request, outcome, time.time(), self._config.resync_seconds, slot)
+        label = hook_request.database if database.missing is None else metrics.NO_DATABASE
+        _report(hook, hook_request, outcome, label, time.monotonic() - call.arrival, request_id, kept)
+        headers = [("X-Request-Id", request_id)]
+        if kept:
+            return _retry_after(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
+        return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
 
     def _slot(self, hook_request: HookRequest, outcome: Outcome, kept: bool) -> float | None:
         # what waits for PostgreSQL itself is in no table's queue, and where only a resync is late in one of its own
@@ -162,8 +184,11 @@ class HookServer:
             raise exceptions.UnsupportedMediaType
         # later nothing could be written for it any more
         until = call.start_by(self._config.database.statement_timeout)
-        with self._bodies.read(environ, until) as data:
-            return _decoded(data)
+        try:
+            with self._bodies.read(environ, until) as data:
+                return _DECODER.decode(data.decode())
+        except (ValueError, RecursionError) as exc:
+            raise exceptions.BadRequest("The body is not JSON.") from exc
 
     def _authorize(self) -> None:
         if self._tokens is None:
@@ -174,13 +199,6 @@ class HookServer:
         matches = [hmac.compare_digest(given, known) for known in self._tokens.current()]
         if scheme.lower() != "bearer" or not any(matches):
             raise exceptions.Unauthorized(www_authenticate=WWWAuthenticate("bearer"))
-
-
-def _decoded(data: bytes) -> object:
-    try:
-        return _DECODER.decode(data.decode())
-    except (ValueError, RecursionError) as exc:
-        raise exceptions.BadRequest("The body is not JSON.") from exc
 
 
 # Python reads NaN and Infinity, and 1e999 as Infinity: echoed in a status they would break Metacontroller's decoder
@@ -196,13 +214,7 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
-    hook: str,
-    hook_request: HookRequest,
-    outcome: Outcome,
-    configured: bool,
-    seconds: float,
-    request_id: str,
-    kept: bool,
+    hook: str, hook_request: HookRequest, outcome: Outcome, database: str, seconds: float, request_id: str, kept: bool
 ) -> None:
     """Count and log what came of a hook request: a line per change or new failure, all else only at DEBUG.
 
@@ -211,7 +223,6 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
     status, reason, message = _summarize(hook_request, outcome)
     operation = outcome.operation
     done = ADOPTED if is_adopted(hook_request, outcome) else operation.value
-    database = hook_request.database if configured else metrics.NO_DATABASE
     metrics.hook_requests(hook, hook_request.controller, reason, database).inc()
     metrics.hook_seconds(hook).observe(seconds)
     if operation is not Operation.NONE:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 import ssl
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +36,6 @@ class Watched(Generic[T]):
         self._what = what
         self._paths = paths
         self._load = load
-        self._lock = threading.Lock()
         # before load(), for the same reason as in _refresh()
         self._version = tuple(map(_version, paths))
         self._unusable: tuple[object, ...] | None = None
@@ -47,14 +45,11 @@ class Watched(Generic[T]):
     def current(self) -> T:
         """Give the value of the files as they were a second ago or later."""
         now = time.monotonic()
-        # one caller checks the files; the others do not wait for it and use the value that is there
-        if now >= self._next_check and self._lock.acquire(blocking=False):
-            try:
-                # before the look: even a load that fails unexpectedly is tried once a second, not by every request
-                self._next_check = now + CHECK_SECONDS
-                self._refresh()
-            finally:
-                self._lock.release()
+        if now >= self._next_check:
+            # before the look: the others use the value that is there meanwhile, and even a load that fails unexpectedly
+            # is tried once a second, not by every request
+            self._next_check = now + CHECK_SECONDS
+            self._refresh()
         return self._value
 
     def _refresh(self) -> None:

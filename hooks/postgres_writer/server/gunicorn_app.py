@@ -44,27 +44,25 @@ class RootLogger(Logger):
 class HookApplication(BaseApplication):
     """The WSGI application under gunicorn."""
 
-    def __init__(self, config: Config, load: Callable[[], Any], begin: Callable[[], None]) -> None:
-        """``load`` makes the WSGI application before the fork; ``begin`` is run in the worker, beside its requests."""
-        self._config, self._load, self._begin = config, load, begin
+    def __init__(self, config: Config, listener: socket.socket, app: Any, begin: Callable[[], None]) -> None:
+        """``app`` is called for every request; ``begin`` is run in the worker, beside its requests."""
+        self._config, self._begin = config, begin
+        self._bind = f"fd://{listener.detach()}"
         super().__init__()
+        self.callable = app
 
     def load_config(self) -> None:
         """Set gunicorn's settings; nothing is read from its own files, variables and arguments."""
         for name, value in settings(self._config).items():
             self.cfg.set(name, value)
-        self.cfg.set("worker_connections", worker_connections() // len(self.cfg.bind))
+        self.cfg.set("bind", self._bind)
+        self.cfg.set("worker_connections", worker_connections())
         self.cfg.set("post_worker_init", lambda _worker: threading.Thread(target=self._begin, daemon=True).start())
-
-    def load(self) -> Any:
-        """Return the WSGI application."""
-        return self._load()
 
 
 def settings(config: Config) -> dict[str, Any]:
     """Return gunicorn's settings, each one that differs from its default for a reason."""
     chosen: dict[str, Any] = {
-        "bind": binds(config.host, config.port),
         "worker_class": "postgres_writer.server.worker.HookWorker",
         # more would count apart, and one answers more calls than an API server lets through: replicas add more
         "workers": 1,
@@ -91,22 +89,6 @@ def settings(config: Config) -> dict[str, Any]:
         wrapper = SimpleNamespace(wrap_socket=lambda sock, **_options: Connection(sock, context.current()))
         chosen["ssl_context"] = lambda _config, _default_factory: wrapper
     return chosen
-
-
-def binds(host: str, port: int) -> list[str]:
-    """Return what gunicorn listens on. The host :: means every address of the machine, IPv4 and IPv6."""
-    if host != "::":
-        return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}"]
-    everything = {"IPv4": f"0.0.0.0:{port}", "IPv6": f"[::]:{port}"}
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            only_v6 = probe.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
-            probe.bind((host, 0))
-    except OSError:
-        # a kernel that was started with ipv6.disable=1 has no such sockets
-        return [everything["IPv4"]]
-    # by default a socket on :: takes IPv4 too, and a second one for it would fail; net.ipv6.bindv6only changes that
-    return [everything["IPv6"], everything["IPv4"]] if only_v6 else [everything["IPv6"]]
 
 
 def worker_connections() -> int:

@@ -128,15 +128,12 @@ def describe_exception(error: BaseException) -> str:
 
     The message is kept only where it comes from the operating system and so cannot hold a value of a row.
     """
-    parts: list[str] = []
-    seen: BaseException | None = error
-    while seen is not None:
-        frames = "".join(traceback.format_tb(seen.__traceback__)).rstrip()
-        message = f": {seen.strerror}" if isinstance(seen, OSError) and seen.strerror else ""
-        parts.append(f"{type(seen).__qualname__}{message}\n{frames}")
-        # the chain as Python prints it: `raise ... from None` ends it
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
-    return "\ncaused by ".join(parts)
+    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    message = f": {error.strerror}" if isinstance(error, OSError) and error.strerror else ""
+    said = f"{type(error).__qualname__}{message}\n{frames}"
+    # the chain as Python prints it: `raise ... from None` ends it
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return f"{said}\ncaused by {describe_exception(cause)}" if cause else said
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -16,7 +16,6 @@ from postgres_writer.core.plan import (
     Plan,
     Record,
     Remove,
-    Skip,
     Write,
     is_adopted,
     is_drift,
@@ -119,7 +118,7 @@ SYNC = (
         Record(ID, SPEC, (A, B)),
         status=recorded("a", "b", observed="students"),
     ),
-    Case("a spec without a table is refused", Skip((), InvalidSpec("spec.table is required.")),
+    Case("a spec without a table is refused", Outcome((), error=InvalidSpec("spec.table is required.")),
          spec=spec_with(table=ABSENT)),
     Case(
         "an invalid spec lists its new permitted table unless a grant is missing",
@@ -128,7 +127,7 @@ SYNC = (
     ),
     Case(
         "an invalid spec keeps a listed table without asking",
-        Skip((STUDENTS,), NO_AGE),
+        Outcome((STUDENTS,), error=NO_AGE),
         spec=spec_with(age=ABSENT),
         status=recorded("students"),
     ),
@@ -140,11 +139,11 @@ SYNC = (
     ),
     Case(
         "an invalid spec does not list a table that was refused before",
-        Skip((), NO_AGE),
+        Outcome((), error=NO_AGE),
         spec=spec_with(age=ABSENT),
         status=recorded(observed="students"),
     ),
-    Case("a table that the policy refuses is not listed", Skip((), POLICY), spec=spec_with(table="secrets")),
+    Case("a table that the policy refuses is not listed", Outcome((), error=POLICY), spec=spec_with(table="secrets")),
     Case(
         "a table that the policy refuses leaves the old row in place",
         Inspect(ID, None, False, (STUDENTS,), POLICY),
@@ -163,22 +162,22 @@ SYNC = (
         spec=spec_with(table="a.b.c"),
         status=recorded("students"),
     ),
-    Case("a paused new resource lists its table", Skip((STUDENTS,)), metadata=PAUSED),
-    Case("a paused move lists both tables", Skip((A, STUDENTS)), status=recorded("a"), metadata=PAUSED),
+    Case("a paused new resource lists its table", Outcome((STUDENTS,)), metadata=PAUSED),
+    Case("a paused move lists both tables", Outcome((A, STUDENTS)), status=recorded("a"), metadata=PAUSED),
     Case(
         "a paused resource with a refused table lists only what was",
-        Skip((A,)),
+        Outcome((A,)),
         spec=spec_with(table="secrets"),
         status=recorded("a"),
         metadata=PAUSED,
     ),
     Case(
         "a paused resource does not list a table that was refused before",
-        Skip(()),
+        Outcome(()),
         status=recorded(observed="students"),
         metadata=PAUSED,
     ),
-    Case("a paused resource with a broken spec lists its table", Skip((STUDENTS,)),
+    Case("a paused resource with a broken spec lists its table", Outcome((STUDENTS,)),
          spec=spec_with(age="x"), metadata=PAUSED),
 )  # fmt: skip
 
@@ -203,8 +202,8 @@ FINALIZE = (
     Case("deletes from a refused table that is listed from better times",
          Remove(ID, (SECRETS,), (SECRETS,), (SECRETS,)),
          spec=spec_with(table="secrets"), status=recorded("secrets")),
-    Case("has nothing to do where nothing can hold the row", Skip(()), spec=spec_with(table="secrets")),
-    Case("leaves the row with Retain", Skip((STUDENTS,)), spec=spec_with(deletionPolicy="Retain"),
+    Case("has nothing to do where nothing can hold the row", Outcome(()), spec=spec_with(table="secrets")),
+    Case("leaves the row with Retain", Outcome((STUDENTS,)), spec=spec_with(deletionPolicy="Retain"),
          status=recorded("students")),
     Case("deletes although paused", Remove(ID, (STUDENTS,), (STUDENTS,), (STUDENTS,)),
          status=recorded("students"), metadata=PAUSED),
@@ -217,11 +216,11 @@ UNKNOWN, UNUSABLE = DatabaseNotConfigured("no such database"), DatabaseNotConfig
 @pytest.mark.parametrize(
     ("missing", "plan", "case"),
     [
-        (UNKNOWN, Skip((), UNKNOWN), Case("lists nothing new", Skip(()))),
-        (UNKNOWN, Skip((A,), UNKNOWN), Case("keeps what is listed", Skip(()), status=recorded("a"))),
-        (UNKNOWN, Skip(()), Case("lists nothing new while paused", Skip(()), metadata=PAUSED)),
-        (UNKNOWN, Skip((), POLICY), Case("", Skip(()), spec=spec_with(table="secrets"))),
-        (UNUSABLE, Skip((), UNUSABLE, observed=False), Case("does not let go of the table", Skip(()))),
+        (UNKNOWN, Outcome((), error=UNKNOWN), Case("lists nothing new", Outcome(()))),
+        (UNKNOWN, Outcome((A,), error=UNKNOWN), Case("keeps what is listed", Outcome(()), status=recorded("a"))),
+        (UNKNOWN, Outcome(()), Case("lists nothing new while paused", Outcome(()), metadata=PAUSED)),
+        (UNKNOWN, Outcome((), error=POLICY), Case("", Outcome(()), spec=spec_with(table="secrets"))),
+        (UNUSABLE, Outcome((), error=UNUSABLE, observed=False), Case("does not let go of the table", Outcome(()))),
     ],
 )
 def test_sync_of_a_database_that_cannot_be_asked(missing: DatabaseNotConfigured, plan: Plan, case: Case) -> None:
@@ -240,8 +239,8 @@ def test_finalize(case: Case) -> None:
 
 
 def test_without_a_deletion_timestamp_finalize_leaves_the_row() -> None:
-    request = Case("", Skip(()), status=recorded("a"), finalizing=True).request()
-    assert make_plan(request, permits) == Skip((A, STUDENTS))
+    request = Case("", Outcome(()), status=recorded("a"), finalizing=True).request()
+    assert make_plan(request, permits) == Outcome((A, STUDENTS))
 
 
 def test_the_policy_is_asked_with_the_namespace_and_the_relation() -> None:
@@ -362,8 +361,8 @@ def worst(plan: Plan) -> Outcome:
             return Outcome((*plan.others, *([plan.table] if plan.table else [])), error=plan.verdict)
         case Remove():
             return Outcome(plan.tables, error=error)
-        case Skip():
-            return Outcome(plan.tables, error=plan.verdict)
+        case Outcome():
+            return plan
 
 
 @settings(max_examples=200)

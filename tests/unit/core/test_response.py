@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,10 +13,8 @@ from postgres_writer import errors
 from postgres_writer.core.plan import Operation, Outcome
 from postgres_writer.core.request import MAX_TABLES, HookRequest, load_request
 from postgres_writer.core.response import (
-    RETRIES_PER_SECOND,
     RETRY_SECONDS,
     build_response,
-    next_retry,
     resync_after,
 )
 from postgres_writer.errors import DatabaseUnavailable, ResourceError, Retry, RowRejected, TableNotFound, TableRecorded
@@ -276,43 +273,6 @@ def test_without_a_uid_the_id_spreads() -> None:
 def test_the_error_decides_the_wait(error: ResourceError | None, low: float, high: float) -> None:
     answer = build_response(loaded(), Outcome(("public.students",), error=error), NOW, 300.0, slot=7.0)
     assert low <= answer["resyncAfterSeconds"] <= high
-
-
-# The retry slots
-
-
-def handed_out(now: float, last: float, period: float, count: int) -> list[float]:
-    """Return the slots of so many failures at one moment."""
-    slots = []
-    for _ in range(count):
-        slot = next_retry(last, now, period)
-        if slot is None:
-            break
-        slots.append(slot)
-        last = slot
-    return slots
-
-
-def test_a_hundred_resources_are_tried_again_within_four_seconds() -> None:
-    slots = handed_out(NOW, 0, 300, 100)
-    assert slots[0] == NOW + RETRY_SECONDS
-    assert slots[-1] <= NOW + 4
-
-
-@settings(max_examples=100)
-@given(failures=st.lists(st.floats(0, 20), min_size=1, max_size=400), period=st.floats(1, 60), start=st.floats(0, 1e7))
-def test_retries_never_storm_and_come_within_the_period(failures: list[float], period: float, start: float) -> None:
-    last, slots = 0.0, []
-    for now in sorted(start + after for after in failures):
-        slot = next_retry(last, now, period)
-        if slot is None:
-            assert last + 2 / RETRIES_PER_SECOND > now + period or period < RETRY_SECONDS
-            continue
-        assert now + RETRY_SECONDS <= slot <= now + period
-        slots.append(slot)
-        last = slot
-    gaps = [after - before for before, after in pairwise(slots)]
-    assert all(gap >= 1 / RETRIES_PER_SECOND - 1e-6 for gap in gaps)
 
 
 @settings(max_examples=100)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from postgres_writer.core.plan import Outcome, Plan, Record, Remove, Skip, Write
+from postgres_writer.core.plan import Outcome, Plan, Record, Remove, Write
 from postgres_writer.core.response import OUTAGE_SECONDS, keeps_status
 from postgres_writer.core.row import Spec
 from postgres_writer.errors import (
@@ -33,7 +33,7 @@ def test_a_short_outage_leaves_the_status_of_what_was_ready_at_this_generation()
         Write("default/sample", SPEC, ("old",), listed=True),
         Record("default/sample", SPEC, ()),
         Remove("default/sample", ("public.students",), ("public.students",), ("public.students",)),
-        Skip(("public.students",)),
+        Outcome(("public.students",)),
     ],
 )
 def test_whatever_waits_for_an_answer_gets_one(plan: Plan) -> None:

@@ -14,7 +14,7 @@ from postgres_writer.database.session import Session
 from postgres_writer.database.sharing import Queue
 from postgres_writer.errors import RequestExpired
 from postgres_writer.telemetry.metrics import OfDatabase
-from support.fake_sessions import LOCK, LONG, SOON, FakeSession, Maker, lend, soon
+from support.fake_sessions import LONG, SOON, FakeSession, Maker, lend, soon
 
 
 def sharing(total: int, *sizes: int) -> list[tuple[Pool, list[FakeSession]]]:
@@ -23,7 +23,7 @@ def sharing(total: int, *sizes: int) -> list[tuple[Pool, list[FakeSession]]]:
     together = Queue(total, lambda: min((pool for pool, _ in pools), key=lambda pool: pool.idle_since).close_oldest())
     for number, size in enumerate(sizes):
         maker = Maker()
-        pools.append((Pool(maker, Queue(size), together, LONG, LOCK, OfDatabase(f"database-{number}")), maker.made))
+        pools.append((Pool(maker, Queue(size), together, LONG, OfDatabase(f"database-{number}")), maker.made))
     return pools
 
 
