@@ -132,6 +132,15 @@ def test_a_database_that_is_not_there(stored: Resource, database: Database) -> N
         expect(RoundTrip(stored, server).sync(), "False", Reason.DATABASE_UNAVAILABLE)
 
 
+def test_a_database_that_is_not_configured(trip: RoundTrip) -> None:
+    # what lists no table can be in another database
+    trip.resource.record("students")
+    trip.resource.patch_spec(database="archive")
+    status = trip.sync()
+    expect(status, "False", Reason.DATABASE_NOT_CONFIGURED)
+    assert status["tables"] == []
+
+
 def test_a_request_that_waited_too_long(trip: RoundTrip) -> None:
     (worker,) = trip.hooks.workers()
     os.kill(worker, signal.SIGSTOP)

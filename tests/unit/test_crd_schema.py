@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from postgres_writer.config.variables import _DATABASE, DEFAULT_DATABASE
 from postgres_writer.core.request import MAX_LISTED_COLUMNS, MAX_TABLES
 from postgres_writer.core.row import ID_COLUMN, KINDS, MAX_COLUMNS, POSTGRES_ROW, POSTGRES_WRITER, Kind, is_column
 from support.spec_cases import SPEC_CASES, SYSTEM_TABLE_PATTERN, TABLE_PATTERN
@@ -54,6 +55,12 @@ def test_patterns_are_those_of_the_table(kind: Kind) -> None:
     pattern = TABLE_PATTERN.replace(r"\.", "[.]")
     assert rules == [f"self.matches('{pattern}')", f"!self.matches('{SYSTEM_TABLE_PATTERN}')"]
     assert "pattern" not in table, "the API server would add the bare expression to the sentence"
+
+
+@every_kind
+def test_databases_are_named_as_the_hook_does(kind: Kind) -> None:
+    (rule,) = schema(kind)["properties"]["spec"]["properties"]["database"]["x-kubernetes-validations"]
+    assert rule["rule"] == f"self.matches('^{_DATABASE.pattern}$') && self != '{DEFAULT_DATABASE}'"
 
 
 def test_columns_are_named_and_counted_as_the_hook_does() -> None:
