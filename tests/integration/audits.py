@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from subprocess import CompletedProcess
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ from support.payloads import recorded, resource
 from support.spec_cases import spec_with
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from support.postgres import Database
 
 INSERT = "INSERT INTO {} VALUES (%s, 'alex', 23, 'canada')"
@@ -32,6 +35,20 @@ def row(database: Database, *ids: str, table: str = "students") -> None:
     """Insert rows as the resource's spec wants them."""
     for about in ids:
         database.query(INSERT.format(table), about)
+
+
+@contextmanager
+def role(database: Database, name: str, *grants: str) -> Iterator[Database]:
+    """Log in as a role of the test's own with these grants."""
+    full = f"{name}_{database.name}"
+    database.query(f"CREATE ROLE {full} LOGIN")
+    try:
+        for grant in grants:
+            database.query(grant.format(role=full))
+        yield type(database)({**database.connect, "user": full})
+    finally:
+        database.query(f"DROP OWNED BY {full}")
+        database.query(f"DROP ROLE {full}")
 
 
 def audit(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from integration.audits import audit, made, row
+from integration.audits import audit, made, role, row
 from support.databases import write_folder
 from support.payloads import DELETED, recorded
 from support.spec_cases import spec_with
@@ -170,6 +170,21 @@ def test_a_database_with_two_names_has_each_row_once(
         ("no-resource", "again", "default/left", "public.students"),
         ("no-resource", "default", "default/left", "public.students"),
     ]
+
+
+def test_a_database_that_the_role_may_not_identify_may_be_any(
+    database: Database, archive: Database, folder: dict[str, str], tmp_path: Path
+) -> None:
+    row(database, "default/here")
+    row(archive, "default/here", "default/left")
+    resources = [made("here"), in_database("archive", "there")]
+    archive.query("REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+    with role(archive, "reader", "GRANT SELECT ON students TO {role}") as reader:
+        write_folder(tmp_path, "archive", reader)
+        assert told(database, resources=resources, **folder) == [
+            ("missing", "archive", "default/there", "public.students"),
+            ("no-resource", "archive", "default/left", "public.students"),
+        ]
 
 
 def test_a_name_that_is_not_configured_is_told_in_one_sentence(

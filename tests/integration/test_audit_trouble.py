@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
 
-from integration.audits import audit, findings, made, row
+from integration.audits import audit, findings, made, role, row
 from support.payloads import recorded
 from support.planted import DOUBLES
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.postgres import Database
-
-
-@contextmanager
-def role(database: Database, name: str, *grants: str) -> Iterator[Database]:
-    """Log in as a role of the test's own with these grants."""
-    full = f"{name}_{database.name}"
-    database.query(f"CREATE ROLE {full} LOGIN")
-    try:
-        for grant in grants:
-            database.query(grant.format(role=full))
-        yield type(database)({**database.connect, "user": full})
-    finally:
-        database.query(f"DROP OWNED BY {full}")
-        database.query(f"DROP ROLE {full}")
 
 
 def told(

@@ -120,7 +120,7 @@ class Audit:
     def _others(self, name: str) -> list[str]:
         """Return the databases that are certainly not the one of that name."""
         mine = self._known[name].identity
-        return [other for other, known in self._known.items() if known.identity not in (None, mine)]
+        return [other for other, known in self._known.items() if mine and known.identity not in (None, mine)]
 
     def _relations(self) -> set[tuple[str, str]]:
         return {(name, table) for name in self._names for table, _ in self._known[name].relations}
@@ -144,8 +144,8 @@ class Audit:
         vouched = {key for key in keys if key[0] in named}
         vouched |= {(relation, ID_COLUMN) for relation in filter(None, named)}
         reader.tables.certain = self.spool.recorded_keys(name) | vouched
-        several = len(self.configured) > 1
-        reader.resolve(keys | reader.tables.certain, discover=self.all_tables, identify=several)
+        reader.identify()
+        reader.resolve(keys | reader.tables.certain, discover=self.all_tables)
 
     def _look(self, rows: Callable[[Rows, str], Iterator[Row]]) -> None:
         """Compare the databases with the resources that are noted."""

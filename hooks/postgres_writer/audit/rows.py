@@ -110,15 +110,15 @@ class Rows:
             "; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
         )
 
-    def resolve(self, keys: Set[Key], *, discover: bool = False, identify: bool = False) -> None:
-        """Find the relations of these tables, as ``lookup`` does; ``discover``: and others with a unique text id.
+    def identify(self) -> None:
+        """Find out which database it is, if the role may."""
+        with contextlib.suppress(DatabaseUnreadable), self._transaction("READ ONLY") as cursor:
+            cursor.execute(_IDENTITY)
+            self.tables.identity = cursor.fetchone()
 
-        ``identify``: and which database it is.
-        """
+    def resolve(self, keys: Set[Key], *, discover: bool = False) -> None:
+        """Find the relations of these tables, as ``lookup`` does; ``discover``: and others with a unique text id."""
         with self._transaction("READ ONLY") as cursor:
-            if identify:
-                cursor.execute(_IDENTITY)
-                self.tables.identity = cursor.fetchone()
             if discover:
                 cursor.execute(_DISCOVER, {"id_column": ID_COLUMN})
                 keys |= {(name, ID_COLUMN) for (name,) in cursor.fetchall() if is_table(name)}
