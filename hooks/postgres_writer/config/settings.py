@@ -2,6 +2,7 @@
 
 `from_env`, the help of `serve` and docs/configuration.md follow from these fields. Nothing reads the environment at
 import, and no file is loaded here but the password's: server/files.py loads and checks tokens, certificate and policy.
+What is unusable is a ConfigError with one sentence that names the variable.
 """
 
 from __future__ import annotations
@@ -130,10 +131,7 @@ class DatabaseConfig:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> DatabaseConfig:
-        """Read the PSQL_* variables; unset and empty ones take their defaults.
-
-        Raises ConfigError with one sentence that names the variable.
-        """
+        """Read the PSQL_* variables; unset and empty ones take their defaults."""
         if not environ.get("PSQL_HOST"):
             raise ConfigError("PSQL_HOST is not set: name the host of PostgreSQL, or start with --embedded.")
         config = cls(**read(cls, environ))
@@ -161,7 +159,6 @@ class DatabaseConfig:
 
         Which database it is comes from the folder alone; other settings that it lacks are those of the environment.
         Files of other names are left alone: the Secrets of operators hold more.
-        Raises ConfigError with one sentence that names the setting.
         """
         known = {each.name for each in settings_of(cls).values()}
         given = {name: value for name, value in environ.items() if name in known - _NOT_INHERITED}
@@ -293,10 +290,7 @@ class Config:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Config:
-        """Read all variables; unset and empty ones take their defaults.
-
-        Raises ConfigError with one sentence that names the variable.
-        """
+        """Read all variables; unset and empty ones take their defaults."""
         config = cls(DatabaseConfig.from_env(environ), **read(cls, environ))
         _both_or_neither(HOOK_TLS_CERT_FILE=config.tls_cert_file, HOOK_TLS_KEY_FILE=config.tls_key_file)
         if config.metrics_token_required and config.tokens_file is None:

@@ -150,10 +150,7 @@ def _no_passphrase() -> str:
 
 
 def text_of(name: str, file: Path) -> str:
-    """Return the text of a file, whose line ends stay as they are.
-
-    Raises ConfigError with one sentence that names the setting.
-    """
+    """Return the text of a file, whose line ends stay as they are."""
     try:
         return file.read_bytes().decode()
     except (OSError, UnicodeDecodeError) as exc:
@@ -179,10 +176,7 @@ class Setting:
         return self.default or self.unset
 
     def read(self, environ: Mapping[str, str]) -> Any:
-        """Return the value that the environment gives this setting.
-
-        Raises ConfigError with one sentence that names the variable.
-        """
+        """Return the value that the environment gives this setting."""
         value = environ.get(self.name) or self.default
         return self.parse(self.name, value) if value else None
 

@@ -184,12 +184,17 @@ def _refusal(request: HookRequest, permitted: str | None, permits: Permits) -> R
     """Say why the resource may not be written, whatever its database is."""
     if request.spec is None:
         return InvalidSpec(request.problem)
-    denied = f"table {request.relation}" if permitted is None else _denied_column(request, permitted, permits)
-    sentence = (
+    denied = f"table {request.relation}"
+    if permitted is not None:
+        named = request.columns if request.id_column == ID_COLUMN else (*request.columns, request.id_column)
+        column = next((each for each in named if not permits(request.namespace, permitted, each)), None)
+        if column is None:
+            return None
+        denied = f"column {column} of table {permitted}"
+    return TableNotAllowed(
         f"The table policy does not allow namespace {request.namespace} to write to {denied}{request.of_database}; "
         f"choose an allowed {denied.partition(' ')[0]} or ask your PostgresWriter administrator."
     )
-    return TableNotAllowed(sentence) if denied else None
 
 
 def _plan_missing(
@@ -231,13 +236,6 @@ def _plan_refused(request: HookRequest, permitted: str | None, verdict: Resource
     if new or others:
         return Inspect(request.id, table, new, others, verdict, request.columns, request.id_column)
     return Outcome(listed, error=verdict)
-
-
-def _denied_column(request: HookRequest, table: str, permits: Permits) -> str:
-    """Name the first column that the table policy does not let the resource write, or give an empty text."""
-    named = request.columns if request.id_column == ID_COLUMN else (*request.columns, request.id_column)
-    denied = (column for column in named if not permits(request.namespace, table, column))
-    return next((f"column {column} of table {table}" for column in denied), "")
 
 
 def _may_hold(request: HookRequest, permitted: str | None) -> tuple[str, ...]:

@@ -153,15 +153,12 @@ class Pool:
             else:
                 self.close_oldest()
 
-    def _about(self, table: str) -> dict[str, dict[str, object]]:
-        return fields(table=table, database=self._meters.name)
-
     def _note_success(self, statement: Message) -> None:
         with self._lock:
             closed = self._circuits.succeeded(statement.tables, time.monotonic(), wrote=statement.writes)
         for table in closed:
             self._meters.circuits["closed"].inc()
-            logger.info("The table is no longer locked or slow", extra=self._about(table))
+            logger.info("The table is no longer locked or slow", extra=fields(table=table, database=self._meters.name))
 
     def _note_failure(self, statement: Message, row: str, exc: Exception) -> None:
         if isinstance(exc, Refused):
@@ -177,4 +174,5 @@ class Pool:
         # those that wait for a connection would only join those that wait for the table
         self._queue.refuse(table)
         self._meters.circuits["opened"].inc()
-        logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=self._about(table))
+        about = fields(table=table, database=self._meters.name)
+        logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=about)

@@ -118,10 +118,6 @@ class Queue:
             others = [self._held[table] for waiting in self._waiting if waiting != tables for table in waiting]
         return any(not held or held + 1 < mine for held in others)
 
-    def _may_have(self, tables: Tables) -> bool:
-        spared = self._free == 1 and self._size > 2  # noqa: PLR2004 - see the class
-        return self._free > 0 and not (spared and any(table in self._held for table in tables))
-
     def _serve(self) -> None:
         while (tables := self._next()) is not None:
             waiter = self._waiting[tables][0]
@@ -134,8 +130,10 @@ class Queue:
     def _next(self) -> Tables | None:
         """Give the tables whose oldest waiter is to be served now; all with the same tables are in one queue."""
         older: set[str] = set()
+        # of those that hold a connection none gets the last free one
+        barred = self._held if self._free == 1 and self._size > 2 else ()  # noqa: PLR2004 - see the class
         for tables in sorted(self._waiting, key=lambda each: self._waiting[each][0].number) if self._free else ():
-            if older.isdisjoint(tables) and self._may_have(tables):
+            if older.isdisjoint(tables) and not any(table in barred for table in tables):
                 return tables
             older |= tables
         return None

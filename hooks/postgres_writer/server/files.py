@@ -1,4 +1,7 @@
-"""Tokens, certificate and table policy: loaded and checked here, and read again when their files change."""
+"""Tokens, certificate and table policy: loaded and checked here, and read again when their files change.
+
+A file that cannot be read, or holds something else, is a ConfigError with one sentence that names the setting.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ class Watched(Generic[T]):
 
 
 def check_files(config: Config) -> None:
-    """Load every file of the configuration once. Raises ConfigError with one sentence for the first unusable one."""
+    """Load every file of the configuration once. Raises ConfigError for the first unusable one."""
     database_names(config.databases_dir)
     if config.tokens_file:
         load_tokens(config.tokens_file)
@@ -105,10 +108,7 @@ def load_tokens(path: Path, name: str = "HOOK_TOKENS_FILE") -> tuple[bytes, ...]
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
-    """Make a context that speaks TLS 1.2 or later.
-
-    Raises ConfigError with one sentence when the files are not a certificate and its unencrypted key.
-    """
+    """Make a context that speaks TLS 1.2 or later."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -117,10 +117,7 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
 
 
 def load_policy(path: Path) -> TablePolicy:
-    """Read the table policy from its file.
-
-    Raises ConfigError with one sentence when it cannot be read or is not a policy.
-    """
+    """Read the table policy from its file."""
     name = "HOOK_TABLE_POLICY_FILE"
     try:
         return parse_policy(text_of(name, path))
@@ -130,10 +127,7 @@ def load_policy(path: Path) -> TablePolicy:
 
 
 def load_audit_result(path: Path) -> AuditResult:
-    """Read what the last audit found; before the first one there is no file.
-
-    Raises ConfigError with one sentence when it cannot be read or is something else.
-    """
+    """Read what the last audit found; before the first one there is no file."""
     try:
         return AuditResult.from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
