@@ -34,7 +34,7 @@ from postgres_writer.telemetry import logs
 EXAMPLES = """\
 examples:
   PSQL_HOST=db.example.com PSQL_PASSWORD_FILE=password postgres-writer audit
-      Compare the cluster of kubectl's current context with the database.
+      Compare the cluster of kubectl's current context with every configured database.
   kubectl get pgw,pgr -A -o json | postgres-writer audit - -o json
       The same, with the resources from standard input; changes made meanwhile are reported as findings.
   postgres-writer audit --context production --repair
