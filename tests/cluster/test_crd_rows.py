@@ -335,6 +335,7 @@ def test_a_list_shows_table_condition_columns_and_what_is_wrong(acme: Resource) 
         "REASON",
         "PAUSED",
         "AGE",
+        "DATABASE",
         "GENERATION",
         "OBSERVED",
         "COLUMNS",

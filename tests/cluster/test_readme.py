@@ -82,7 +82,8 @@ def test_the_block_installs_and_what_the_page_shows_is_seen(bare: Installation, 
         assert run(rows).count("condition met") == 2
         (shown,) = code_blocks(README, "Install", "console")
         for command, output in transcript(shown):
-            check_transcript(run, command, output)
+            # the block's PGDATABASE
+            check_transcript(run, command, output.replace("database school", f"database {bare.database.name}"))
         bare.cluster.kubectl("create", "namespace", "billing")
         bare.cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(declared()))
         for namespace, name in (("billing", "pgr/acme"), ("default", "pgw/sample-student")):
