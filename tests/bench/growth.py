@@ -72,7 +72,7 @@ def databases(say: Callable[[str], None], seconds: int) -> dict[str, float]:
         memory = [_said(case, count, say) for case, count in ((alone, 1), (spread, DATABASES))]
     return {
         "databases_noop_ratio": round(spread.over(alone, lambda m: m.rate), 3),
-        "databases_noop_cpu_ratio": round(spread.server_ms / alone.server_ms, 3),
+        "databases_noop_cpu_ratio": round(spread.over(alone, lambda m: m.server_cpu / m.requests), 3),
         "databases_rss_mb": round(memory[1] - memory[0], 1),
     }
 
