@@ -17,7 +17,6 @@ from postgres_writer.core.response import RETRY_SECONDS
 from postgres_writer.database import statements
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import ConfigError
-from postgres_writer.server.gunicorn_app import settings
 
 ROOT = Path(__file__).parents[2]
 READING_SECONDS = 0.5
@@ -110,7 +109,7 @@ def test_no_component_changes_how_long_metacontroller_waits(path: Path) -> None:
 
 
 def test_the_server_outlives_what_its_callers_wait_for() -> None:
-    chosen = settings(Config(DatabaseConfig(("db",))))
+    chosen = gunicorn_settings(Config(DatabaseConfig(("db",))))
     assert chosen["keepalive"] > GO_IDLE_SECONDS
     assert deadlines.CONNECTION_SECONDS > deadlines.WEBHOOK_SECONDS
     assert chosen["graceful_timeout"] >= deadlines.CONNECTION_SECONDS

@@ -63,17 +63,17 @@ class Cluster(Source):
         """Return what the API answers to a GET; raises as ``pages`` does."""
         return _object(self._send("GET", path, params=parameters))
 
-    def get(self, row: str) -> Manifest | None:
+    def get(self, row_id: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
-        return self._send_to(row, "GET")
+        return self._send_to(row_id, "GET")
 
-    def request_sync(self, rows: Iterable[str]) -> int:
+    def request_sync(self, row_ids: Iterable[str]) -> int:
         """Ask Metacontroller for a sync of the resources, one by one."""
         patch = {"metadata": {"annotations": {RESYNC_ANNOTATION: timestamp(time.time())}}}
         number = 0
-        for row in rows:
+        for row_id in row_ids:
             # one that was deleted meanwhile needs no sync
-            self._send_to(row, "PATCH", json=patch)
+            self._send_to(row_id, "PATCH", json=patch)
             number += 1
         return number
 
@@ -88,9 +88,9 @@ class Cluster(Source):
         # of that key alone: what other clients keep beside it stays
         _object(self._send("PATCH", path, json={"data": {RESULT_KEY: result.to_json()}}))
 
-    def _send_to(self, row: str, method: str, **arguments: Any) -> Manifest | None:
+    def _send_to(self, row_id: str, method: str, **arguments: Any) -> Manifest | None:
         """Return what the API answers about the resource of a row, None when there is none."""
-        kind, namespace, name = owner_of(row)
+        kind, namespace, name = owner_of(row_id)
         response = self._send(method, f"{api_path(kind, namespace)}/{quote(name, safe='')}", **arguments)
         # a missing kind has the same code: another cluster, or a deleted CustomResourceDefinition
         if response.status_code == requests.codes.not_found:

@@ -13,12 +13,12 @@ from functools import partial
 from typing import IO, Any
 
 from postgres_writer.audit.deletion import delete
-from postgres_writer.audit.model import Finding, Resource, Row, Tables, judge, own_row, parse_resource
+from postgres_writer.audit.model import Finding, KnownTables, Resource, Row, judge, own_row, parse_resource
 from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_file
 from postgres_writer.audit.rows import Rows, connect, id_of
 from postgres_writer.audit.spool import Spool
 from postgres_writer.config.settings import DatabaseConfig
-from postgres_writer.core.audit_result import AuditResult, Kind
+from postgres_writer.core.audit_result import AuditResult, Fault
 from postgres_writer.core.row import DEFAULT_SCHEMA, ID_COLUMN, KINDS, MAX_CHARACTERS, owner_of, relation_name
 from postgres_writer.errors import AuditError, ConfigError, DatabaseUnreadable, InvalidRequest, ListExpired
 
@@ -55,7 +55,7 @@ class Audit:
         self.matched: Counter[str] = Counter()  # the resources that have a row, by database
         self.configured = (*self.databases, *self.unread)
         self._names = self.only or self.configured
-        self._known = {name: Tables() for name in self.configured}
+        self._known = {name: KnownTables() for name in self.configured}
 
     def run(self, listed: IO[bytes] | None = None) -> None:
         """Note all findings; those that a second look does not confirm are dropped.
@@ -82,7 +82,7 @@ class Audit:
             self._recheck(unconfirmed)
         for name in self._names:
             unreadable = {("", ""): self.unread[name]} if name in self.unread else self._known[name].unreadable
-            found = partial(Finding, Kind.UNREADABLE, "", database=name)
+            found = partial(Finding, Fault.UNREADABLE, "", database=name)
             self.spool.add_findings(found(table, why) for (table, _), why in unreadable.items())
 
     def result(self) -> AuditResult:
@@ -159,7 +159,7 @@ class Audit:
         self._each(self._names, compare)
         if not self.only:
             nowhere = self.spool.resources(self.configured)
-            found = partial(Finding, Kind.UNREADABLE, detail="its database is not configured")
+            found = partial(Finding, Fault.UNREADABLE, detail="its database is not configured")
             self.spool.add_findings(found(its.id, its.table, database=its.database) for its in nowhere)
 
     def _note(self, resources: Callable[[int], Iterator[Resource]]) -> None:

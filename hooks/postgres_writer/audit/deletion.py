@@ -7,9 +7,9 @@ from collections.abc import Callable
 import psycopg2
 from psycopg2 import errors, extensions
 
-from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, judge, own_row
+from postgres_writer.audit.model import Finding, KnownTables, Relation, Resource, Row, judge, own_row
 from postgres_writer.audit.rows import AT_PLACE, WITH_IDS, about, lookup, rows_where, rows_with
-from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.audit_result import Fault
 from postgres_writer.database.qualified import qualified
 from postgres_writer.database.statements import FIRE_DEFERRED, SEE_ALL, lock_key
 
@@ -85,7 +85,7 @@ def _delete(cursor: extensions.cursor, relation: Relation, finding: Finding, own
 
 def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Relation, finding: Finding) -> list[Row]:
     """Judge the resource again on its rows as they are now; gives those in spec.table, locked so that they stay."""
-    tables = Tables(certain={relation.key})
+    tables = KnownTables(certain={relation.key})
     lookup(cursor, resource.keys, tables)
     rows: list[Row] = []
     for known in {*tables.relations.values(), relation}:
@@ -95,6 +95,6 @@ def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Re
         rows += rows_with(cursor, known, [finding.id])
     judged = judge(resource, rows, own_row(resource, rows, tables), tables)
     if not any(found.prunable and found.place == finding.place for found in judged):
-        again = finding.kind is Kind.NO_RESOURCE
+        again = finding.kind is Fault.NO_RESOURCE
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")
     return [row for row in rows if row.relation == tables.relations.get(resource.home)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from postgres_writer.config.variables import DEFAULT_DATABASE
-from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.audit_result import Fault
 from postgres_writer.core.request import load_request
 from postgres_writer.core.row import ID_COLUMN
 from postgres_writer.errors import Reason
@@ -89,7 +89,7 @@ Difference = tuple[tuple[str, ...], str]
 class Finding(NamedTuple):
     """One thing that is not as it should be. ``differences`` are the columns that differ."""
 
-    kind: Kind
+    kind: Fault
     id: str
     table: str
     detail: str = ""
@@ -103,7 +103,7 @@ class Finding(NamedTuple):
 
 
 @dataclass
-class Tables:
+class KnownTables:
     """The relations of a database by key, and why those of ``unreadable`` cannot be compared.
 
     ``certain`` are those that a status lists with their schema, or that the user names: a spec alone names any table,
@@ -150,7 +150,7 @@ def parse_resource(manifest: dict[str, Any], schema_of: Callable[[str], str]) ->
     )
 
 
-def own_row(resource: Resource, rows: list[Row], tables: Tables) -> Row | None:
+def own_row(resource: Resource, rows: list[Row], tables: KnownTables) -> Row | None:
     """Give the row of a resource in spec.table, from all rows of its id."""
     home = tables.relations.get(resource.home)
     at_home = [row for row in rows if row.relation == home]
@@ -159,25 +159,29 @@ def own_row(resource: Resource, rows: list[Row], tables: Tables) -> Row | None:
 
 
 def judge(
-    resource: Resource | None, rows: list[Row], own: Row | None, tables: Tables, difference: Difference | None = None
+    resource: Resource | None,
+    rows: list[Row],
+    own: Row | None,
+    tables: KnownTables,
+    difference: Difference | None = None,
 ) -> Iterator[Finding]:
     """Compare a resource (or None) with all rows of its id; ``difference`` is what PostgreSQL says of its ``own``."""
     if resource is None:
         for row in _distinct(rows):
             detail = "" if row.relation.key in tables.certain else _UNCERTAIN
             about = (row.id, row.relation.name, detail, (), row.place, row.relation.id_column)
-            yield Finding(Kind.NO_RESOURCE, *about, prunable=not detail)
+            yield Finding(Fault.NO_RESOURCE, *about, prunable=not detail)
     # released: no sync comes for it any more, so its row may hold anything
     elif resource.reason == Reason.UNMANAGED.value and not resource.deleting:
         detail = "the controller's selector does not match it; its row is not managed"
-        yield Finding(Kind.UNMANAGED, resource.id, resource.table, detail)
+        yield Finding(Fault.UNMANAGED, resource.id, resource.table, detail)
     # while a resource is being deleted its row may be there or gone: both are right
     elif not resource.deleting:
         yield from _judge_managed(resource, rows, own, tables, difference)
 
 
 def _judge_managed(
-    resource: Resource, rows: list[Row], own: Row | None, tables: Tables, difference: Difference | None
+    resource: Resource, rows: list[Row], own: Row | None, tables: KnownTables, difference: Difference | None
 ) -> Iterator[Finding]:
     others = [row for row in rows if own is None or row.place != own.place]
     home = tables.relations.get(resource.home)
@@ -186,18 +190,18 @@ def _judge_managed(
         if resource.home not in tables.unreadable:
             repairable = resource.doc is not None and not resource.paused
             why = _why_missing(resource, home)
-            yield Finding(Kind.MISSING, resource.id, resource.table, why, repairable=repairable)
+            yield Finding(Fault.MISSING, resource.id, resource.table, why, repairable=repairable)
     elif difference is not None:
         columns, why = difference
         detail = ", ".join(filter(None, ("paused" if resource.paused else "", why)))
-        yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, columns, repairable=not detail)
+        yield Finding(Fault.DIFFERS, resource.id, resource.table, detail, columns, repairable=not detail)
     if home is not None and others:
         yield from (_judge_other(resource, row, own, rows, tables) for row in _distinct(others))
 
 
-def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row], tables: Tables) -> Finding:
+def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row], tables: KnownTables) -> Finding:
     """Judge a row that is not the one in spec.table."""
-    kind = Kind.ELSEWHERE if own is None else Kind.DUPLICATE
+    kind = Fault.ELSEWHERE if own is None else Fault.DUPLICATE
     shown_by = {other.relation for other in rows if other.place == row.place}
     detail, repairable, prunable = "", False, False
     if tables.relations.get(resource.home) in shown_by:

@@ -84,10 +84,10 @@ class Source(Protocol):
     def read(self, path: str, parameters: dict[str, Any]) -> Manifest:
         """Return what the API answers to a GET; raises as ``pages`` does."""
 
-    def get(self, row: str) -> Manifest | None:
+    def get(self, row_id: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
 
-    def request_sync(self, rows: Iterable[str]) -> int:
+    def request_sync(self, row_ids: Iterable[str]) -> int:
         """Have the hook called, by an annotation, for the resources of these rows, in their order; gives how many."""
 
     def describe(self) -> str:
@@ -105,18 +105,18 @@ class Kubectl(Source):
         answer: Manifest = json.loads(self._run("get", "--raw", f"{path}?{urlencode(parameters)}"))
         return answer
 
-    def get(self, row: str) -> Manifest | None:
+    def get(self, row_id: str) -> Manifest | None:
         """Return the resource whose row has that id as it is now, None when there is none."""
-        kind, namespace, name = owner_of(row)
+        kind, namespace, name = owner_of(row_id)
         # not forever: the row is locked meanwhile
         limits = ("--ignore-not-found", "--request-timeout=30s")
         printed = self._run("get", f"{kind.plural}.{GROUP}", name, "--namespace", namespace, *limits, "-o", "json")
         return json.loads(printed) if printed.strip() else None
 
-    def request_sync(self, rows: Iterable[str]) -> int:
+    def request_sync(self, row_ids: Iterable[str]) -> int:
         """Ask Metacontroller for a sync of the resources, many of a namespace at once."""
         number = 0
-        owners = map(owner_of, rows)
+        owners = map(owner_of, row_ids)
         for (plural, namespace), group in itertools.groupby(owners, key=lambda owner: (owner[0].plural, owner[1])):
             while some := [name for _, _, name in itertools.islice(group, _NAMES_PER_CALL)]:
                 annotation = f"{RESYNC_ANNOTATION}={timestamp(time.time())}"

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from postgres_writer.audit.model import Difference, Key, Relation, Resource, Row, Tables
+from postgres_writer.audit.model import Difference, Key, KnownTables, Relation, Resource, Row
 from postgres_writer.audit.resources import ID
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.row import ID_COLUMN, KINDS, column_names, is_table
@@ -99,8 +99,8 @@ class _Refused(Exception):
 class Rows:
     """Reads rows, and keeps what it learns in ``tables``; ``timeout``: the most seconds for a batch of one relation."""
 
-    def __init__(self, connection: extensions.connection, timeout: float, tables: Tables | None = None) -> None:
-        self.tables = tables or Tables()
+    def __init__(self, connection: extensions.connection, timeout: float, tables: KnownTables | None = None) -> None:
+        self.tables = tables or KnownTables()
         self._connection = connection
         milliseconds = max(1, round(timeout * 1000))
         # a table that is locked must not hold up the others for long, and where rows would be hidden PostgreSQL refuses
@@ -246,7 +246,7 @@ class Rows:
         cursor.execute("RELEASE SAVEPOINT audit")
 
 
-def lookup(cursor: extensions.cursor, keys: Collection[Key], tables: Tables) -> None:
+def lookup(cursor: extensions.cursor, keys: Collection[Key], tables: KnownTables) -> None:
     """Add the relations with these names that have that column of ids to ``tables``, in the current transaction.
 
     What is not a table is added whatever its columns are, as unreadable.

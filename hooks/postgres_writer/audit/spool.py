@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from postgres_writer.audit.model import Finding, Key, Resource
-from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.audit_result import Fault
 from postgres_writer.errors import AuditError
 
 # no journal and no sync: the file ends with the process, so a crash has nothing to protect; 16 MB of cache
@@ -36,7 +36,7 @@ sqlite3.register_adapter(bool, int)  # as it is stored anyway, but found at once
 sqlite3.register_adapter(tuple, lru_cache(pickle.dumps))  # most resources have the same few tuples
 sqlite3.register_converter("TUPLE", lru_cache(pickle.loads))
 sqlite3.register_converter("BOOLEAN", b"1".__eq__)
-sqlite3.register_converter("KIND", lambda text: Kind(text.decode()))
+sqlite3.register_converter("KIND", lambda text: Fault(text.decode()))
 
 
 class Spool:
@@ -90,9 +90,9 @@ class Spool:
         """Drop the findings that the first look did not have."""
         self._write("DELETE FROM finding WHERE id <> '' AND (id, kind, database, tbl) NOT IN unconfirmed")
 
-    def is_unconfirmed(self, row: str) -> bool:
+    def is_unconfirmed(self, row_id: str) -> bool:
         """Say whether a finding about that id is to be looked at again."""
-        return any(self._column("SELECT 1 FROM unconfirmed WHERE id = ?", row))
+        return any(self._column("SELECT 1 FROM unconfirmed WHERE id = ?", row_id))
 
     def unconfirmed(self, database: str | None = None) -> Iterator[str]:
         """Yield the ids to be looked at again, in one database or any, in their byte order."""
@@ -105,14 +105,14 @@ class Spool:
 
     def findings(self) -> Iterator[Finding]:
         """Yield the findings, kind by kind, in the byte order of their ids."""
-        for kind in Kind:
+        for kind in Fault:
             found = self._db.execute("SELECT * FROM finding WHERE kind = ? ORDER BY id, database, tbl, place", (kind,))
             yield from map(Finding._make, found)
 
     def summary(self) -> dict[str, int]:
         """Return how many findings there are of each kind that there are."""
         counted = dict(self._db.execute("SELECT kind, count(*) FROM finding GROUP BY kind"))
-        return {kind.value: counted[kind] for kind in Kind if kind in counted}
+        return {kind.value: counted[kind] for kind in Fault if kind in counted}
 
     def widths(self) -> tuple[int, ...]:
         """Return the lengths of the longest id, database and table among the findings, of which there are some."""

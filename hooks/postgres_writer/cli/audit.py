@@ -27,7 +27,7 @@ from postgres_writer.cli.commands import Command
 from postgres_writer.config import variables
 from postgres_writer.config.settings import SETTINGS, DatabaseConfig, database_names, ignore_libpq_variables
 from postgres_writer.config.variables import DEFAULT_DATABASE
-from postgres_writer.core.audit_result import AuditResult, Kind
+from postgres_writer.core.audit_result import AuditResult, Fault
 from postgres_writer.errors import AuditError, ConfigError
 from postgres_writer.telemetry import logs
 
@@ -235,7 +235,7 @@ def _delete(audit: Audit, finding: Finding) -> bool:
         sys.stdout.write(f"Kept {finding.id} in {finding.table}{database}: {reason}.\n")
         return False
     # a resource created while the row was being deleted may have found its row and be Ready without it now
-    if finding.kind is Kind.NO_RESOURCE and audit.resource_now(finding) is not None:
+    if finding.kind is Fault.NO_RESOURCE and audit.resource_now(finding) is not None:
         audit.source.request_sync([finding.id])
         sys.stdout.write(f"{finding.id} has a resource again; requested a sync to restore its row.\n")
     return True

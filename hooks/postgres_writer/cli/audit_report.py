@@ -11,23 +11,23 @@ from collections.abc import Iterable, Sequence
 from postgres_writer.audit.compare import Audit
 from postgres_writer.audit.model import Finding
 from postgres_writer.cli.commands import in_columns
-from postgres_writer.core.audit_result import AuditResult, Kind
-from postgres_writer.telemetry.logs import fields, printable
+from postgres_writer.core.audit_result import AuditResult, Fault
+from postgres_writer.telemetry.logs import log_fields, printable
 
 logger = logging.getLogger(__name__)
 
 _MOST_LINES = 100  # A log is read by people and paid for by the line; the numbers are in the summary and the metrics
 _HINTS = {
-    Kind.NO_RESOURCE: (
+    Fault.NO_RESOURCE: (
         "Rows without a resource may have been kept on purpose (deletionPolicy Retain, or Unmanaged) or be your own: "
         "check before you prune."
     ),
-    Kind.MISSING: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
-    Kind.DIFFERS: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
-    Kind.ELSEWHERE: "A row elsewhere is the only one of its resource, but not in spec.table; it is never pruned.",
-    Kind.DUPLICATE: "Of the rows of one resource only the one in spec.table is kept; --prune ID removes the others.",
-    Kind.UNMANAGED: "An unmanaged resource is managed again as soon as the controller's selector matches it.",
-    Kind.UNREADABLE: "The rows of an unreadable table or database were not compared.",
+    Fault.MISSING: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
+    Fault.DIFFERS: "Rows that are missing or differ are fixed by a sync: --repair requests one.",
+    Fault.ELSEWHERE: "A row elsewhere is the only one of its resource, but not in spec.table; it is never pruned.",
+    Fault.DUPLICATE: "Of the rows of one resource only the one in spec.table is kept; --prune ID removes the others.",
+    Fault.UNMANAGED: "An unmanaged resource is managed again as soon as the controller's selector matches it.",
+    Fault.UNREADABLE: "The rows of an unreadable table or database were not compared.",
 }
 
 
@@ -55,7 +55,7 @@ def write_table(audit: Audit, result: AuditResult) -> None:
         write_rows(audit, audit.spool.findings(), audit.spool.widths())
         sys.stdout.write("\n")
     sys.stdout.write(f"{_summary_line(result)}\n")
-    for hint in dict.fromkeys(_HINTS[Kind(kind)] for kind in result.findings):
+    for hint in dict.fromkeys(_HINTS[Fault(kind)] for kind in result.findings):
         sys.stdout.write(f"{hint}\n")
 
 
@@ -64,7 +64,7 @@ def write_log(audit: Audit, result: AuditResult) -> None:
     for finding in itertools.islice(audit.spool.findings(), _MOST_LINES):
         detail = detail_of(finding)
         about = {"id": finding.id, "database": finding.database, "table": finding.table}
-        told = fields(finding=finding.kind.value, **about, detail=detail)
+        told = log_fields(finding=finding.kind.value, **about, detail=detail)
         logger.warning("The audit found a problem.", extra=told)
     total = sum(result.findings.values())
     if total > _MOST_LINES:
@@ -87,7 +87,7 @@ def _summary_line(result: AuditResult) -> str:
 def write_rows(audit: Audit, findings: Iterable[Finding], widths: Sequence[int]) -> None:
     """Write findings in columns; ``widths`` are those of the longest id, database and table."""
     head = ("FINDING", "ID", "DATABASE", "TABLE", "DETAIL")
-    all_widths = map(max, map(len, head), (max(len(kind.value) for kind in Kind), *widths, 0))
+    all_widths = map(max, map(len, head), (max(len(kind.value) for kind in Fault), *widths, 0))
     # which of the columns; a database only where there are several
     shown = (True, True, len(audit.configured) > 1, True, True)
     chosen = tuple(itertools.compress(all_widths, shown))

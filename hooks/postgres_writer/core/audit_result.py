@@ -11,7 +11,7 @@ from typing import Any
 RESULT_KEY = "result.json"  # the key of the ConfigMap, and so the name of the file in a pod that mounts it
 
 
-class Kind(str, Enum):
+class Fault(str, Enum):
     """The kinds of findings, in the order in which they are shown."""
 
     MISSING = "missing"  # the resource has no row in spec.table
@@ -46,7 +46,9 @@ class AuditResult:
         if not isinstance(found, dict):
             raise ValueError("not an object with findings")  # noqa: TRY004 - as for every other text that is not a result
         numbers = {each.name: _number(given, each.name) for each in fields(cls) if each.name != "findings"}
-        return cls(**numbers, findings={kind.value: _number(found, kind.value) for kind in Kind if kind.value in found})
+        return cls(
+            **numbers, findings={kind.value: _number(found, kind.value) for kind in Fault if kind.value in found}
+        )
 
 
 def _number(given: Mapping[str, Any], name: str) -> Any:

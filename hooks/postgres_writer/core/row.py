@@ -230,7 +230,7 @@ POSTGRES_ROW = Kind("PostgresRow", "v1alpha1", "postgres-writer-row", "row/", _R
 KINDS = {kind.name: kind for kind in (POSTGRES_WRITER, POSTGRES_ROW)}
 
 
-def owner_of(row: str) -> tuple[Kind, str, str]:
+def owner_of(row_id: str) -> tuple[Kind, str, str]:
     """Give the kind, namespace and name of the resource whose row has that id, which no other resource's has."""
-    *prefix, namespace, name = row.split("/")
+    *prefix, namespace, name = row_id.split("/")
     return next(kind for kind in KINDS.values() if kind.prefix.split("/")[:-1] == prefix), namespace, name

@@ -19,7 +19,7 @@ from postgres_writer.database.sharing import Queue
 from postgres_writer.database.store import Store
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import ConfigError, DatabaseNotConfigured, ResourceError
-from postgres_writer.telemetry.logs import fields
+from postgres_writer.telemetry.logs import log_fields
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Databases:
     def log_states(self) -> None:
         """Log what `states` finds; no request waits for it."""
         for name, usable, said in self.states():
-            logger.log(logging.INFO if usable else logging.WARNING, said, extra=fields(database=name))
+            logger.log(logging.INFO if usable else logging.WARNING, said, extra=log_fields(database=name))
 
     def _read(self, name: str) -> Database:
         known, config = self._known.get(name), None
@@ -94,7 +94,7 @@ class Databases:
             missing = DatabaseNotConfigured(_UNUSABLE.format(name, exc), found=True)
         if known is None or known.config != config:
             if known is not None:
-                logger.info("The configuration of the database has changed", extra=fields(database=name))
+                logger.info("The configuration of the database has changed", extra=log_fields(database=name))
                 known.store.close()
                 del self._known[name]
             if config is None:

@@ -19,7 +19,7 @@ from postgres_writer.database.sharing import Queue, TableCircuits, Tables
 from postgres_writer.database.statements import Message
 from postgres_writer.errors import BUSY, EXPIRED, DatabaseBusy, RequestExpired, ResourceError
 from postgres_writer.telemetry import metrics
-from postgres_writer.telemetry.logs import fields
+from postgres_writer.telemetry.logs import log_fields
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Pool:
         self._lock = threading.Lock()
 
     @contextmanager
-    def lend(self, statement: Message, row: str, until: float) -> Iterator[Session]:
+    def lend(self, statement: Message, row_id: str, until: float) -> Iterator[Session]:
         """Lend a session to a message about one id; wait for one until ``until`` (monotonic seconds).
 
         Success or failure of the message is noted for its tables. Raises RequestExpired when there was no session in
@@ -55,7 +55,7 @@ class Pool:
         try:
             yield session
         except (ResourceError, Refused) as exc:
-            self._note_failure(statement, row, exc)
+            self._note_failure(statement, row_id, exc)
             raise
         except BaseException:
             # it may have come in the middle of a statement
@@ -158,21 +158,23 @@ class Pool:
             closed = self._circuits.succeeded(statement.tables, time.monotonic(), wrote=statement.writes)
         for table in closed:
             self._meters.circuits["closed"].inc()
-            logger.info("The table is no longer locked or slow", extra=fields(table=table, database=self._meters.name))
+            logger.info(
+                "The table is no longer locked or slow", extra=log_fields(table=table, database=self._meters.name)
+            )
 
-    def _note_failure(self, statement: Message, row: str, exc: Exception) -> None:
+    def _note_failure(self, statement: Message, row_id: str, exc: Exception) -> None:
         if isinstance(exc, Refused):
             # the table answered, so it is neither locked nor slow
             self._note_success(statement)
-        if not row or len(statement.tables) != 1 or not is_table_timeout(exc):
+        if not row_id or len(statement.tables) != 1 or not is_table_timeout(exc):
             # the timeout of a move does not say which of its tables it is about
             return
         [table] = statement.tables
         with self._lock:
-            if not self._circuits.timed_out(table, row, time.monotonic()):
+            if not self._circuits.timed_out(table, row_id, time.monotonic()):
                 return
         # those that wait for a connection would only join those that wait for the table
         self._queue.refuse(table)
         self._meters.circuits["opened"].inc()
-        about = fields(table=table, database=self._meters.name)
+        about = log_fields(table=table, database=self._meters.name)
         logger.warning("The table is locked or slow; requests for it fail fast for a while", extra=about)

@@ -25,7 +25,7 @@ from postgres_writer.database.sharing import Circuit
 from postgres_writer.deadlines import CLIENT_GRACE_SECONDS, CONNECTION_LIFE_SECONDS, LOCK_SHARE, PROBE_SECONDS, Call
 from postgres_writer.errors import ConfigError, DatabaseBusy, DatabaseUnavailable, RequestExpired
 from postgres_writer.telemetry import metrics
-from postgres_writer.telemetry.logs import fields
+from postgres_writer.telemetry.logs import log_fields
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Session:
             self._texts.clear()
         limits = statements.limits(self._config.statement_timeout, self.lock_timeout)
         # a pooler may give every transaction another server connection
-        pooled = [limits, statements.settings(local=True)]
+        pooled = [limits, statements.session_settings(local=True)]
         sets = [limits] * message.locks if self._config.prepared_statements else pooled
         return "; ".join([*sets, *(self._text(call, part, limits) for part in message.parts)])
 
@@ -227,13 +227,13 @@ class Session:
 
     def _greeting(self) -> str:
         limits = statements.limits(self._config.statement_timeout, self.lock_seconds, local=False)
-        sets = [limits, statements.settings(local=False)] if self._config.prepared_statements else []
+        sets = [limits, statements.session_settings(local=False)] if self._config.prepared_statements else []
         return "; ".join([*sets, statements.HELLO])
 
     def _succeed(self) -> None:
         if self._circuit.succeeded():
             self._meters.circuit_open.set(0)
-            logger.info("PostgreSQL is reachable again", extra=fields(database=self._meters.name))
+            logger.info("PostgreSQL is reachable again", extra=log_fields(database=self._meters.name))
 
     def _fail(self, why: str) -> DatabaseUnavailable:
         now = time.monotonic()
@@ -241,7 +241,7 @@ class Session:
         self._meters.circuit_open.set(1)
         self._circuit.cause = why
         if self._circuit.failed(now):
-            logger.warning("PostgreSQL cannot be reached", extra=fields(cause=why, database=self._meters.name))
+            logger.warning("PostgreSQL cannot be reached", extra=log_fields(cause=why, database=self._meters.name))
         return self._unavailable(now)
 
     def _unavailable(self, now: float) -> DatabaseUnavailable:
@@ -306,7 +306,7 @@ def _translated(exc: psycopg2.Error) -> Exception:
         return DatabaseBusy(errors.BUSY)
     if code is None or (diag.severity_nonlocalized or diag.severity) in _CLOSING_SEVERITIES:
         if code is not None:
-            logger.warning("PostgreSQL closed the connection", extra=fields(sqlstate=code))
+            logger.warning("PostgreSQL closed the connection", extra=log_fields(sqlstate=code))
         return _Lost(errors.UNAVAILABLE)
     if code[:2] == _EXHAUSTED_CLASS:
         return DatabaseUnavailable(errors.EXHAUSTED.format(code))

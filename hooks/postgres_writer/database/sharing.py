@@ -208,12 +208,12 @@ class TableCircuits:
         # only when all agree: a move that is held back by one table must not use up the trial of the other
         return not any(circuit.holds_back(now) for circuit in known) and all(each.admits(now) for each in known)
 
-    def timed_out(self, table: str, row: str, now: float) -> bool:
+    def timed_out(self, table: str, row_id: str, now: float) -> bool:
         """Note that a statement of that id timed out on the table. True when the table has tripped now."""
         if table not in self._known and len(self._known) >= self._most:
             # the one that was noted first
             del self._known[next(iter(self._known))]
-        return self._known.setdefault(table, Circuit(TABLE_SECONDS, needed=2)).failed(now, row)
+        return self._known.setdefault(table, Circuit(TABLE_SECONDS, needed=2)).failed(now, row_id)
 
     def succeeded(self, tables: Tables, now: float, *, wrote: bool) -> list[str]:
         """Note that a message went through; gives those of its tables that had tripped."""

@@ -253,7 +253,7 @@ def limits(statement_timeout: float, lock_timeout: float, *, local: bool = True)
 
 
 @lru_cache
-def settings(*, local: bool) -> str:
+def session_settings(*, local: bool) -> str:
     """Set all else that must not be left to the role; ``local``: for one transaction.
 
     The server then ends a statement whose client has gone (since PostgreSQL 14, and not on Windows).
@@ -270,12 +270,12 @@ def settings(*, local: bool) -> str:
     )
 
 
-def lock_key(row: str) -> int:
+def lock_key(row_id: str) -> int:
     """Give the key of the advisory lock of a row's id: the first 8 bytes of its BLAKE2b, signed, big-endian.
 
     Never change it: servers of two releases run side by side during an upgrade, and both must take the same lock.
     """
-    return int.from_bytes(blake2b(row.encode()).digest()[:8], "big", signed=True)
+    return int.from_bytes(blake2b(row_id.encode()).digest()[:8], "big", signed=True)
 
 
 @lru_cache(maxsize=1024)

@@ -23,7 +23,7 @@ from postgres_writer.database.sharing import Circuit, Queue
 from postgres_writer.deadlines import CIRCUIT_SECONDS, Call
 from postgres_writer.errors import TRANSIENT, DatabaseUnavailable, DeleteFailed, ResourceError, TableRecorded
 from postgres_writer.telemetry import metrics
-from postgres_writer.telemetry.logs import fields
+from postgres_writer.telemetry.logs import log_fields
 
 logger = logging.getLogger(__name__)
 
@@ -89,12 +89,12 @@ class Store:
         """Close the connections that are not in use."""
         self.pool.close()
 
-    def _ask(self, call: Call, message: statements.Message, row: str, **more: object) -> Result:
+    def _ask(self, call: Call, message: statements.Message, row_id: str, **more: object) -> Result:
         """Send a message about the row with that id and ``more`` parameters, and give its result."""
-        parameters = {"id": row, "key": statements.lock_key(row), "word": statements.WORD, **more}
+        parameters = {"id": row_id, "key": statements.lock_key(row_id), "word": statements.WORD, **more}
         for again in (True, False):
             try:
-                with self.pool.lend(message, row, call.start_by(self._statement_timeout)) as session:
+                with self.pool.lend(message, row_id, call.start_by(self._statement_timeout)) as session:
                     return session.execute(call, message, parameters)
             except Refused as exc:
                 if not (again and exc.guard in _PASSING):
@@ -191,7 +191,7 @@ class Store:
             access, listed = self._survey(plan, table, call), table in plan.listed
             if listed and not access.found:
                 gone = "A table that may have held the row does not exist"
-                logger.warning(gone, extra=fields(id=plan.id, table=table))
+                logger.warning(gone, extra=log_fields(id=plan.id, table=table))
             may_hold = access.found and (listed or self._may_hold_unlisted(plan, table, access, call))
             if may_hold and self._may_hold(plan, table, call):
                 raise refusals.explain_delete(table, exc, access) from exc

@@ -34,7 +34,7 @@ from postgres_writer.server.caller import Bodies, call_from_socket
 from postgres_writer.server.files import Watched, load_audit_result, load_policy, load_tokens
 from postgres_writer.server.worker import NEXT_TURN
 from postgres_writer.telemetry import metrics
-from postgres_writer.telemetry.logs import RateLimit, fields
+from postgres_writer.telemetry.logs import RateLimit, log_fields
 
 logger = logging.getLogger(__name__)
 _refusals = logging.getLogger(f"{__name__}.refused")
@@ -239,7 +239,7 @@ def _report(  # noqa: PLR0913, PLR0917 - what there is to say of a request
     logger.log(
         level,
         "drift repaired" if drift else "row adopted" if done == ADOPTED else message,
-        extra=fields(
+        extra=log_fields(
             **{name: getattr(hook_request, name) for name in _LOGGED},
             operation=done,
             reason=reason,
@@ -286,7 +286,7 @@ def _problem(error: exceptions.HTTPException) -> Response:
         response.headers["X-Request-Id"] = request_id
     if request.endpoint in ("sync", "finalize"):
         metrics.HOOK_REQUESTS.labels(request.endpoint, "none", f"HTTP{status}", metrics.NO_DATABASE).inc()
-        about = fields(hook=request.endpoint, status=status, request_id=request_id)
+        about = log_fields(hook=request.endpoint, status=status, request_id=request_id)
         _refusals.warning("The request was refused.", extra=about)
     return response
 
@@ -294,5 +294,5 @@ def _problem(error: exceptions.HTTPException) -> Response:
 def _unexpected(error: Exception) -> Response:
     if isinstance(error, InvalidRequest):
         return _problem(exceptions.BadRequest(str(error)))
-    logger.error("Internal error.", exc_info=error, extra=fields(request_id=g.get("request_id")))
+    logger.error("Internal error.", exc_info=error, extra=log_fields(request_id=g.get("request_id")))
     return _problem(exceptions.InternalServerError())

@@ -53,14 +53,14 @@ class HookApplication(BaseApplication):
 
     def load_config(self) -> None:
         """Set gunicorn's settings; nothing is read from its own files, variables and arguments."""
-        for name, value in settings(self._config).items():
+        for name, value in gunicorn_settings(self._config).items():
             self.cfg.set(name, value)
         self.cfg.set("bind", self._bind)
         self.cfg.set("worker_connections", worker_connections())
         self.cfg.set("post_worker_init", lambda _worker: threading.Thread(target=self._begin, daemon=True).start())
 
 
-def settings(config: Config) -> dict[str, Any]:
+def gunicorn_settings(config: Config) -> dict[str, Any]:
     """Return gunicorn's settings, each one that differs from its default for a reason."""
     chosen: dict[str, Any] = {
         "worker_class": "postgres_writer.server.worker.HookWorker",

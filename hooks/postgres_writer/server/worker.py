@@ -30,7 +30,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from postgres_writer.deadlines import CONNECTION_SECONDS, KEEPALIVE_SECONDS, WEBHOOK_SECONDS
 from postgres_writer.telemetry import metrics
-from postgres_writer.telemetry.logs import RateLimit, fields
+from postgres_writer.telemetry.logs import RateLimit, log_fields
 
 logger = logging.getLogger(__name__)
 logger.addFilter(RateLimit())
@@ -278,4 +278,4 @@ def note_failure(exc: OSError, addr: Any = None) -> None:
     usual = isinstance(exc, (ConnectionError, ssl.SSLEOFError)) or exc.errno == errno.ENOTCONN
     level, client = logging.DEBUG if usual else logging.WARNING, addr[0] if addr else "a client"
     cause = getattr(exc, "reason", None) or exc.strerror
-    logger.log(level, "The connection of %s failed.", client, extra=fields(cause=cause))
+    logger.log(level, "The connection of %s failed.", client, extra=log_fields(cause=cause))

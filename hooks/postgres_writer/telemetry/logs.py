@@ -1,6 +1,6 @@
 """Log lines as JSON or text, one line per record whatever a value contains.
 
-A call names what it speaks of with `extra=fields(namespace=..., name=...)`; the dictionary travels in one
+A call names what it speaks of with `extra=log_fields(namespace=..., name=...)`; the dictionary travels in one
 attribute because LogRecord already has a `name`. Of an unexpected exception only its type and frames are written: the
 texts of PostgreSQL's errors quote values of the row.
 """
@@ -22,7 +22,7 @@ _ENCODER = json.JSONEncoder(default=str)
 _MOST, _PERIOD = 20, 10.0
 
 
-def fields(**values: object) -> dict[str, dict[str, object]]:
+def log_fields(**values: object) -> dict[str, dict[str, object]]:
     """Return the `extra` of a logging call: what the line speaks of. Keys without a value are left out."""
     return {"fields": values}
 

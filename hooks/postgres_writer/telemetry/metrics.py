@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from postgres_writer import __version__
 from postgres_writer.config.variables import DEFAULT_DATABASE
-from postgres_writer.core.audit_result import AuditResult, Kind
+from postgres_writer.core.audit_result import AuditResult, Fault
 from postgres_writer.core.plan import ADOPTED, Operation
 from postgres_writer.errors import Reason
 
@@ -123,7 +123,7 @@ def of_last_audit(result: AuditResult) -> Iterator[Metric]:
     """Give what the last audit found: a process of its own, of which the server only shows what it left behind."""
     meaning = "Findings of the last audit, by kind."
     findings = GaugeMetricFamily("postgres_writer_audit_findings", meaning, labels=["finding"])
-    for kind in Kind:
+    for kind in Fault:
         findings.add_metric([kind.value], result.findings.get(kind.value, 0))
     yield findings
     ended = "When the last audit ended, in Unix time; 0 when none has."

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres_writer.audit.model import Difference, Relation, Resource, Row, Tables, judge, own_row
+from postgres_writer.audit.model import Difference, KnownTables, Relation, Resource, Row, judge, own_row
 from postgres_writer.audit.resources import ahead
-from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.audit_result import Fault
 
 ID = "default/sample"
 DIFFERENCE: Difference = (("age",), "")
@@ -21,10 +21,10 @@ KEYS = [relation.key for relation in RELATIONS]
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> Tables:
+def tables(draw: st.DrawFn) -> KnownTables:
     known = {relation.key: relation for relation in draw(st.sets(st.sampled_from(RELATIONS)))}
     unreadable = dict.fromkeys(draw(st.sets(st.sampled_from(KEYS), max_size=2)), "denied")
-    return Tables(known, unreadable, draw(st.sets(st.sampled_from(KEYS))))
+    return KnownTables(known, unreadable, draw(st.sets(st.sampled_from(KEYS))))
 
 
 @st.composite
@@ -54,13 +54,13 @@ RESOURCES = st.builds(
 
 @given(RESOURCES, rows(), tables(), st.none() | st.just(DIFFERENCE))
 def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
-    resource: Resource, found: list[Row], known: Tables, difference: Difference | None
+    resource: Resource, found: list[Row], known: KnownTables, difference: Difference | None
 ) -> None:
     findings = list(judge(resource, found, own_row(resource, found, known), known, difference))
     prunable = [finding for finding in findings if finding.prunable]
     if not prunable:
         return
-    assert {finding.kind for finding in prunable} == {Kind.DUPLICATE}
+    assert {finding.kind for finding in prunable} == {Fault.DUPLICATE}
     assert not resource.deleting
     assert resource.reason != "Unmanaged"
     names = set(resource.keys)
@@ -78,9 +78,9 @@ def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
 
 
 @given(rows(), tables())
-def test_a_row_without_a_resource_is_prunable_only_where_somebody_vouches(found: list[Row], known: Tables) -> None:
+def test_a_row_without_a_resource_is_prunable_only_where_somebody_vouches(found: list[Row], known: KnownTables) -> None:
     findings = list(judge(None, found, None, known))
-    assert all(finding.kind is Kind.NO_RESOURCE for finding in findings)
+    assert all(finding.kind is Fault.NO_RESOURCE for finding in findings)
     places = [finding.place for finding in findings]
     assert sorted(places) == sorted({row.place for row in found}), "each place once"
     assert {(finding.table, finding.id_column) for finding in findings if finding.prunable} <= known.certain

@@ -9,7 +9,7 @@ import pytest
 
 from postgres_writer.audit.model import Finding, Resource
 from postgres_writer.audit.spool import Spool
-from postgres_writer.core.audit_result import Kind
+from postgres_writer.core.audit_result import Fault
 from postgres_writer.errors import AuditError
 
 COUNT = 2_000
@@ -29,7 +29,7 @@ def fill_with_resources(spool: Spool) -> None:
 
 
 def fill_with_findings(spool: Spool) -> None:
-    spool.add_findings(Finding(Kind.NO_RESOURCE, f"default/{number:0100}", "students") for number in range(COUNT))
+    spool.add_findings(Finding(Fault.NO_RESOURCE, f"default/{number:0100}", "students") for number in range(COUNT))
 
 
 def confirm(spool: Spool) -> None:
@@ -77,10 +77,10 @@ def test_findings_are_confirmed_by_a_second_look(spool: Spool) -> None:
 
 def test_a_resource_with_several_findings_is_synced_once(spool: Spool) -> None:
     findings = [
-        Finding(Kind.DIFFERS, "a/b", "students", repairable=True),
-        Finding(Kind.DUPLICATE, "a/b", "public.old", repairable=True),
-        Finding(Kind.MISSING, "a/c", "students", repairable=True),
-        Finding(Kind.MISSING, "a/a", "students"),
+        Finding(Fault.DIFFERS, "a/b", "students", repairable=True),
+        Finding(Fault.DUPLICATE, "a/b", "public.old", repairable=True),
+        Finding(Fault.MISSING, "a/c", "students", repairable=True),
+        Finding(Fault.MISSING, "a/a", "students"),
     ]
     spool.add_findings(findings)
     assert list(spool.repairable()) == ["a/b", "a/c"]

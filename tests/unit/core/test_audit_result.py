@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres_writer.core.audit_result import AuditResult, Kind
+from postgres_writer.core.audit_result import AuditResult, Fault
 
 COUNTS = st.integers(0, 10**9)
 SECONDS = st.floats(0, 1e10)
@@ -19,7 +19,7 @@ RESULTS = st.builds(
     COUNTS,
     COUNTS,
     COUNTS,
-    st.dictionaries(st.sampled_from([kind.value for kind in Kind]), COUNTS),
+    st.dictionaries(st.sampled_from([kind.value for kind in Fault]), COUNTS),
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from postgres_writer.telemetry import logs
-from postgres_writer.telemetry.logs import fields
+from postgres_writer.telemetry.logs import log_fields
 
 HOSTILE = 'x\n2026-01-01T00:00:00Z ERROR   forged\r\x1b[31m\x00\u2028\u202e\x85 "quoted" \ud800 \U0001f600'
 
@@ -26,7 +26,7 @@ def _root_logger_restored() -> Iterator[None]:
 def written(log_format: str, message: str, level: str = "INFO", **given: object) -> str:
     stream = io.StringIO()
     logs.configure(level, log_format, stream)
-    logging.getLogger("test").info(message, extra=fields(**given))
+    logging.getLogger("test").info(message, extra=log_fields(**given))
     return stream.getvalue()
 
 
