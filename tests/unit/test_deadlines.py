@@ -17,6 +17,7 @@ from postgres_writer.core.response import RETRY_SECONDS
 from postgres_writer.database import statements
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import ConfigError
+from postgres_writer.server.gunicorn_app import gunicorn_settings
 
 ROOT = Path(__file__).parents[2]
 READING_SECONDS = 0.5

@@ -129,7 +129,7 @@ def made() -> dict[str, list[object]]:
 def test_the_module_makes_what_is_looked_at_here() -> None:
     found = made()
     assert {"LOCK", "SURVEY", "HELLO", "write", "remove", "matches", "present", "limits"} <= found.keys()
-    assert [len(found[name]) for name in ("write", "settings", "remove")] == [12, 2, 1]
+    assert [len(found[name]) for name in ("write", "session_settings", "remove")] == [12, 2, 1]
 
 
 @pytest.mark.parametrize("prepares", [True, False], ids=["prepared", "direct"])
