@@ -21,7 +21,7 @@ _UNCERTAIN = "no status lists this table with its schema; give --table to prune 
 Place = tuple[int, str, str]
 """Where a row is stored, and the transaction that wrote it there: (tableoid, ctid, xmin). A changed row has another."""
 Key = tuple[str, str]  # a table and the column that holds the ids: one table may have several
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # raw: an SQL_ASCII database knows no \\u escapes
+_encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode  # SQL_ASCII knows no \\u escapes
 
 
 class Resource(NamedTuple):
