@@ -7,7 +7,6 @@ nothing is uncertain.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -15,14 +14,13 @@ from typing import Any, NamedTuple
 from postgres_writer.config.variables import DEFAULT_DATABASE
 from postgres_writer.core.audit_result import Fault
 from postgres_writer.core.request import load_request
-from postgres_writer.core.row import ID_COLUMN
+from postgres_writer.core.row import ID_COLUMN, encode
 from postgres_writer.errors import Reason
 
 _UNCERTAIN = "no status lists this table with its schema; give --table to prune the row"
 Place = tuple[int, str, str]
 """Where a row is stored, and the transaction that wrote it there: (tableoid, ctid, xmin). A changed row has another."""
 Key = tuple[str, str]  # a table and the column that holds the ids: one table may have several
-_encode = json.JSONEncoder(ensure_ascii=False).encode  # raw: an SQL_ASCII database knows no \\u escapes
 
 
 class Resource(NamedTuple):
@@ -140,7 +138,8 @@ def parse_resource(manifest: dict[str, Any], schema_of: Callable[[str], str]) ->
         table=request.relation or "",
         id_column=request.id_column,
         columns=request.columns,
-        doc=_encode({spec.id_column: request.id, **dict(spec.values)}) if spec else None,
+        # raw: an SQL_ASCII database knows no \u escapes
+        doc=encode({spec.id_column: request.id, **dict(spec.values)}) if spec else None,
         tables=request.status.tables,
         reason=request.status.ready.reason if request.status.ready else "",
         paused=bool(request.paused),

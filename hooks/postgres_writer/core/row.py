@@ -27,6 +27,8 @@ MAX_CHARACTERS = 1024 * 1024
 TABLE_PATTERN = re.compile(rf"(?!pg_|information_schema\.){IDENTIFIER}(?:\.{IDENTIFIER})?")
 """``table`` or ``schema.table``."""
 _COLUMN_PATTERN = re.compile(IDENTIFIER)
+# made once: json.dumps makes an encoder at each call
+encode = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 Field = fields.Field[Any]
@@ -202,7 +204,7 @@ def _column_problems(value: Any) -> Iterator[str]:
     for column in value:
         if problem := _value_problem(column.get("value")):
             yield f"The value of column {column['name']} in spec.columns {problem}."
-    if len(json.dumps(value, ensure_ascii=False)) > MAX_CHARACTERS:
+    if len(encode(value)) > MAX_CHARACTERS:
         yield f"spec.columns must be at most {MAX_CHARACTERS} characters long, as JSON."
 
 
