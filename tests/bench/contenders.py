@@ -15,7 +15,7 @@ from pathlib import Path
 
 from psycopg2.extensions import make_dsn
 
-from support.postgres import free_port
+from support.ports import free_port
 from support.stack import Stack, Variant
 
 OPERATOR = "GO_OPERATOR"

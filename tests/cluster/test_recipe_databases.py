@@ -109,6 +109,8 @@ def test_a_database_is_added_as_the_recipe_says(prepared: ApiServer, tmp_path: P
     prepared.kubectl("create", "--dry-run=server", "-f", "-", input=named)
     row["metadata"] |= {"namespace": "default", "uid": "1", "generation": 1}
     folder = tmp_path / "mounted"
+    # the kubelet mounts an empty folder as long as there is no Secret
+    folder.mkdir()
     with database.sibling() as archive, running_server(database, PSQL_DATABASES_DIR=str(folder)) as server:
         archive.query("CREATE TABLE plans (id text PRIMARY KEY, seats int)")
 

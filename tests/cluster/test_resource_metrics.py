@@ -18,7 +18,7 @@ from support.alerts import RULES, promtool
 from support.api_client import resource
 from support.custom_resource import Resource
 from support.manifests import build, overlay, pick, prepare
-from support.metacontroller import free_port
+from support.ports import free_port
 from support.waiting import wait_until
 
 if TYPE_CHECKING:

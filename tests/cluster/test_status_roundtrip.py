@@ -25,7 +25,8 @@ from postgres_writer.core.response import build_response
 from postgres_writer.errors import InvalidSpec, Reason
 from support.custom_resource import KIND, Resource
 from support.payloads import payload
-from support.postgres import Database, free_port
+from support.ports import free_port
+from support.postgres import Database
 from support.server import ServerProcess, running_server
 from support.spec_cases import INVALID_SPECS, SpecCase, spec_with
 

@@ -27,7 +27,8 @@ from postgres_writer.database.databases import Databases
 from postgres_writer.errors import DatabaseNotConfigured
 from support.databases import write_folder
 from support.payloads import DELETED, payload, resource
-from support.postgres import Database, free_port
+from support.ports import free_port
+from support.postgres import Database
 from support.spec_cases import spec_with
 from support.subject import fresh_call
 

@@ -17,7 +17,8 @@ from postgres_writer.cli.commands import COMMANDS
 from postgres_writer.core.row import POSTGRES_ROW
 from support.command import run_here
 from support.payloads import payload, resource
-from support.postgres import Database, free_port
+from support.ports import free_port
+from support.postgres import Database
 from support.server import PROGRAM, ServerProcess, running_server
 from support.spec_cases import ABSENT
 

@@ -19,7 +19,8 @@ from postgres_writer.config.settings import SETTINGS
 from support.certificates import make_certificate
 from support.command import run_here
 from support.payloads import payload, resource
-from support.postgres import Database, free_port, scrubbed_environment
+from support.ports import free_port
+from support.postgres import Database, scrubbed_environment
 from support.server import PROGRAM, ServerProcess, running_server, serving
 from support.waiting import wait_until
 

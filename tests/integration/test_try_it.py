@@ -12,7 +12,8 @@ import requests
 
 from support.command import make_command, without_make
 from support.documents import ROOT, as_shown, guide, transcript
-from support.postgres import Database, free_port, scrubbed_environment
+from support.ports import free_port
+from support.postgres import Database, scrubbed_environment
 from support.server import PROGRAM
 from support.waiting import wait_until
 

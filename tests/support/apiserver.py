@@ -17,13 +17,14 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from typing import TYPE_CHECKING, Final
 
 import requests
 import yaml
+
+from support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,7 +63,7 @@ class ApiServer:
         self.folder = folder
         self.token = secrets.token_hex(16)
         self.kubeconfig = folder / "admin.kubeconfig"
-        self.port, self._etcd_port, self._peer_port = _free_ports(3)
+        self.port, self._etcd_port, self._peer_port = (free_port() for _ in range(3))
         self.url = f"https://127.0.0.1:{self.port}"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -311,18 +312,6 @@ class ApiServer:
         except (requests.RequestException, OSError):  # OSError: the certificate is only half written
             return False
         return bool(reply.ok)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports that are free now; all are held open until the last is found, so that they differ."""
-    holders = [socket.socket() for _ in range(count)]
-    try:
-        for holder in holders:
-            holder.bind(("127.0.0.1", 0))
-        return [int(holder.getsockname()[1]) for holder in holders]
-    finally:
-        for holder in holders:
-            holder.close()
 
 
 def _die_with_parent() -> list[str]:

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -17,6 +16,8 @@ from typing import Any
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+from support.ports import free_port
 
 SKIP_REASON = (
     "needs the metacontroller binary (v4.17.2 or newer): put it on PATH or name it with METACONTROLLER, "
@@ -77,13 +78,6 @@ def _open_crd(kind: str, plural: str, scope: str, status: bool) -> dict[str, Any
             "versions": [version],
         },
     }
-
-
-def free_port() -> int:
-    """Return a loopback port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

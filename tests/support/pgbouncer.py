@@ -15,7 +15,8 @@ from pathlib import Path
 
 import psycopg2
 
-from support.postgres import Database, PostgresInstance, free_port
+from support.ports import free_port
+from support.postgres import Database, PostgresInstance
 from support.programs import require_program
 
 

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,7 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from postgres_writer.config.settings import DatabaseConfig
+from support.ports import free_port
 from support.waiting import is_running, wait_until
 
 with warnings.catch_warnings():
@@ -64,14 +64,6 @@ def scrubbed_environment(environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment without the variables that would reach the server or libpq from outside."""
     kept = ("PGSERVER_POSTGRES_VERSION",)
     return {name: value for name, value in environ.items() if name in kept or not name.startswith(OWN_VARIABLES)}
-
-
-def free_port() -> int:
-    """Return a TCP port of the loopback interface that is not in use now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 @dataclass(frozen=True)

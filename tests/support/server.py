@@ -17,7 +17,8 @@ from typing import Any
 
 import requests
 
-from support.postgres import Database, free_port, scrubbed_environment
+from support.ports import free_port
+from support.postgres import Database, scrubbed_environment
 from support.waiting import is_running, wait_until
 
 PROGRAM = Path(sys.executable).with_name("postgres-writer")

@@ -6,7 +6,7 @@ import pytest
 
 from postgres_writer.core.plan import Operation
 from postgres_writer.database.store import Store
-from support.postgres import free_port
+from support.ports import free_port
 from support.subject import ROW, Limited
 
 EVERY = "SELECT, INSERT, UPDATE, DELETE"
