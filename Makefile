@@ -49,6 +49,21 @@ run: .venv/.installed ## Serve the hooks, with the database of PSQL_HOST or its 
 test: .venv/.dev ## Run the unit and integration tests (TESTS=path: some)
 	$(BIN)/pytest $(or $(TESTS),tests/unit tests/integration)
 
+# binaries of other versions come from Debian or, with npm, from embedded-postgres
+test-postgres: .venv/.dev ## Run them on each of VERSIONS="14 15 16 17 18"
+	@set -e; for version in $(or $(VERSIONS),14 15 16 17 18); do \
+	programs="$$(PYTHONPATH=tests $(BIN)/python -m support.postgres_versions "$$version")"; \
+	printf '\nPostgreSQL %s\n' "$$version"; \
+	TEST_POSTGRES="$$programs" $(BIN)/pytest -q $(or $(TESTS),tests/integration); done
+
+# the lower bounds of setup.cfg, on the oldest Python that is there
+test-oldest: ## Run them with the oldest Python and dependencies
+	oldest="$$(command -v python3.10 || command -v python3.11 || command -v python3)"; \
+	"$$oldest" -m venv .venv-oldest
+	sed -n '/^\[options\]/,/^test =/s/^ *\([A-Za-z0-9_-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\),<.*/\1==\3/p' setup.cfg >.venv-oldest/constraints
+	.venv-oldest/bin/pip install --quiet --constraint .venv-oldest/constraints --editable '.[test]'
+	.venv-oldest/bin/pytest -q $(or $(TESTS),tests/unit tests/integration)
+
 test-faults: .venv/.dev ## Run the tests in which parts are stopped, killed, hang
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
 
