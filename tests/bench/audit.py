@@ -1,9 +1,9 @@
 """What an audit of many resources and rows costs: the real command and PostgreSQL, and an API server that is played.
 
-Run by `make bench NAME=audit` (N=20000 by default; N=1000000 takes a few minutes). The played server answers pages as
-kube-apiserver does, of objects as large as real ones, so that the figures are the audit's and not etcd's. It prints the
-figures as one JSON object: seconds in all and until the last page was read, megabytes of the audit's process, and the
-CPU seconds of each of the three.
+Run by `make bench NAME=audit` (N=20000 by default; N=1000000 takes a few minutes). ROWS=10000: so many of the N are
+PostgresRows, in a table of their own. The played server answers pages as kube-apiserver does, of objects as large as
+real ones, so that the figures are the audit's and not etcd's. It prints the figures as one JSON object: seconds in all
+and until the last page was read, megabytes of the audit's process, and the CPU seconds of each of the three.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,15 +24,67 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from bench.load import cpu_seconds
+from postgres_writer.core.row import GROUP, POSTGRES_ROW, POSTGRES_WRITER, Kind
 from support.certificates import make_certificate
-from support.postgres import private_instance, scrubbed_environment
+from support.postgres import Database, private_instance, scrubbed_environment
 from support.server import PROGRAM
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 N = int(os.environ.get("N") or 20_000)
+ROWS = int(os.environ.get("ROWS") or 0)
 NAMESPACES = 10
+
+
+@dataclass(frozen=True)
+class Part:
+    """The resources of one kind: how many, what all of them declare, and the columns and values of their table."""
+
+    kind: Kind
+    number: int
+    spec: dict[str, Any]
+    columns: str
+    values: str
+
+    @property
+    def table(self) -> str:
+        """The name of the table."""
+        table: str = self.spec["table"]
+        return table
+
+    @property
+    def per_namespace(self) -> int:
+        """How many of them are in one namespace."""
+        return max(1, -(-self.number // NAMESPACES))
+
+
+PARTS = (
+    Part(
+        POSTGRES_WRITER,
+        N - ROWS,
+        {"age": 23, "country": "canada", "deletionPolicy": "Delete", "name": "alex", "table": "students"},
+        "name text, age int, country text",
+        "'alex', 23, 'canada'",
+    ),
+    Part(
+        POSTGRES_ROW,
+        ROWS,
+        {
+            "columns": [
+                {"name": "plan", "value": "gold"},
+                {"name": "seats", "value": 250},
+                {"name": "limits", "value": {"cpu": 4}},
+                {"name": "trial_ends", "value": None},
+            ],
+            "deletionPolicy": "Delete",
+            "idColumn": "id",
+            "table": "tenants",
+        },
+        "plan text, seats int, limits jsonb, trial_ends timestamptz",
+        """'gold', 250, '{"cpu": 4}', NULL""",
+    ),
+)
 
 
 def main() -> int:
@@ -43,19 +96,13 @@ def main() -> int:
         made = make_certificate(folder, "ca", "localhost")
         assert made.key == folder / "ca.key"
         (folder / "token").write_text("played")
-        server = context.Process(target=serve, args=(folder, N, theirs), daemon=True)
+        server = context.Process(target=serve, args=(folder, theirs), daemon=True)
         server.start()
         try:
             port: int = ours.recv()
             database = instance.maintenance
-            database.query("CREATE TABLE students (id text PRIMARY KEY, name text, age int, country text)")
-            database.query(
-                "INSERT INTO students SELECT 'team-' || to_char(i / %s, 'FM00') || '/student-' ||"
-                " to_char(i, 'FM0000000'), 'alex', 23, 'canada' FROM generate_series(0, %s) i",
-                per_namespace(N),
-                N - 1,
-            )
-            database.query("VACUUM ANALYZE students")
+            for part in PARTS:
+                fill(database, part)
             figures = measure(folder, port, database.environ, (server.pid or 0, instance.pid))
             ours.send("listed?")
             figures["resources_s"] = round(ours.recv(), 2)
@@ -64,6 +111,16 @@ def main() -> int:
             server.join()
     print(json.dumps(figures))
     return int(figures["findings"] != 0)
+
+
+def fill(database: Database, part: Part) -> None:
+    """Make the table of a part, with the rows that its resources declare."""
+    database.query(f"CREATE TABLE {part.table} (id text PRIMARY KEY, {part.columns})")
+    database.query(
+        f"INSERT INTO {part.table} SELECT '{part.kind.prefix}team-' || to_char(i / {part.per_namespace}, 'FM00') ||"
+        f" '/student-' || to_char(i, 'FM0000000'), {part.values} FROM generate_series(0, {part.number - 1}) i"
+    )
+    database.query(f"VACUUM ANALYZE {part.table}")
 
 
 def measure(folder: Path, port: int, environ: dict[str, str], pids: tuple[int, int]) -> dict[str, Any]:
@@ -97,9 +154,10 @@ def measure(folder: Path, port: int, environ: dict[str, str], pids: tuple[int, i
     }
 
 
-def serve(folder: Path, number: int, pipe: Connection) -> None:
+def serve(folder: Path, pipe: Connection) -> None:
     """Answer lists as kube-apiserver does, until the process is killed; tells its port, and how long the list took."""
     first = last = 0.0
+    templates = {part.kind.plural: (part, template(part)) for part in PARTS}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,8 +168,7 @@ def serve(folder: Path, number: int, pipe: Connection) -> None:
             asked = {name: values[0] for name, values in parse_qs(url.query).items()}
             start, size = int(asked.get("continue") or 0), int(asked["limit"])
             first = first or time.monotonic()
-            listed = number if url.path.endswith("/postgreswriters") else 0
-            body = page(start, min(start + size, listed), listed)
+            body = page(*templates[url.path.rpartition("/")[2]], start, size)
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -133,29 +190,66 @@ def serve(folder: Path, number: int, pipe: Connection) -> None:
     threading.Event().wait()
 
 
-def page(start: int, end: int, number: int) -> bytes:
+def page(part: Part, one: bytes, start: int, size: int) -> bytes:
     """Return one page of the list, as the API server writes it."""
-    items = b",".join(item(index, per_namespace(number)) for index in range(start, end))
+    end = min(start + size, part.number)
+    items = b",".join(
+        one % {b"namespace": b"team-%02d" % (index // part.per_namespace), b"name": b"student-%07d" % index}
+        for index in range(start, end)
+    )
     metadata: dict[str, Any] = {"resourceVersion": "1000"}
-    if end < number:
-        metadata |= {"continue": str(end), "remainingItemCount": number - end}
-    head = b'{"apiVersion":"demo.yash.com/v1","items":['
-    return head + items + b'],"kind":"PostgresWriterList","metadata":' + json.dumps(metadata).encode() + b"}"
+    if end < part.number:
+        metadata |= {"continue": str(end), "remainingItemCount": part.number - end}
+    head = f'{{"apiVersion":"{GROUP}/{part.kind.version}","items":['.encode()
+    return head + items + f'],"kind":"{part.kind.name}List","metadata":{json.dumps(metadata)}}}'.encode()
 
 
-def item(index: int, size: int) -> bytes:
-    """Return one resource, with the 1.4 kB that a real one has."""
-    return _ITEM % {b"namespace": b"team-%02d" % (index // size), b"name": b"student-%07d" % index}
+def template(part: Part) -> bytes:
+    """Return a resource with the 1.4 kB that a real one has, without its namespace and name."""
+    made = {
+        "apiVersion": f"{GROUP}/{part.kind.version}",
+        "kind": part.kind.name,
+        "metadata": {
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "finalizers": [f"metacontroller.io/compositecontroller-{part.kind.controller}"],
+            "generation": 1,
+            "managedFields": managed_fields(part),
+            "name": "@name@",
+            "namespace": "@namespace@",
+            "resourceVersion": "123456",
+            "uid": "7c9f3c6e-2a51-4f34-9a4e-0d3b8f5c1a10",
+        },
+        "spec": part.spec,
+        "status": {
+            **({"columns": sorted(column["name"] for column in part.spec["columns"])} if not part.kind.fixed else {}),
+            "conditions": [
+                {
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                    "message": f"The row in table public.{part.table} matches the spec.",
+                    "observedGeneration": 1,
+                    "reason": "RowSynced",
+                    "status": "True",
+                    "type": "Ready",
+                }
+            ],
+            "id": f"{part.kind.prefix}@namespace@/@name@",
+            "observedGeneration": 1,
+            "observedTable": part.table,
+            "tables": [f"public.{part.table}"],
+        },
+    }
+    text = json.dumps(made, separators=(",", ":")).encode()
+    return text.replace(b"@name@", b"%(name)b").replace(b"@namespace@", b"%(namespace)b")
 
 
-def per_namespace(number: int) -> int:
-    """Return how many resources are in one namespace."""
-    return -(-number // NAMESPACES)
-
-
-def _managed_fields() -> list[dict[str, Any]]:
-    fields: dict[str, Any] = {f"f:{name}": {} for name in ("table", "name", "age", "country", "deletionPolicy")}
-    entry = {"apiVersion": "demo.yash.com/v1", "fieldsType": "FieldsV1", "time": "2026-01-01T00:00:00Z"}
+def managed_fields(part: Part) -> list[dict[str, Any]]:
+    """Return who wrote which fields."""
+    fields: dict[str, Any] = {f"f:{name}": {} for name in part.spec}
+    entry = {
+        "apiVersion": f"{GROUP}/{part.kind.version}",
+        "fieldsType": "FieldsV1",
+        "time": "2026-01-01T00:00:00Z",
+    }
     return [
         {**entry, "fieldsV1": {"f:spec": fields}, "manager": "kubectl", "operation": "Apply"},
         {
@@ -167,44 +261,6 @@ def _managed_fields() -> list[dict[str, Any]]:
         },
     ]
 
-
-def _template() -> bytes:
-    made = {
-        "apiVersion": "demo.yash.com/v1",
-        "kind": "PostgresWriter",
-        "metadata": {
-            "creationTimestamp": "2026-01-01T00:00:00Z",
-            "finalizers": ["metacontroller.io/compositecontroller-postgres-writer"],
-            "generation": 1,
-            "managedFields": _managed_fields(),
-            "name": "@name@",
-            "namespace": "@namespace@",
-            "resourceVersion": "123456",
-            "uid": "7c9f3c6e-2a51-4f34-9a4e-0d3b8f5c1a10",
-        },
-        "spec": {"age": 23, "country": "canada", "deletionPolicy": "Delete", "name": "alex", "table": "students"},
-        "status": {
-            "conditions": [
-                {
-                    "lastTransitionTime": "2026-01-01T00:00:00Z",
-                    "message": "The row in table public.students matches the spec.",
-                    "observedGeneration": 1,
-                    "reason": "RowSynced",
-                    "status": "True",
-                    "type": "Ready",
-                }
-            ],
-            "id": "@namespace@/@name@",
-            "observedGeneration": 1,
-            "observedTable": "students",
-            "tables": ["public.students"],
-        },
-    }
-    text = json.dumps(made, separators=(",", ":")).encode()
-    return text.replace(b"@name@", b"%(name)b").replace(b"@namespace@", b"%(namespace)b")
-
-
-_ITEM = _template()
 
 if __name__ == "__main__":
     sys.exit(main())

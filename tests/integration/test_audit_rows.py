@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from integration.audits import audit, findings, made, row, synced
+from postgres_writer.audit.compare import Audit
+from postgres_writer.audit.model import parse_resource
+from postgres_writer.audit.resources import PAGE, Kubectl
+from postgres_writer.audit.rows import Rows, connect
+from postgres_writer.audit.spool import Spool
 from postgres_writer.core.row import POSTGRES_ROW
 from support.payloads import condition, resource
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from support.postgres import Database
 
 WIDE = """CREATE TABLE wide (id text PRIMARY KEY, plan text, seats int, limits jsonb, tags text[], ends timestamptz,
@@ -138,6 +147,66 @@ def test_a_column_that_was_dropped_is_named_and_the_others_are_compared(database
         ("differs", "row/default/a", [], "the table has no column seats"),
         ("differs", "row/default/b", ["plan"], "the table has no column seats"),
     ]
+
+
+@pytest.mark.parametrize("column", ["plan", "things"])
+def test_a_function_of_a_column_that_is_dropped_meanwhile_is_not_taken_for_it(database: Database, column: str) -> None:
+    """PostgreSQL reads x.plan as plan(x) where x has no such column, and the name of a table as its row."""
+    database.query(f"CREATE TABLE things (id text PRIMARY KEY, {column} text)")
+    database.query("INSERT INTO things VALUES ('row/default/a', 'gold')")
+    wanted = parse_resource(declared("a", {column: "gold"}, "things"), "public")
+    with closing(connect(database.config())) as connection:
+        reader = Rows(connection, 60)
+        reader.resolve({wanted.home})
+        database.query(f"""
+            ALTER TABLE things DROP {column};
+            CREATE FUNCTION {column}(things) RETURNS text LANGUAGE sql AS $$SELECT 'gold'$$
+        """)
+        with reader.snapshot():
+            [own] = reader.all(None)
+            assert reader.compare([(wanted, own)]) == {}
+    assert reader.tables.unreadable == {wanted.home: "it was altered meanwhile (SQLSTATE 42703)"}
+
+
+def test_a_column_of_ids_that_is_renamed_meanwhile_is_told(database: Database) -> None:
+    """A table may be called like the column: its name alone would be its row."""
+    database.query("CREATE TABLE code (code text PRIMARY KEY)")
+    with closing(connect(database.config())) as connection:
+        reader = Rows(connection, 60)
+        reader.resolve({("public.code", "code")})
+        database.query("ALTER TABLE code RENAME code TO id")
+        with reader.snapshot():
+            assert list(reader.all(None)) == []
+    assert reader.tables.unreadable == {("public.code", "code"): "it was altered meanwhile (SQLSTATE 42703)"}
+
+
+class Documents(Kubectl):
+    """A cluster with 40 resources that hold a megabyte each, in pages of one."""
+
+    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[list[dict[str, Any]]]:
+        return ([self.get(f"row/default/r-{number}")] for number in range(10, 50))
+
+    def get(self, row: str) -> dict[str, Any]:
+        return declared(row.rpartition("/")[2], {"plan": row[-1] * 1_000_000})
+
+
+def test_the_documents_that_are_in_memory_at_once_are_bounded(database: Database) -> None:
+    database.query("CREATE TABLE wide (id text PRIMARY KEY, plan text)")
+    database.query(
+        "INSERT INTO wide SELECT 'row/default/r-' || i, repeat(right(i::text, 1), 1000000)"
+        " FROM generate_series(10, 49) AS i"
+    )
+    database.query("UPDATE wide SET plan = plan || 'x' WHERE id = 'row/default/r-17'")
+    with closing(connect(database.config())) as connection, closing(Spool()) as spool:
+        tracemalloc.start()
+        try:
+            Audit(Documents(), connection, spool, confirm_after=0).run()
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert [(one.id, one.differences) for one in spool.findings()] == [("row/default/r-17", ("plan",))]
+    # several copies of a few of them are made on the way to PostgreSQL
+    assert peak < 20_000_000
 
 
 def test_a_row_of_which_no_column_can_be_compared_is_judged_by_its_id(database: Database) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from postgres_writer.audit.resources import RESYNC_ANNOTATION, Manifest, Source, api_path, decoded
+from postgres_writer.audit.resources import RESYNC_ANNOTATION, Manifest, Source, api_path
 from postgres_writer.config.variables import text_of
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
 from postgres_writer.core.response import timestamp
@@ -131,5 +132,5 @@ def _body(response: requests.Response) -> Manifest:
     """Return the object of an answer, an empty one where there is none."""
     body = None
     with contextlib.suppress(ValueError):
-        body = decoded(response.content)
+        body = json.loads(response.content)
     return body if isinstance(body, dict) else {}

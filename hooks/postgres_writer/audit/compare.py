@@ -17,14 +17,14 @@ from postgres_writer.audit.resources import PAGE, Manifest, Source, ahead, from_
 from postgres_writer.audit.rows import Rows, id_of
 from postgres_writer.audit.spool import Spool
 from postgres_writer.core.audit_result import AuditResult, Kind
-from postgres_writer.core.row import DEFAULT_SCHEMA, ID_COLUMN, KINDS, owner_of, relation_name
+from postgres_writer.core.row import DEFAULT_SCHEMA, ID_COLUMN, KINDS, MAX_CHARACTERS, owner_of, relation_name
 from postgres_writer.errors import AuditError, ConfigError, InvalidRequest, ListExpired
 
 # etcd forgets the list after some minutes; larger pages take fewer requests, and so less time
 # https://kubernetes.io/docs/reference/using-api/api-concepts/#retrieving-large-results-sets-in-chunks
 _LARGER_PAGE = 20 * PAGE
 _FEW_IDS = 50  # so many single reads are quick, however short the list is
-_BATCH = 500  # so many ids are compared at once
+_BATCH = 500  # so many ids are compared at once, fewer where their documents are longer than one may be
 
 
 @dataclass
@@ -141,20 +141,25 @@ class Audit:
     def _judged(self, rows: Iterator[Row]) -> Iterator[Finding]:
         """Compare the resources with the rows: both come in the order of the ids."""
         # ids are ASCII, so SQLite, COLLATE "C" and Python sort them alike; of equal ones the resource comes first
-        merged = heapq.merge(self.spool.resources(), rows, key=id_of)
         # read to its end before it is judged: by then every relation that fails is known to
-        groups = (_owned(list(group)) for _, group in itertools.groupby(merged, key=id_of))
-        tables = self._reader.tables
-        while batch := list(itertools.islice(groups, _BATCH)):
-            owned = ((its, own_row(its, mine, tables)) for its, mine in batch if its and its.doc is not None)
-            differences = self._reader.compare((its, own) for its, own in owned if own)
-            for its, mine in batch:
+        for batch in _batches(heapq.merge(self.spool.resources(), rows, key=id_of)):
+            owned = [(its, mine, own_row(its, mine, self._reader.tables) if its else None) for its, mine in batch]
+            differences = self._reader.compare((its, own) for its, _, own in owned if its and own and its.doc)
+            for its, mine, own in owned:
                 self.rows += len(mine)
                 self.matched += its is not None and bool(mine)
-                yield from judge(its, mine, tables, differences.get(its.id) if its else None)
+                yield from judge(its, mine, own, self._reader.tables, differences.get(its.id) if its else None)
 
 
-def _owned(group: list[Any]) -> tuple[Resource | None, list[Row]]:
-    """Tell the resource from the rows of its id, which come behind it."""
-    its = group.pop(0) if isinstance(group[0], Resource) else None
-    return its, group
+def _batches(merged: Iterable[Any]) -> Iterator[list[tuple[Resource | None, list[Row]]]]:
+    """Give each resource with the rows of its id, which come behind it: as many at once as are compared at once."""
+    batch, characters = [], 0
+    for _, group in itertools.groupby(merged, key=id_of):
+        rows = list(group)
+        its = rows.pop(0) if isinstance(rows[0], Resource) else None
+        batch.append((its, rows))
+        characters += len(its.doc or "") if its else 0
+        if len(batch) == _BATCH or characters >= MAX_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    yield batch

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import psycopg2
 from psycopg2 import errors, extensions
 
-from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, judge
+from postgres_writer.audit.model import Finding, Relation, Resource, Row, Tables, judge, own_row
 from postgres_writer.audit.rows import AT_PLACE, WITH_IDS, about, lookup, rows_where, rows_with
 from postgres_writer.core.audit_result import Kind
 from postgres_writer.database.qualified import qualified
@@ -93,7 +93,7 @@ def _require_surplus(cursor: extensions.cursor, resource: Resource, relation: Re
             raise _Kept(f"table {known.name} cannot be read: {tables.unreadable[known.key]}")
         cursor.execute(about(known, f"SELECT {WITH_IDS} FOR SHARE"), {"ids": [finding.id]})
         rows += rows_with(cursor, known, [finding.id])
-    judged = judge(resource, rows, tables)
+    judged = judge(resource, rows, own_row(resource, rows, tables), tables)
     if not any(found.prunable and found.place == finding.place for found in judged):
         again = finding.kind is Kind.NO_RESOURCE
         raise _Kept("it has a resource again" if again else "it may be the row that its resource needs")

@@ -134,7 +134,7 @@ def parse_resource(manifest: dict[str, Any], schema: str) -> Resource:
         id=request.id,
         table=request.relation or "",
         id_column=request.id_column,
-        columns=spec.columns if spec else (),
+        columns=request.columns,
         doc=_encode({spec.id_column: request.id, **dict(spec.values)}) if spec else None,
         tables=request.status.tables,
         reason=request.status.ready.reason if request.status.ready else "",
@@ -153,9 +153,9 @@ def own_row(resource: Resource, rows: list[Row], tables: Tables) -> Row | None:
 
 
 def judge(
-    resource: Resource | None, rows: list[Row], tables: Tables, difference: Difference | None = None
+    resource: Resource | None, rows: list[Row], own: Row | None, tables: Tables, difference: Difference | None = None
 ) -> Iterator[Finding]:
-    """Compare a resource (or None) with all rows of its id; ``difference`` is what PostgreSQL says of its own row."""
+    """Compare a resource (or None) with all rows of its id; ``difference`` is what PostgreSQL says of its ``own``."""
     if resource is None:
         for row in _distinct(rows):
             detail = "" if row.relation.key in tables.certain else _UNCERTAIN
@@ -167,14 +167,14 @@ def judge(
         yield Finding(Kind.UNMANAGED, resource.id, resource.table, detail)
     # while a resource is being deleted its row may be there or gone: both are right
     elif not resource.deleting:
-        yield from _judge_managed(resource, rows, tables, difference)
+        yield from _judge_managed(resource, rows, own, tables, difference)
 
 
 def _judge_managed(
-    resource: Resource, rows: list[Row], tables: Tables, difference: Difference | None
+    resource: Resource, rows: list[Row], own: Row | None, tables: Tables, difference: Difference | None
 ) -> Iterator[Finding]:
+    others = [row for row in rows if own is None or row.place != own.place]
     home = tables.relations.get(resource.home)
-    own = own_row(resource, rows, tables)
     if own is None:
         # of a table that could not be read nothing is known, so nothing is called missing from it
         if resource.home not in tables.unreadable:
@@ -185,10 +185,8 @@ def _judge_managed(
         columns, why = difference
         detail = ", ".join(filter(None, ("paused" if resource.paused else "", why)))
         yield Finding(Kind.DIFFERS, resource.id, resource.table, detail, columns, repairable=not detail)
-    if home is not None:
-        for row in _distinct(rows):
-            if own is None or row.place != own.place:
-                yield _judge_other(resource, row, own, rows, tables)
+    if home is not None and others:
+        yield from (_judge_other(resource, row, own, rows, tables) for row in _distinct(others))
 
 
 def _judge_other(resource: Resource, row: Row, own: Row | None, rows: list[Row], tables: Tables) -> Finding:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import re
@@ -40,7 +39,7 @@ def from_file(file: IO[bytes]) -> Iterator[list[Manifest]]:
     Raises AuditError when it is not a list: an empty or broken file must not make every row look orphaned.
     """
     try:
-        listed = decoded(file.read())
+        listed = json.loads(file.read())
     except OSError as error:
         raise AuditError(f"The list of resources cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
@@ -49,16 +48,6 @@ def from_file(file: IO[bytes]) -> Iterator[list[Manifest]]:
     if not isinstance(items, list) or listed.get("kind") not in {"List", *(f"{name}List" for name in KINDS)}:
         raise AuditError(f"The file is not a list of resources: {_HOW}")
     yield items
-
-
-def decoded(body: bytes) -> Any:
-    """Decode the JSON of a page. Raises ValueError when it is none."""
-    # the collector would walk the many new objects of a page over and over, and find none to free: half of the time
-    gc.disable()
-    try:
-        return json.loads(body)
-    finally:
-        gc.enable()
 
 
 def ahead(pages: Iterator[T]) -> Iterator[T]:
@@ -113,7 +102,7 @@ class Kubectl(Source):
 
     def read(self, path: str, parameters: dict[str, Any]) -> Manifest:
         """Return what the API answers to a GET; raises as ``pages`` does."""
-        answer: Manifest = decoded(self._run("get", "--raw", f"{path}?{urlencode(parameters)}"))
+        answer: Manifest = json.loads(self._run("get", "--raw", f"{path}?{urlencode(parameters)}"))
         return answer
 
     def get(self, row: str) -> Manifest | None:

@@ -167,10 +167,12 @@ class Rows:
         absent = ", ".join(column for column in columns if column not in there)
         detail = f"the table has no column {absent}" if absent else ""
         differing: dict[str, tuple[str, ...]] = {}
-        statement = statements.compare(relation.name, there, relation.id_column).direct()
+        statement = statements.compare(relation.name, there, relation.id_column)
+        docs = ",".join(str(resource.doc) for resource, _ in pairs)
+        places = ",".join(f'{{"-part":{row.place[0]},"-place":"{row.place[1]}"}}' for _, row in pairs)
         try:
             with self._attempt(cursor, relation, values=True):
-                cursor.execute(statement, {"batch": f"[{','.join(_comparable(*pair) for pair in pairs)}]"})
+                cursor.execute(statement, {"doc": f"[{docs}]", "places": f"[{places}]"})
                 differing = {row: tuple(itertools.compress(there, differs)) for row, *differs in cursor}
         except _Refused:
             if len(pairs) == 1:
@@ -261,13 +263,8 @@ def rows_with(cursor: extensions.cursor, relation: Relation, ids: list[str]) -> 
 
 
 def about(relation: Relation, template: str) -> str:
-    """Fill a relation into a statement: {table} and {id}."""
-    return template.replace("{table}", quoted(relation.name)).replace("{id}", quoted(relation.id_column))
-
-
-def _comparable(resource: Resource, row: Row) -> str:
-    # neither an id nor a place has anything to escape
-    return f'{{"id":"{row.id}","part":{row.place[0]},"place":"{row.place[1]}","doc":{resource.doc}}}'
+    """Fill a relation into a statement: {table}, by a name that no column has (it would mean the row), and {id}."""
+    return template.replace("{table}", f'{quoted(relation.name)} AS "-"').replace("{id}", quoted(relation.id_column))
 
 
 def _rows(relation: Relation, selected: list[tuple[Any, ...]]) -> list[Row]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 from postgres_writer.audit.model import Finding, Key, Resource
@@ -29,8 +30,9 @@ CREATE TABLE unconfirmed (id TEXT, kind TEXT, tbl TEXT, PRIMARY KEY (id, kind, t
 """
 # nothing else uses sqlite3 here, and no other program can write what is read: the file has no name
 # https://docs.python.org/3/library/sqlite3.html#how-to-register-adapter-callables
-sqlite3.register_adapter(tuple, pickle.dumps)
-sqlite3.register_converter("TUPLE", pickle.loads)
+sqlite3.register_adapter(bool, int)  # as it is stored anyway, but found at once
+sqlite3.register_adapter(tuple, lru_cache(pickle.dumps))  # most resources have the same few tuples
+sqlite3.register_converter("TUPLE", lru_cache(pickle.loads))
 sqlite3.register_converter("BOOLEAN", b"1".__eq__)
 sqlite3.register_converter("KIND", lambda text: Kind(text.decode()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
@@ -115,6 +116,9 @@ def audit(**given: Any) -> int:
         level, log_format = (one.read(os.environ) for one in SETTINGS if one.name.startswith("LOG_"))
         logs.configure(level, log_format, sys.stdout)
     with contextlib.ExitStack() as stack:
+        # the collector would walk the many new objects of each page over and over, and find none to free
+        stack.callback(gc.set_threshold, *gc.get_threshold())
+        gc.set_threshold(1_000_000)
         source = _source(arguments, stack)
         if arguments.result_config_map and (files or not isinstance(source, Cluster)):
             raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")

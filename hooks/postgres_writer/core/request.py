@@ -153,7 +153,7 @@ def load_request(
         table=table if isinstance(table, str) and is_text(table) else None,
         relation=relation,
         id_column=spec.id_column if spec else kind.id_column(wire_spec),
-        columns=spec.columns if spec else kind.columns(wire_spec),
+        columns=kind.fixed or (spec.columns if spec else kind.columns(wire_spec)),
         spec=spec,
         problem=problem,
         status=_load_status(raw_status, schema),
@@ -232,7 +232,7 @@ def _load_status(status: object, schema: str) -> PriorStatus:
     }
     return PriorStatus(
         tables=tuple(dict.fromkeys(filter(None, named))),
-        columns=column_names(columns if isinstance(columns, list) else [])[:MAX_LISTED_COLUMNS],
+        columns=column_names(columns)[:MAX_LISTED_COLUMNS] if isinstance(columns, list) else (),
         observed_table=observed if isinstance(observed, str) else None,
         ready=_load_condition(by_type.get("Ready")),
         stalled=_load_condition(by_type.get("Stalled")),

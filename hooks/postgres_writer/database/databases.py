@@ -72,6 +72,8 @@ class Databases:
             except ResourceError as exc:
                 yield name, False, str(exc)
                 continue
+            # the first requests are not to wait for a second one, where a pooler has no more
+            found.store.close()
             where = ",".join(f"{host.name}:{host.port}" for host in config.hosts)
             said = f"PostgreSQL {version} at {where}, database {dbname}, role {role}, schema {schema}"
             yield name, usable, said if usable else f"{said}, which does not exist or lacks a grant of USAGE"

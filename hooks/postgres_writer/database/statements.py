@@ -23,7 +23,7 @@ WORD = token_hex(8)
 """A guard fails with this word in its message. Random in every process, so that no value can imitate a guard."""
 
 Names = tuple[str, ...]
-_TYPES = {"batch": "json", "by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "until": "float8"}
+_TYPES = {"by": "float8", "columns": "text[]", "doc": "jsonb", "key": "int8", "places": "jsonb", "until": "float8"}
 _TYPES |= {"update": "bool", **dict.fromkeys(("id", "id_column", "name", "schema", "word"), "text")}
 """The parameters: ``doc`` holds the values by column, ``until`` and ``by`` are Unix times (start-by and write-by)."""
 
@@ -167,13 +167,14 @@ _CONVERT = _template("""
     SELECT FROM (SELECT) AS one LEFT JOIN jsonb_populate_recordset(NULL::{table}, '[]'::jsonb) AS x ON true,
     jsonb_populate_record(ROW(x.*)::{table}, %(doc)s) AS d
 """)
+# -part and -place are where the row is: compared only there, because a plan may try every document with every row
 _COMPARE = _template("""
-    SELECT {differences} FROM json_to_recordset(%(batch)s)
-        AS r (id pg_catalog.text, part pg_catalog.oid, place pg_catalog.tid, doc pg_catalog.jsonb),
-    jsonb_populate_record(NULL::{table}, r.doc) AS d, {table} AS x
-    WHERE (x.tableoid = r.part) AND (x.ctid = r.place) AND (x.{id} = r.id) AND NOT {same}
+    SELECT x.{id}::text{differences} FROM ROWS FROM (jsonb_populate_recordset(NULL::{table}, %(doc)s),
+        jsonb_to_recordset(%(places)s) AS ("-part" pg_catalog.oid, "-place" pg_catalog.tid)) AS d,
+    (SELECT tableoid, ctid, {columns} FROM {table} AS "-") AS x WHERE (x.tableoid = d."-part")
+    AND (x.ctid = d."-place") AND (x.{id} = d.{id}::text) AND CASE WHEN x.ctid = d."-place" THEN NOT {same} END
 """)
-_DIFFERS = _template("NOT (ROW(x.{column})::record *= ROW(d.{column})::record)")
+_DIFFERS = _template(", NOT (ROW(x.{column})::record *= ROW(d.{column})::record)")
 # by the kind, because a materialised view, which nothing else can delete from, has a file
 _PRESENT = _template("""
     SELECT CASE WHEN EXISTS (SELECT FROM pg_catalog.pg_class AS c
@@ -333,12 +334,10 @@ def convert(table: str) -> Message:
     return Message((SEE_ALL, Statement(_filled(_CONVERT, table, ID_COLUMN))), frozenset({table}), locks=False)
 
 
-def compare(table: str, columns: Names, id_column: str) -> Statement:
-    """Ask which rows are not as they must be: gives the id, and of each column whether it differs. Parameters: batch.
-
-    That is a list of objects with id, part and place (tableoid and ctid of the row) and doc.
-    """
-    return Statement(_filled(_COMPARE, table, id_column, columns))
+@lru_cache(maxsize=1024)
+def compare(table: str, columns: Names, id_column: str) -> str:
+    """Ask which rows differ: gives the id and, by column, whether it does. Parameters: doc, places (lists)."""
+    return Statement(_filled(_COMPARE, table, id_column, columns)).direct()
 
 
 def _filled(template: str, table: str, id_column: str, columns: Names = (), released: Names = ()) -> str:
@@ -356,7 +355,7 @@ def _filled(template: str, table: str, id_column: str, columns: Names = (), rele
         "current": ", ".join(f"x.{name}" for name in named),
         "wanted": ", ".join(f"d.{name}" for name in named),
         "updates": ", ".join([*(f"{name} = d.{name}" for name in named), *defaults]),
-        "differences": ", ".join(["r.id", *(_DIFFERS.replace("{column}", name) for name in named)]),
+        "differences": "".join(_DIFFERS.replace("{column}", name) for name in named),
         "excluded": ", ".join([*(f"{name} = EXCLUDED.{name}" for name in named), *defaults]),
         # what was released is written in any case: no look shows whether it has its default
         "differs": "EXISTS (SELECT FROM cur)" if released else "EXISTS (SELECT FROM cur WHERE NOT same)",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from postgres_writer.audit.model import Difference, Relation, Resource, Row, Tables, judge
+from postgres_writer.audit.model import Difference, Relation, Resource, Row, Tables, judge, own_row
 from postgres_writer.audit.resources import ahead
 from postgres_writer.core.audit_result import Kind
 
@@ -56,7 +56,7 @@ RESOURCES = st.builds(
 def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
     resource: Resource, found: list[Row], known: Tables, difference: Difference | None
 ) -> None:
-    findings = list(judge(resource, found, known, difference))
+    findings = list(judge(resource, found, own_row(resource, found, known), known, difference))
     prunable = [finding for finding in findings if finding.prunable]
     if not prunable:
         return
@@ -79,7 +79,7 @@ def test_a_row_of_a_resource_is_prunable_only_beside_its_certain_own_row(
 
 @given(rows(), tables())
 def test_a_row_without_a_resource_is_prunable_only_where_somebody_vouches(found: list[Row], known: Tables) -> None:
-    findings = list(judge(None, found, known))
+    findings = list(judge(None, found, None, known))
     assert all(finding.kind is Kind.NO_RESOURCE for finding in findings)
     places = [finding.place for finding in findings]
     assert sorted(places) == sorted({row.place for row in found}), "each place once"
