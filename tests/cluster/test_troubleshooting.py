@@ -47,6 +47,7 @@ def test_every_command_of_the_page_says_what_it_promises(installation: Installat
         assert printed("status.id") == 'default/one ["public.students"]\n'
         assert "RowSynced: The row in table public.students matches the spec." in printed("metadata.finalizers")
         assert "patched" in printed("kubectl -n NAMESPACE patch")
+        assert "ok     default/sample-student         The role can write public.students." in printed("writer check")
         installation.delete("one")
         wait_until(lambda: not installation.finalizers(), "the deletion")
         assert installation.ids() == ["one"]

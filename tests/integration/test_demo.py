@@ -62,7 +62,7 @@ def test_every_step_holds_and_nothing_is_left(folder: Path) -> None:
     assert processes_of(folder) == []
     assert list(folder.iterdir()) == []
     drawn = "".join(html.unescape(" ".join(ElementTree.parse(PICTURE).getroot().itertext())).split())
-    assert "".join(steps_of(ended.stdout).split()) in drawn, "run `make picture`"
+    assert "".join(steps_of(ended.stdout).split()) in drawn, "run `make docs`"
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""docs/demo.svg: some steps of the demo's real output, as a terminal shows them (`make picture`)."""
+"""docs/demo.svg: some steps of the demo's real output, as a terminal shows them (`make docs`)."""
 
 from __future__ import annotations
 

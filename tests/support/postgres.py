@@ -33,6 +33,9 @@ with warnings.catch_warnings():
 
 HOOK_ROLE = os.environ.get("TEST_HOOK_ROLE")
 """A role with the least grants, as which servers and stores log in instead of as the owner of the database."""
+PACKAGED_VERSION = str(pgserver.TARGET_POSTGRES_VERSION)
+OTHER_PROGRAMS = Path(os.environ["TEST_POSTGRES"]) if os.environ.get("TEST_POSTGRES") else None
+"""The programs of another PostgreSQL, as which all servers of the tests then run (support/postgres_versions.py)."""
 STUDENTS = "CREATE TABLE students (id text PRIMARY KEY, name text, age int, country text)"
 _EMPTY = f"""
 DO $$ DECLARE found name; BEGIN
@@ -329,7 +332,7 @@ class PostgresInstance:
             shutil.chown(path, user="pgserver", group="pgserver")
 
     def _path(self, name: str) -> str:
-        return str(self.programs / name if self.programs else _program(name))
+        return str(self.programs / name if self.programs else _program(name, OTHER_PROGRAMS))
 
     def _run(self, name: str, *arguments: str) -> None:
         subprocess.run(
@@ -376,11 +379,12 @@ def prepare_programs() -> None:
     """Let the user that runs PostgreSQL for root exist and reach the programs; nothing to do for others."""
     if os.geteuid() == 0:
         pgserver.ensure_user_exists("pgserver")
-        pgserver.ensure_prefix_permissions(_program("postgres"))
+        for folder in filter(None, (_program("postgres").parent, OTHER_PROGRAMS)):
+            pgserver.ensure_prefix_permissions(folder / "postgres")
 
 
-def _program(name: str) -> Path:
-    return Path(pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION]) / name
+def _program(name: str, folder: Path | None = None) -> Path:
+    return (folder or Path(pgserver.POSTGRES_VERSIONS[pgserver.TARGET_POSTGRES_VERSION])) / name
 
 
 def _as_postgres() -> dict[str, Any]:
