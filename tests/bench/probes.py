@@ -166,13 +166,21 @@ def connections(parts: Bench, connections_at_once: int = 64, seconds: int = 4) -
     """
     with hook_server(parts.database.environ) as server:
         case = noop(server, connections_at_once)
+        names = ("postgres_writer_database_connections_opened_total", "postgres_writer_database_connections")
+
+        def seen() -> tuple[float, float]:
+            opened, standing = (sum(counted(server, name).values()) for name in names)
+            return opened, opened - standing
+
+        # a server looks at its database when it has started, and closes that connection
+        wait_until(lambda: seen()[1] > 0, "the look at the database")
+        before, closed = seen()
         pressing = threading.Thread(target=load.run, args=(case.load, seconds))
         pressing.start()
         time.sleep(seconds * 0.6)
-        standing = sum(counted(server, "postgres_writer_database_connections").values())
-        opened = sum(counted(server, "postgres_writer_database_connections_opened_total").values())
+        opened, gone = seen()
         pressing.join()
-        return opened, opened - standing, Config.connections
+        return opened - before, gone - closed, Config.connections
 
 
 def memory(parts: Bench, marks: tuple[int, ...]) -> dict[int, tuple[float, float]]:
