@@ -15,13 +15,14 @@ from cluster.audit_setting import PGW, Asked, Setting
 from postgres_writer.audit.cluster import Cluster
 from postgres_writer.audit.compare import Audit
 from postgres_writer.audit.spool import Spool
+from postgres_writer.core.row import KINDS, Kind
 from postgres_writer.database.statements import lock_key
 from support.payloads import payload
 from support.planted import DOUBLES
 from support.server import running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from support.apiserver import ApiServer
@@ -329,9 +330,11 @@ class Expiring(Cluster):
     lists = 0
     expires = 1
 
-    def pages(self, namespace: str | None = None, page: int = 1000) -> Iterator[list[dict[str, Any]]]:
+    def pages(
+        self, namespace: str | None = None, page: int = 1000, kinds: Iterable[Kind] = KINDS.values()
+    ) -> Iterator[list[dict[str, Any]]]:
         self.lists += 1
-        for number, found in enumerate(super().pages(namespace, page)):
+        for number, found in enumerate(super().pages(namespace, page, kinds)):
             yield found
             if (self.lists, number) == (self.expires, 0):
                 self.server.kubectl("annotate", "--all", "--overwrite", "-n", str(namespace), PGW, "changed=since")

@@ -19,8 +19,9 @@ from postgres_writer.core.row import POSTGRES_ROW
 from support.payloads import condition, resource
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from postgres_writer.core.row import Kind
     from support.postgres import Database
 
 WIDE = """CREATE TABLE wide (id text PRIMARY KEY, plan text, seats int, limits jsonb, tags text[], ends timestamptz,
@@ -183,7 +184,9 @@ def test_a_column_of_ids_that_is_renamed_meanwhile_is_told(database: Database) -
 class Documents(Kubectl):
     """A cluster with 40 resources that hold a megabyte each, in pages of one."""
 
-    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[list[dict[str, Any]]]:
+    def pages(
+        self, namespace: str | None = None, page: int = PAGE, kinds: Iterable[Kind] = ()
+    ) -> Iterator[list[dict[str, Any]]]:
         return ([self.get(f"row/default/r-{number}")] for number in range(10, 50))
 
     def get(self, row: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util.retry import Retry
 
-from postgres_writer.audit.resources import RESYNC_ANNOTATION, Manifest, Source, api_path
+from postgres_writer.audit.resources import RESYNC_ANNOTATION, Kubectl, Manifest, Source, api_path
 from postgres_writer.config.variables import text_of
 from postgres_writer.core.audit_result import RESULT_KEY, AuditResult
 from postgres_writer.core.response import timestamp
@@ -114,6 +114,12 @@ class Cluster(Source):
 
     def _read(self, name: str) -> str:
         return text_of(f"The service account's {name}", self._folder / name).strip()
+
+
+def source_of(environ: Mapping[str, str], context: str | None = None, folder: Path = SERVICE_ACCOUNT) -> Source:
+    """Return the API itself in a pod, kubectl elsewhere and for a context."""
+    in_pod = context is None and Cluster.is_here(environ, folder)
+    return Cluster(environ, folder) if in_pod else Kubectl(context)
 
 
 def _object(response: requests.Response) -> Manifest:

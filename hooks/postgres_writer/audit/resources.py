@@ -69,12 +69,14 @@ def api_path(kind: Kind, namespace: str | None) -> str:
 class Source(Protocol):
     """Where the resources of a cluster are read, and asked to be synced."""
 
-    def pages(self, namespace: str | None = None, page: int = PAGE) -> Iterator[list[Manifest]]:
+    def pages(
+        self, namespace: str | None = None, page: int = PAGE, kinds: Iterable[Kind] = KINDS.values()
+    ) -> Iterator[list[Manifest]]:
         """Yield the resources of all namespaces or of one, page by page, one kind after the other.
 
         Raises ListExpired when it took too long, AuditError when the API cannot be read.
         """
-        for kind in KINDS.values():
+        for kind in kinds:
             parameters: dict[str, Any] = {"limit": page}
             while "continue" not in parameters or parameters["continue"]:
                 answer = self.read(api_path(kind, namespace), parameters)
@@ -92,6 +94,9 @@ class Source(Protocol):
 
     def describe(self) -> str:
         """Return which cluster it is, for people."""
+
+    def close(self) -> None:
+        """Close the connections."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,9 @@ class Kubectl(Source):
     def describe(self) -> str:
         """Return the context that is in use, for people."""
         return self.context or self._run("config", "current-context").decode().strip()
+
+    def close(self) -> None:
+        """Do nothing: no kubectl outlives its answer."""
 
     def _run(self, *arguments: str) -> bytes:
         command = ["kubectl", *(["--context", self.context] if self.context else []), *arguments]

@@ -17,10 +17,10 @@ from typing import Any
 
 import click
 
-from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster
+from postgres_writer.audit.cluster import SERVICE_ACCOUNT, Cluster, source_of
 from postgres_writer.audit.compare import Audit
 from postgres_writer.audit.model import Finding
-from postgres_writer.audit.resources import ID, NAMESPACE, Kubectl, Source
+from postgres_writer.audit.resources import ID, NAMESPACE
 from postgres_writer.audit.spool import Spool
 from postgres_writer.cli import audit_report
 from postgres_writer.cli.commands import Command
@@ -121,7 +121,7 @@ def audit(**given: Any) -> int:
         # the collector would walk the many new objects of each page over and over, and find none to free
         stack.callback(gc.set_threshold, *gc.get_threshold())
         gc.set_threshold(1_000_000)
-        source = _source(arguments, stack)
+        source = stack.enter_context(closing(source_of(os.environ, arguments.context, arguments.service_account)))
         if arguments.result_config_map and (files or not isinstance(source, Cluster)):
             raise ConfigError("--result-config-map is for an audit in a pod, with the token of its service account.")
         spool = stack.enter_context(closing(Spool()))
@@ -145,13 +145,6 @@ def audit(**given: Any) -> int:
             timed = replace(result, finished=time.time(), seconds=time.monotonic() - began)
             source.store(arguments.result_config_map, timed)
         return int(bool(result.findings))
-
-
-def _source(arguments: SimpleNamespace, stack: contextlib.ExitStack) -> Source:
-    """Return the API itself in a pod, kubectl elsewhere."""
-    if arguments.context is None and Cluster.is_here(os.environ, arguments.service_account):
-        return stack.enter_context(closing(Cluster(os.environ, arguments.service_account)))
-    return Kubectl(arguments.context)
 
 
 def _databases() -> tuple[dict[str, DatabaseConfig], dict[str, str]]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from postgres_writer.audit.cluster import Cluster
-from postgres_writer.audit.resources import Kubectl, Source, api_path
+from postgres_writer.audit.cluster import source_of
+from postgres_writer.audit.resources import Source
 from postgres_writer.cli.client import read_manifests, requests_of
 from postgres_writer.cli.commands import Command, in_columns
 from postgres_writer.config.settings import Config, ignore_libpq_variables
@@ -66,7 +66,7 @@ def check(files: tuple[str, ...], tables: tuple[str, ...], database: str, contex
     found = chain(
         _settings(config),
         ((("ok" if sound else "fail"), f"database {name}", said) for name, sound, said in databases.states()),
-        chain.from_iterable(_manifest(databases, config, each) for each in manifests),
+        _manifests(databases, config, manifests),
         chain.from_iterable(_table(databases, database, table) for table in tables),
         () if no_cluster else _cluster(context),
     )
@@ -91,16 +91,17 @@ def _settings(config: Config) -> Iterator[Finding]:
         yield "note", "settings", "Anyone who reaches the port may call the hooks: see HOOK_TOKENS_FILE."
 
 
-def _manifest(databases: Databases, config: Config, body: dict[str, Any]) -> Iterator[Finding]:
-    request = load_request(body, schema_of=databases.schema)
-    found, about = databases.find(request.database), f"{request.namespace}/{request.name}"
-    policy = load_policy(config.table_policy_file) if config.table_policy_file else ALLOW_ALL
-    permits = partial(policy.permits, database=request.database, schema=found.config.schema)
-    plan = make_plan(request, permits, found.missing)
-    if isinstance(plan, Write | Record):
-        yield from _relation(databases, request.database, plan.spec, about)
-    else:
-        yield "fail", about, verdict(request, found.store.apply(plan, Call(time.monotonic())))[2]
+def _manifests(databases: Databases, config: Config, bodies: list[dict[str, Any]]) -> Iterator[Finding]:
+    policy = load_policy(config.table_policy_file) if bodies and config.table_policy_file else ALLOW_ALL
+    for body in bodies:
+        request = load_request(body, schema_of=databases.schema)
+        found, about = databases.find(request.database), f"{request.namespace}/{request.name}"
+        permits = partial(policy.permits, database=request.database, schema=found.config.schema)
+        plan = make_plan(request, permits, found.missing)
+        if isinstance(plan, Write | Record):
+            yield from _relation(databases, request.database, plan.spec, about)
+        else:
+            yield "fail", about, verdict(request, found.store.apply(plan, Call(time.monotonic())))[2]
 
 
 def _table(databases: Databases, database: str, table: str) -> Iterator[Finding]:
@@ -126,8 +127,7 @@ def _relation(databases: Databases, database: str, spec: Spec, about: str) -> It
 
 
 def _cluster(context: str | None) -> Iterator[Finding]:
-    in_pod = context is None and Cluster.is_here(os.environ)
-    source: Source = Cluster(os.environ) if in_pod else Kubectl(context)
+    source = source_of(os.environ, context)
     try:
         yield "ok", "cluster", source.describe()
         definitions = set(map(_name, _items(source, "/apis/apiextensions.k8s.io/v1/customresourcedefinitions")))
@@ -138,6 +138,8 @@ def _cluster(context: str | None) -> Iterator[Finding]:
         yield from _flags(source)
     except AuditError as exc:
         yield "note", "cluster", f"Not checked: {exc}"
+    finally:
+        source.close()
 
 
 def _controllers(source: Source) -> Iterator[Finding]:
@@ -154,11 +156,12 @@ def _controllers(source: Source) -> Iterator[Finding]:
         said = " and ".join(by) or "none: kubectl apply -k metacontroller"
         two = "; both write the same rows unless their selectors differ" if len(by) > 1 else ""
         yield "ok" if len(by) == 1 else "note" if by else "fail", f"controller of {kind.name}", f"{said}{two}"
-        listed = _items(source, api_path(kind, None))
-        known = {f"metacontroller.io/{name}" for name in by}
-        without = [_name(each) for each in listed if known.isdisjoint(each["metadata"].get("finalizers") or [])]
+        known, total, without = {f"metacontroller.io/{name}" for name in by}, 0, []
+        for page in source.pages(kinds=[kind]):
+            total += len(page)
+            without += [_name(each) for each in page if known.isdisjoint(each["metadata"].get("finalizers") or [])]
         if by and without:
-            said = f"{len(without)} of {len(listed)} resources have none, among them {without[0]}"
+            said = f"{len(without)} of {total} resources have none, among them {without[0]}"
             yield "note", f"finalizer of {kind.name}", said
 
 

@@ -103,6 +103,9 @@ class Queue:
 
     def refuse(self, table: str) -> None:
         """Refuse all that wait and name this table."""
+        # every message that ends its turn asks
+        if not self._waiting:
+            return
         with self._lock:
             for tables in [tables for tables in self._waiting if table in tables]:
                 for waiter in self._waiting.pop(tables):
