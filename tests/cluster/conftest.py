@@ -20,6 +20,7 @@ from cluster.installation import Installation, install, wipe
 from cluster.verdicts import argo_health, find_kstatus, find_lua, judge
 from support.apiserver import ApiServer
 from support.kube_tools import HELM, Tools, find_helm, find_kube_state_metrics, find_tools
+from support.manifests import K8S, prepare
 from support.programs import ProgramMissing, found_or_skipped
 
 if TYPE_CHECKING:
@@ -156,3 +157,12 @@ def apply_crd(server: ApiServer, crd: Path | None = None) -> None:
         while status not in " ".join(server.kubectl("explain", path, check=False).stdout.split()):
             assert time.monotonic() < end, "the schema was not published within 60 s"
             time.sleep(0.2)
+
+
+@pytest.fixture(scope="module")
+def prepared(cluster: ApiServer) -> Iterator[ApiServer]:
+    """Give a cluster with Metacontroller's kinds and the default install."""
+    prepare(cluster)
+    cluster.kubectl("apply", "--server-side", "-k", str(K8S))
+    yield cluster
+    apply_crd(cluster)

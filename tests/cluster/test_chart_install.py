@@ -15,7 +15,7 @@ from cluster.installation import ROWS, install, wipe
 from support.apiserver import ApiServer
 from support.documents import ROOT, code_blocks, guide, headings
 from support.helm import CHART, MAJORS, Helm
-from support.manifests import K8S, pod_of, prepare, shell
+from support.manifests import K8S, STATEFULSET, pod_of, prepare, shell
 from support.metacontroller import crd_manifests
 
 if TYPE_CHECKING:
@@ -40,19 +40,6 @@ METACONTROLLERS = [
 BOTH = ["CompositeController/postgres-writer", "CompositeController/postgres-writer-row"]
 DATABASE = {"PGHOST": "db.example.com", "PGPORT": "5432", "PGDATABASE": "school", "PGUSER": "writer", "PGPASSWORD": "x"}
 TOKEN = "postgres-writer-hook-tokens"
-STATEFULSET = """
-apiVersion: apps/v1
-kind: StatefulSet
-metadata: {name: {{ .Values.fullnameOverride }}, namespace: {{ .Release.Namespace }}}
-spec:
-  serviceName: ""
-  selector: {matchLabels: {app: metacontroller}}
-  template:
-    metadata: {labels: {app: metacontroller}}
-    spec:
-      containers:
-      - {name: metacontroller, image: metacontroller, args: {{ toJson .Values.commandArgs }}}
-"""
 
 
 class Release:
@@ -111,7 +98,10 @@ def metacontrollers_chart(folder: Path) -> Path:
     for name in ("templates", "crds"):
         (chart / name).mkdir(parents=True)
     (chart / "Chart.yaml").write_text("{apiVersion: v2, name: metacontroller-helm, version: 4.17.2}\n")
-    (chart / "templates" / "statefulset.yaml").write_text(STATEFULSET)
+    template = STATEFULSET.replace("namespace: metacontroller", "namespace: {{ .Release.Namespace }}")
+    template = template.replace("{name: metacontroller,", "{name: {{ .Values.fullnameOverride }},")
+    template = template.replace("[--zap-log-level=4, --discovery-interval=20s]", "{{ toJson .Values.commandArgs }}")
+    (chart / "templates" / "statefulset.yaml").write_text(template)
     (chart / "crds" / "crds.yaml").write_text(yaml.safe_dump_all(crd_manifests()))
     return chart
 

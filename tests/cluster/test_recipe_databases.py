@@ -16,34 +16,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from cluster.conftest import apply_crd
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.policy import parse_policy
 from support.api_client import resource
 from support.documents import guide
-from support.manifests import K8S, build, overlay, pick, pod_of, prepare, shell
+from support.manifests import K8S, build, overlay, pick, pod_of, shell
 from support.payloads import payload
 from support.recipes import recipe
 from support.server import running_server
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from support.apiserver import ApiServer
     from support.manifests import Manifest
     from support.postgres import Database
 
 NAMESPACE = "postgres-writer"
 FOLDER = "/etc/postgres-writer/databases"
-
-
-@pytest.fixture(scope="module")
-def prepared(cluster: ApiServer) -> Iterator[ApiServer]:
-    prepare(cluster)
-    cluster.kubectl("apply", "--server-side", "-k", str(K8S))
-    yield cluster
-    apply_crd(cluster)
 
 
 def kustomization(folder: Path, *components: str) -> Path:

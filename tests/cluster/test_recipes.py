@@ -9,19 +9,16 @@ import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import yaml
 
-from cluster.conftest import apply_crd
 from cluster.installation import RESOURCE
 from support.alerts import rule_expressions
 from support.api_client import resource
-from support.manifests import K8S, build, overlay, pick, pod_of, prepare, shell
+from support.manifests import build, overlay, pick, pod_of, shell
 from support.recipes import RECIPES, recipe
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from support.apiserver import ApiServer
@@ -38,14 +35,6 @@ BLOCKS = {
     "Keep the row by default": 2,
     "Alertmanager": 1,
 }
-
-
-@pytest.fixture(scope="module")
-def prepared(cluster: ApiServer) -> Iterator[ApiServer]:
-    prepare(cluster)
-    cluster.kubectl("apply", "--server-side", "-k", str(K8S))
-    yield cluster
-    apply_crd(cluster)
 
 
 def test_every_block_is_tried() -> None:

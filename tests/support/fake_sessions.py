@@ -11,6 +11,7 @@ from postgres_writer.database import statements
 from postgres_writer.database.pool import Pool
 from postgres_writer.database.session import Session
 from postgres_writer.database.sharing import Queue
+from postgres_writer.errors import ResourceError
 from postgres_writer.telemetry.metrics import OfDatabase
 
 SOON, LONG, LOCK = 0.05, 30.0, 3.0
@@ -64,3 +65,21 @@ def lend(
 def soon(seconds: float = LONG) -> float:
     """Give a moment so far away (monotonic seconds)."""
     return time.monotonic() + seconds
+
+
+def waiting_for(pool: Pool, queue: Queue, table: str = "students") -> tuple[threading.Thread, list[object]]:
+    """Start a caller that must wait in one of the pool's queues; gives it, and what it will have got."""
+    got: list[object] = []
+
+    def wait() -> None:
+        try:
+            with lend(pool, soon(), table) as session:
+                got.append(session)
+        except ResourceError as exc:
+            got.append(exc)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    while not queue._waiting:
+        time.sleep(0.001)
+    return thread, got

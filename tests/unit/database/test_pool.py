@@ -16,7 +16,7 @@ from postgres_writer.database.session import Session, Stuck
 from postgres_writer.database.sharing import Waiter
 from postgres_writer.deadlines import LOADED_LOCK_SECONDS
 from postgres_writer.errors import BUSY, UNAVAILABLE, DatabaseBusy, DatabaseUnavailable, RequestExpired, ResourceError
-from support.fake_sessions import LOCK, LONG, SOON, lend, pool_of, soon
+from support.fake_sessions import LOCK, LONG, SOON, lend, pool_of, soon, waiting_for
 
 TABLE = frozenset({"students"})
 WRITE = statements.write("students", ("name",))
@@ -42,17 +42,8 @@ def test_the_session_that_was_used_last_is_lent_first() -> None:
 
 def test_who_finds_none_free_waits_until_one_is_given_back() -> None:
     pool, made = pool_of(1)
-    got: list[Session] = []
-
-    def wait() -> None:
-        with lend(pool, soon()) as session:
-            got.append(session)
-
     with lend(pool, soon()) as lent:
-        waiting = threading.Thread(target=wait)
-        waiting.start()
-        while not pool._queue._waiting:
-            time.sleep(0.001)
+        waiting, got = waiting_for(pool, pool._queue)
         assert not got
     waiting.join(LONG)
     assert got == [lent]
@@ -259,28 +250,10 @@ def test_a_read_that_succeeds_does_not_forget_a_time_out() -> None:
         pass
 
 
-def waiting_for(pool: Pool, table: str) -> tuple[threading.Thread, list[object]]:
-    """Start a caller that must wait; gives it, and what it will have got."""
-    got: list[object] = []
-
-    def wait() -> None:
-        try:
-            with lend(pool, soon(), table) as session:
-                got.append(session)
-        except ResourceError as exc:
-            got.append(exc)
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    while frozenset({table}) not in pool._queue._waiting:
-        time.sleep(0.001)
-    return thread, got
-
-
 def test_who_waits_for_a_table_that_trips_is_refused_then() -> None:
     pool, _ = pool_of(3)
     with lend(pool, soon()), lend(pool, soon()):
-        waiting, got = waiting_for(pool, "students")
+        waiting, got = waiting_for(pool, pool._queue)
         pool._note_failure(WRITE, "default/one", timed_out())
         pool._note_failure(WRITE, "default/two", timed_out())
         waiting.join(LONG)

@@ -10,11 +10,10 @@ from contextlib import ExitStack
 import pytest
 
 from postgres_writer.database.pool import Pool
-from postgres_writer.database.session import Session
 from postgres_writer.database.sharing import Queue
 from postgres_writer.errors import RequestExpired
 from postgres_writer.telemetry.metrics import OfDatabase
-from support.fake_sessions import LONG, SOON, FakeSession, Maker, lend, soon
+from support.fake_sessions import LONG, SOON, FakeSession, Maker, lend, soon, waiting_for
 
 
 def sharing(total: int, *sizes: int) -> list[tuple[Pool, list[FakeSession]]]:
@@ -65,18 +64,9 @@ def test_idle_ones_of_others_are_closed_first_the_oldest_before_all() -> None:
 def test_who_waits_for_the_total_takes_a_connection_of_its_own_that_is_given_back() -> None:
     """Else the connection would be closed, and another one opened for who waits."""
     ((pool, made),) = sharing(3, 3)
-    got: list[Session] = []
-
-    def wait() -> None:
-        with lend(pool, soon(), "teachers") as session:
-            got.append(session)
-
     with lend(pool, soon()):
         with lend(pool, soon()) as lent:
-            waiting = threading.Thread(target=wait)
-            waiting.start()
-            while not pool._total._waiting:
-                time.sleep(0.001)
+            waiting, got = waiting_for(pool, pool._total, "teachers")
             assert not got
         waiting.join(LONG)
     assert got == [lent]
@@ -85,18 +75,9 @@ def test_who_waits_for_the_total_takes_a_connection_of_its_own_that_is_given_bac
 
 def test_a_database_that_holds_none_gets_one_that_comes_back_elsewhere() -> None:
     (busy, made), (last, _), (other, _) = sharing(2, 2, 2, 2)
-    got: list[Session] = []
-
-    def wait() -> None:
-        with lend(other, soon()) as session:
-            got.append(session)
-
     with lend(last, soon()):
         with lend(busy, soon()):
-            waiting = threading.Thread(target=wait)
-            waiting.start()
-            while not other._total._waiting:
-                time.sleep(0.001)
+            waiting, got = waiting_for(other, other._total)
             assert not got
         waiting.join(LONG)
         assert len(got) == 1
