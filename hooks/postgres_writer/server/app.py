@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Hashable
-from functools import partial
+from functools import cache, partial
 from random import getrandbits
 from typing import Any, cast
 
@@ -146,8 +146,10 @@ class HookServer:
         # before the body is read: a caller without a token cannot make the server read and decode megabytes
         self._authorize()
         body = self._decoded_body(environ, call)
-        hook_request = load_request(body, finalizing=hook == "finalize", schema_of=self._databases.schema)
-        database = self._databases.find(hook_request.database)
+        find = cache(self._databases.find)  # a schema is never used with the server of a later configuration
+        finalizing = hook == "finalize"
+        hook_request = load_request(body, finalizing=finalizing, schema_of=lambda name: find(name).config.schema)
+        database = find(hook_request.database)
         policy = self._policy.current() if self._policy else ALLOW_ALL
         permits = partial(policy.permits, database=hook_request.database, schema=database.config.schema)
         plan = make_plan(hook_request, permits, database.missing)
