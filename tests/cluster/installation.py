@@ -101,29 +101,34 @@ class Installation:
 
 
 class InstallSteps(NamedTuple):
-    """The commands of the section "Install", one step after the other."""
+    """The steps of docs/install.md: of "Install", of "Install with kubectl" and of "Install from a checkout"."""
 
     variables: str
-    image: str
-    metacontroller: str
-    secrets: str
-    overlay: str
-    apply: str
+    database: str
+    release: str
     rollout: str
     retry: str
     rows: str
+    files: str
+    metacontroller: str
+    token: str
+    manifests: str
+    flags: str
+    image: str
+    overlay: str
+    apply: str
 
 
 def install_steps() -> InstallSteps:
-    """Return the commands of the section "Install" of docs/install.md."""
-    return InstallSteps(*guide("Install"))
+    """Return the commands of docs/install.md that install."""
+    return InstallSteps(*guide("Install"), *guide("Install with kubectl"), *guide("Install from a checkout"))
 
 
 def install(cluster: ApiServer) -> None:
     """Run the guide's commands up to the point where a node would start the pods, for the default install."""
     prepare(cluster)
     steps = install_steps()
-    shell(cluster, f"{steps.variables}\n{steps.secrets}\n{steps.apply}")
+    shell(cluster, f"{steps.variables}\n{steps.database}\n{steps.token}\n{steps.apply}")
     cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", f"crd/{RESOURCE}", f"crd/{ROWS}")
 
 

@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from support.documents import as_shown
-from support.manifests import STATEFULSET
+from support.manifests import K8S, STATEFULSET
 from support.postgres import program
 from support.waiting import wait_until
 
@@ -22,6 +22,9 @@ CANNOT_RUN = {
     r"^docker ": "needs a container builder and a registry: the arguments are noted",
     r"^make kind(-down)?$": "calls docker and kind, which needs containers for its nodes: their arguments are noted",
     r"github\.com/metacontroller": "needs the network: a StatefulSet as in those manifests is applied",
+    r"github\.com/postgres-writer.*samples": "needs the network: the samples of the checkout are applied",
+    r"^curl .*RELEASE": "needs the network: the files are made as the release workflow makes them",
+    r"^helm install .*oci:": "needs the network: the package is made as the release workflow makes it",
     r" rollout status ": "needs nodes, on which pods run: the arguments are printed",
     r"^make test\b": "would run this test again: only the target is looked for",
 }
@@ -30,6 +33,7 @@ _KUBECTL = """#!/bin/bash
 {cases}
 case "$*" in
 *github.com/metacontroller*) exec kubectl-real apply --server-side -f "$TEST_STATEFULSET" ;;
+*github.com/postgres-writer*samples*) exec kubectl-real apply -k "$TEST_SAMPLES" ;;
 *"rollout status"*) echo "$*" ;;
 *) exec kubectl-real "$@" ;;
 esac
@@ -54,6 +58,7 @@ def played_programs(folder: Path, server: ApiServer, database: Database, cases: 
     return {
         **libpq_variables(database),
         "PATH": path,
+        "TEST_SAMPLES": str(K8S / "samples"),
         "TEST_STATEFULSET": str(folder / "metacontroller.yaml"),
         "TEST_CALLS": str(folder / "calls"),
     }

@@ -224,7 +224,7 @@ def test_metacontroller_gets_its_flags_by_the_documented_patch_and_by_the_compon
 ) -> None:
     prepared.kubectl("apply", "-f", "-", input=STATEFULSET)
     try:
-        _, command = install_steps().metacontroller.split("\n", 1)
+        _, command = install_steps().flags.split("\n", 1)
         printed = [shell(prepared, command).stdout for _ in range(2)]
         found = prepared.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "yaml").stdout
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from support.apiserver import ApiServer
     from support.postgres import Database
 
-BLOCKS = {("Try it", "sh"): 1, ("The resources", "text"): 1, ("Install", "sh"): 1, ("Install", "console"): 1}
+BLOCKS = {("Try it", "sh"): 1, ("The resources", "text"): 1, ("Install", "sh"): 2, ("Install", "console"): 1}
 """How many code blocks each section has, so that a new one cannot come in without a test.
 
 The commands of "Try it" are run by tests/integration/test_demo.py, all others here.
@@ -53,58 +54,96 @@ def test_every_block_of_the_page_is_known() -> None:
     assert len(languages) == sum(BLOCKS.values())
 
 
-def test_the_block_installs_and_what_the_page_shows_is_seen(bare: Installation, checkout: Path, tmp_path: Path) -> None:
-    (block,) = code_blocks(README, "Install", "sh")
-    variables, *steps, rows = block.split("\n\n")
-    played = played_programs(tmp_path, bare.cluster, bare.database)
-    image = "registry.example.com:5000/some/where:1.2.3"
-    database = {name: value for name, value in played.items() if name.startswith("PG")}
-    yours = {"IMAGE": image, "PGPORT": "5432", "PGPASSWORD": "s3cret", **database}
-    assert set(re.findall(r"(\w+)=", variables)) == yours.keys()
-    assert re.fullmatch(r"(export( \w+=\S+)+\n?)+", variables)
+IMAGE = "registry.example.com:5000/some/where:1.2.3"
 
-    def run(commands: str) -> str:
-        # in one shell, as it is pasted
-        environ = {**played, **yours}
-        return shell(bare.cluster, f"cd {checkout}\n{commands}", check=True, **environ).stdout
 
-    printed = run("\n\n".join(steps))
-    assert "deployment.apps/postgres-writer created" in printed
+@dataclass
+class Newcomer:
+    """Someone who pastes the blocks of the page, with variables of their own, into a shell in a folder."""
+
+    bare: Installation
+    played: dict[str, str]
+    folder: Path
+
+    def run(self, commands: str) -> str:
+        """Run commands in one shell, as they are pasted."""
+        environ = {**self.played, **self.yours}
+        return shell(self.bare.cluster, f"cd {self.folder}\n{commands}", **environ).stdout
+
+    @property
+    def yours(self) -> dict[str, str]:
+        """What replaces the values of the first lines of the blocks."""
+        database = {name: value for name, value in self.played.items() if name.startswith("PG")}
+        return {"PGPORT": "5432", "PGPASSWORD": "s3cret", **database, "IMAGE": IMAGE, "OVERLAY": "k8s/overlays/mine"}
+
+    def paste(self, variables: str, *steps: str) -> str:
+        """Run the steps of a block without its first lines, which only set variables."""
+        assert set(re.findall(r"(\w+)=", variables)) <= self.yours.keys()
+        assert re.fullmatch(r"(export( \w+=\S+)+\n?)+", variables)
+        return self.run("\n\n".join(steps))
+
+
+@pytest.fixture
+def newcomer(bare: Installation, checkout: Path, tmp_path: Path) -> Newcomer:
+    """Give the programs that a newcomer has."""
+    return Newcomer(bare, played_programs(tmp_path, bare.cluster, bare.database), checkout)
+
+
+def test_the_block_installs_and_what_the_page_shows_is_seen(newcomer: Newcomer, tmp_path: Path) -> None:
+    release, _ = code_blocks(README, "Install", "sh")
+    variables, where, everything, rows = release.split("\n\n")
+    assert "deployment.apps/postgres-writer created" in newcomer.paste(variables, where, everything)
+    check_secret(newcomer)
+    check_rows(newcomer, rows, tmp_path)
+
+
+def test_the_block_for_a_checkout_takes_the_place_of_helm(newcomer: Newcomer, tmp_path: Path) -> None:
+    release, checkout = code_blocks(README, "Install", "sh")
+    variables, where, _, rows = release.split("\n\n")
+    newcomer.paste(variables, where)
+    first, second, *steps = checkout.splitlines()
+    assert "deployment.apps/postgres-writer created" in newcomer.paste(f"{first}\n{second}", "\n".join(steps))
     assert (tmp_path / "calls").read_text().splitlines() == [
-        f"docker build -t {image} --build-arg VERSION={__version__} .",
-        f"docker push {image}",
+        f"docker build -t {IMAGE} --build-arg VERSION={__version__} .",
+        f"docker push {IMAGE}",
     ]
-    check_installed(bare, yours)
-    with bare.served(tmp_path):
-        # pods take longer to start than the API server needs for a new schema, of which kubectl says 503 until then
-        served = "kubectl apply -k k8s/samples --dry-run=server >/dev/null"
-        run(f"until {served}; do sleep 1; done")
-        assert run(rows).count("condition met") == 2
-        (shown,) = code_blocks(README, "Install", "console")
-        for command, output in transcript(shown):
-            # the block's PGDATABASE
-            check_transcript(run, command, output.replace("database school", f"database {bare.database.name}"))
-        bare.cluster.kubectl("create", "namespace", "billing")
-        bare.cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(declared()))
-        for namespace, name in (("billing", "pgr/acme"), ("default", "pgw/sample-student")):
-            bare.cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "--timeout=60s", name)
-        found = bare.database.query("SELECT plan, limits, trial_ends FROM tenants WHERE id = 'row/billing/acme'")
-        assert found == [("gold", {"cpu": 4}, None)]
-        assert bare.database.rows() == [("default/sample-student", "alex", 23, "canada")]
-
-
-def check_installed(installation: Installation, yours: dict[str, str]) -> None:
-    """Check that the variables of the block have arrived where they belong."""
     path = "jsonpath={.spec.template.spec.containers[0].image}"
     named = ("-n", "postgres-writer", "get", "deployment", "postgres-writer", "-o", path)
-    assert installation.cluster.kubectl(*named).stdout == yours["IMAGE"]
-    assert installation.secret("postgres-writer-database") == {
+    assert newcomer.bare.cluster.kubectl(*named).stdout == IMAGE
+    check_secret(newcomer)
+    check_rows(newcomer, rows, tmp_path)
+
+
+def check_secret(newcomer: Newcomer) -> None:
+    """Check that the variables of the block have arrived where they belong."""
+    yours = newcomer.yours
+    assert newcomer.bare.secret("postgres-writer-database") == {
         "host": yours["PGHOST"],
         "port": yours["PGPORT"],
         "dbname": yours["PGDATABASE"],
         "user": yours["PGUSER"],
         "password": yours["PGPASSWORD"],
     }
+
+
+def check_rows(newcomer: Newcomer, rows: str, folder: Path) -> None:
+    """Run the last step of the block and what the page shows of a terminal, then declare the page's two resources."""
+    bare = newcomer.bare
+    with bare.served(folder):
+        # pods take longer to start than the API server needs for a new schema, of which kubectl says 503 until then
+        newcomer.run("until kubectl apply -k k8s/samples --dry-run=server >/dev/null; do sleep 1; done")
+        assert newcomer.run(rows).count("condition met") == 2
+        (shown,) = code_blocks(README, "Install", "console")
+        for command, output in transcript(shown):
+            # the block's PGDATABASE
+            check_transcript(newcomer.run, command, output.replace("database school", f"database {bare.database.name}"))
+        bare.cluster.kubectl("create", "namespace", "billing", check=False)
+        bare.cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(declared()))
+        for namespace, name in (("billing", "pgr/acme"), ("default", "pgw/sample-student")):
+            bare.cluster.kubectl("-n", namespace, "wait", "--for=condition=Ready", "--timeout=60s", name)
+        found = bare.database.query("SELECT plan, limits, trial_ends FROM tenants WHERE id = 'row/billing/acme'")
+        assert found == [("gold", {"cpu": 4}, None)]
+        assert bare.database.rows() == [("default/sample-student", "alex", 23, "canada")]
 
 
 def declared() -> list[dict[str, object]]:
