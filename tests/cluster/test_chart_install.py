@@ -191,16 +191,6 @@ def refuse_both_controllers(release: Release) -> None:
 
 
 @pytest.mark.parametrize("release", [4], indirect=True)
-def test_what_helm_template_prints_can_be_applied(release: Release) -> None:
-    release.run("helm template, Argo CD")
-    assert release.controllers() == BOTH
-    namespace = release.get("namespace", "postgres-writer")
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert not release.get("secret", TOKEN)
-    release.server.kubectl("delete", "namespace", "postgres-writer")
-
-
-@pytest.mark.parametrize("release", [4], indirect=True)
 def test_the_databases_of_the_page_are_mounted_as_the_server_reads_them(release: Release, tmp_path: Path) -> None:
     (values,) = map(yaml.safe_load, code_blocks(PAGE, "Several databases", "yaml"))
     release.values = {"VALUES": release.helm.values(**values)}
@@ -224,3 +214,13 @@ def test_the_databases_of_the_page_are_mounted_as_the_server_reads_them(release:
         (("school-rw.databases",), "school", "verify-full"),
     ]
     assert [one.passwords() for one in read] == [("change-me",), ("p",)]
+
+
+@pytest.mark.parametrize("release", [4], indirect=True)
+def test_what_helm_template_prints_can_be_applied(release: Release) -> None:
+    release.run("helm template, Argo CD")
+    assert release.controllers() == BOTH
+    namespace = release.get("namespace", "postgres-writer")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert not release.get("secret", TOKEN)
+    release.server.kubectl("delete", "namespace", "postgres-writer")
