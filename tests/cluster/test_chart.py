@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.usefixtures("helm_programs")
 PAGE = ROOT / "docs" / "helm.md"
-BLOCKS = [block for title in ("Install", "Values") for block in code_blocks(PAGE, title, "yaml")]
+BLOCKS = [block for title in ("Install from a checkout", "Values") for block in code_blocks(PAGE, title, "yaml")]
 AUDIT = "postgres-writer-audit"
 COMBINATIONS = [
     ("autoscaling", "table-policy", "tls", "deletion-protection"),
@@ -116,7 +116,10 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("crds", {"crds": "no"}),
     ("deployment", {"deployment": None}),
     ("namespace", {"metacontroller": {"namespace": None}}),
-    ("'enabled'", {"metacontroller": {"enabled": True}}),
+    ("use a released chart", {"metacontroller": {"enabled": True}}),
+    ("'enable'", {"metacontroller": {"enable": True}}),
+    ("namespaceOverride", {"metacontroller": {"namespaceOverride": "metacontroller"}}),
+    ("fullnameOverride", {"metacontroller": {"fullnameOverride": "controller"}}),
     ("labelSelector", {"patches": [{"target": {"labelSelector": "a=b"}, "patch": "[]"}]}),
     ("/spec/none/deep", {"patches": [{"target": METACONTROLLER, "patch": "[{op: add, path: /spec/none/deep}]"}]}),
     ("/spec/none", {"patches": [{"target": METACONTROLLER, "patch": "[{op: remove, path: /spec/none}]"}]}),
@@ -270,7 +273,7 @@ def test_lint_finds_nothing(helm: Helm) -> None:
 
 
 def test_a_package_makes_the_same_objects(helm: Helm, tmp_path: Path) -> None:
-    (command,) = code_blocks(PAGE, "Package", "sh")
+    command, _ = code_blocks(PAGE, "Package", "sh")
     _, *arguments = shlex.split(command.replace("$FOLDER", str(tmp_path)).replace("k8s/chart", str(CHART)))
     helm.run(*arguments)
     package = tmp_path / f"postgres-writer-{__version__}.tgz"

@@ -2,108 +2,49 @@
 
 from __future__ import annotations
 
+import configparser
 import json
-import os
+import re
 import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
-from cluster.installation import ROWS, install, wipe
-from support.apiserver import ApiServer
+from cluster.helm_release import BOTH, CONTROLLERS, METACONTROLLERS, PAGE, TOKEN, Release, releasing
+from cluster.installation import ROWS, install
+from cluster.mounted import mount, of_server, sources
+from postgres_writer import __version__
+from postgres_writer.config.settings import DatabaseConfig
 from support.documents import ROOT, code_blocks, guide, headings
-from support.helm import CHART, MAJORS, Helm
-from support.manifests import K8S, STATEFULSET, pod_of, prepare, shell
-from support.metacontroller import crd_manifests
+from support.helm import CHART, MAJORS, Helm, metacontrollers_chart
+from support.manifests import K8S, pod_of, shell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.apiserver import ApiServer
 
 
 pytestmark = pytest.mark.usefixtures("helm_programs")
-PAGE = ROOT / "docs" / "helm.md"
 TRIED_HERE = {
     "Install": 3,
+    "Install from a checkout": 3,
     "Upgrade and roll back": 2,
     "Take over an install of kubectl": 2,
     "Switch controllers": 1,
-    "Uninstall": 4,
+    "Uninstall": 5,
     "helm template, Argo CD": 1,
 }
-TRIED_ELSEWHERE = {"Package": 1}
-CONTROLLERS = "compositecontrollers.metacontroller.k8s.io,decoratorcontrollers.metacontroller.k8s.io"
-METACONTROLLERS = [
-    f"{kind}s.metacontroller.k8s.io" for kind in ("compositecontroller", "decoratorcontroller", "controllerrevision")
-]
-BOTH = ["CompositeController/postgres-writer", "CompositeController/postgres-writer-row"]
-DATABASE = {"PGHOST": "db.example.com", "PGPORT": "5432", "PGDATABASE": "school", "PGUSER": "writer", "PGPASSWORD": "x"}
-TOKEN = "postgres-writer-hook-tokens"
-
-
-class Release:
-    """The page's commands, run with one version of Helm, and what they leave on the API server."""
-
-    def __init__(self, server: ApiServer, helm: Helm) -> None:
-        self.server, self.helm = server, helm
-        self.values = {"VALUES": helm.values(image={"repository": "registry.example.com/platform/postgres-writer"})}
-
-    def run(self, title: str, number: int = 0, *, check: bool = True, **variables: str) -> str:
-        """Run a block of commands of a section of the page, and return what it printed."""
-        return self.execute(code_blocks(PAGE, title, "sh")[number], check=check, **variables)
-
-    def execute(self, command: str, *, check: bool = True, **variables: str) -> str:
-        """Run commands, which have to fail if `check` is false, and return what they printed."""
-        path = os.pathsep.join([str(self.helm.program.parent), self.server.environment()["PATH"]])
-        done = shell(
-            self.server,
-            command,
-            check=check,
-            **DATABASE,
-            **self.helm.environment,
-            **self.values,
-            **variables,
-            PATH=path,
-        )
-        assert check or done.returncode != 0
-        return done.stdout
-
-    def get(self, *what: str) -> Any:
-        """Return an object of the namespace postgres-writer, or None."""
-        found = self.server.kubectl("-n", "postgres-writer", "get", *what, "--ignore-not-found", "-o", "json").stdout
-        return json.loads(found) if found else None
-
-    def controllers(self) -> list[str]:
-        """Return the kinds and names of the installed controllers."""
-        items = json.loads(self.server.kubectl("get", CONTROLLERS, "-o", "json").stdout)["items"]
-        return [f"{item['kind']}/{item['metadata']['name']}" for item in items]
+TRIED_ELSEWHERE = {"Metacontroller in the release": 1, "Package": 2}
+CANNOT_RUN = {"Install": "its first block names a registry, which needs the network: other charts are given"}
 
 
 @pytest.fixture(params=MAJORS, ids="helm-{}".format)
 def release(empty: ApiServer, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Release]:
-    """Give Metacontroller's kinds, and remove the release and what it kept afterwards."""
-    prepare(empty)
-    made = Release(empty, Helm(request.param, tmp_path, empty.kubeconfig))
-    yield made
-    made.helm.run("uninstall", "postgres-writer", "--namespace=postgres-writer", "--ignore-not-found")
-    wipe(empty)
-
-
-def metacontrollers_chart(folder: Path) -> Path:
-    """Return the chart that METACONTROLLER_CHART names, or one with the same values."""
-    if "METACONTROLLER_CHART" in os.environ:
-        return Path(os.environ["METACONTROLLER_CHART"])
-    chart = folder / "metacontroller"
-    for name in ("templates", "crds"):
-        (chart / name).mkdir(parents=True)
-    (chart / "Chart.yaml").write_text("{apiVersion: v2, name: metacontroller-helm, version: 4.17.2}\n")
-    template = STATEFULSET.replace("namespace: metacontroller", "namespace: {{ .Release.Namespace }}")
-    template = template.replace("{name: metacontroller,", "{name: {{ .Values.fullnameOverride }},")
-    template = template.replace("[--zap-log-level=4, --discovery-interval=20s]", "{{ toJson .Values.commandArgs }}")
-    (chart / "templates" / "statefulset.yaml").write_text(template)
-    (chart / "crds" / "crds.yaml").write_text(yaml.safe_dump_all(crd_manifests()))
-    return chart
+    with releasing(empty, Helm(request.param, tmp_path, empty.kubeconfig)) as made:
+        yield made
 
 
 def earlier(folder: Path) -> Path:
@@ -123,18 +64,30 @@ def described(release: Release) -> str:
 
 def test_every_command_of_the_page_is_tried() -> None:
     blocks = {title: len(code_blocks(PAGE, title, "sh")) for _, title in headings(PAGE)}
+    for title in CANNOT_RUN:
+        blocks[title] -= 1
     assert {title: number for title, number in blocks.items() if number} == TRIED_HERE | TRIED_ELSEWHERE
+
+
+def test_the_page_names_the_charts_of_the_project_and_of_the_checkout() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    owner = parser["metadata"]["url"].split("/")[-2].lower()
+    (released, *_), (checkout, *_) = (code_blocks(PAGE, f"Install{more}", "sh") for more in ("", " from a checkout"))
+    charts = [re.fullmatch(r"export CHART=(\S+) VERSION=(\S+)\n", block) for block in (released, checkout)]
+    wanted = [f"oci://ghcr.io/{owner}/charts/postgres-writer", str(CHART.relative_to(ROOT))]
+    assert [chart and chart.groups() for chart in charts] == [(chart, __version__) for chart in wanted]
 
 
 def test_a_release_from_the_first_command_to_the_last(release: Release, tmp_path: Path) -> None:
     release.server.kubectl("delete", "crd", *METACONTROLLERS)
-    release.run("Install", 1)
-    assert 'no matches for kind "CompositeController"' in release.run("Install", 2, check=False)
-    release.run("Install", 0, METACONTROLLER_CHART=str(metacontrollers_chart(tmp_path)))
+    release.run("Install from a checkout", 2)
+    assert 'no matches for kind "CompositeController"' in release.run("Install", 1, check=False)
+    release.run("Install from a checkout", 1, METACONTROLLER_CHART=str(metacontrollers_chart(tmp_path)))
     found = release.server.kubectl("-n", "metacontroller", "get", "statefulset", "metacontroller", "-o", "json").stdout
     (container,) = json.loads(found)["spec"]["template"]["spec"]["containers"]
     assert "--client-go-qps=1000" in container["args"]
-    notes = release.run("Install", 2)
+    notes = release.run("Install", 1)
     assert "kubectl -n postgres-writer rollout status" in notes
     assert release.controllers() == BOTH
     deployment = release.get("deployment", "postgres-writer")
@@ -161,7 +114,7 @@ def uninstall(release: Release) -> None:
     assert not release.get("deployment", "postgres-writer")
     assert release.controllers() == BOTH
     assert release.get("crd", ROWS)
-    release.run("Install", 2)
+    release.run("Install", 1)
     assert release.get("deployment", "postgres-writer")
     release.run("Uninstall", 1)
 
@@ -174,7 +127,7 @@ def remove_the_rest(release: Release) -> None:
     release.run("Uninstall", 3)
     left = release.server.kubectl("-n", "metacontroller", "get", "statefulsets", "-o", "name").stdout
     assert not left
-    release.server.kubectl("delete", "crd", *METACONTROLLERS)
+    release.run("Uninstall", 4)
 
 
 def test_an_upgrade_and_a_rollback_change_the_definitions(release: Release, tmp_path: Path) -> None:
@@ -211,8 +164,8 @@ def test_what_kubectl_changed_is_a_conflict_for_helm_4_only(release: Release) ->
         replicas: int = release.get("deployment", "postgres-writer")["spec"]["replicas"]
         return replicas, release.server.kubectl("get", CONTROLLERS, "-o", "yaml").stdout.count("key: token-2\n")
 
+    release.run("Install from a checkout", 2)
     release.run("Install", 1)
-    release.run("Install", 2)
     _, send_new, _ = guide("Rotate the token")
     shell(release.server, f"{send_new}\nkubectl -n postgres-writer scale deployment postgres-writer --replicas=1")
     assert live() == (1, 4)
@@ -235,6 +188,32 @@ def refuse_both_controllers(release: Release) -> None:
     release.run("Switch controllers")
     assert release.controllers() == ["DecoratorController/postgres-writer"]
     assert "the DecoratorController postgres-writer" in release.run("Upgrade and roll back", 0, check=False)
+
+
+@pytest.mark.parametrize("release", [4], indirect=True)
+def test_the_databases_of_the_page_are_mounted_as_the_server_reads_them(release: Release, tmp_path: Path) -> None:
+    (values,) = map(yaml.safe_load, code_blocks(PAGE, "Several databases", "yaml"))
+    release.values = {"VALUES": release.helm.values(**values)}
+    release.run("Install from a checkout", 2)
+    app = {"host": "school-rw", "port": "5432", "dbname": "school", "user": "app", "password": "p", "uri": "x"}
+    literals = [f"--from-literal={key}={value}" for key, value in app.items()]
+    release.server.kubectl("-n", "postgres-writer", "create", "secret", "generic", "school-app", *literals)
+    release.run("Install", 1)
+    deployment = release.get("deployment", "postgres-writer")
+    release.server.kubectl("create", "--dry-run=server", "-f", "-", input=pod_of(deployment))
+    folder = tmp_path / "mounted"
+    mount(release.server, sources(of_server([deployment])), folder)
+    assert {file.name for file in folder.iterdir()} == {"reports", "school"}
+    ca = values["databases"]["school"]["ca.crt"]
+    assert (folder / "school" / "ca.crt").read_text() == ca
+    assert (folder / "school" / "sslrootcert").read_text() == "/etc/postgres-writer/databases/school/ca.crt"
+    (folder / "school" / "sslrootcert").write_text("system")  # it is not a certificate
+    read = [DatabaseConfig.from_folder(folder / name, {}) for name in ("reports", "school")]
+    assert [(one.host_names, one.dbname, one.sslmode) for one in read] == [
+        (("reports.example.com",), "reports", "require"),
+        (("school-rw.databases",), "school", "verify-full"),
+    ]
+    assert [one.passwords() for one in read] == [("change-me",), ("p",)]
 
 
 @pytest.mark.parametrize("release", [4], indirect=True)

@@ -1,21 +1,21 @@
 """The commands and manifests of "Several databases" in docs/recipes.md, on a real API server and real hook servers.
 
-No kubelet runs: what it would mount is written by `mount`, from the objects that the API server has.
+No kubelet runs: `cluster.mounted.mount` writes what it would mount.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
+from cluster.mounted import NAMESPACE, mount, of_audit, of_server, sources
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.core.policy import parse_policy
 from support.api_client import resource
@@ -28,10 +28,8 @@ from support.waiting import wait_until
 
 if TYPE_CHECKING:
     from support.apiserver import ApiServer
-    from support.manifests import Manifest
     from support.postgres import Database
 
-NAMESPACE = "postgres-writer"
 FOLDER = "/etc/postgres-writer/databases"
 
 
@@ -43,41 +41,6 @@ def kustomization(folder: Path, *components: str) -> Path:
     overlay(folder, example=yaml.safe_dump(added))
     (folder / "databases.yaml").write_text(databases)
     return folder
-
-
-def of_server(manifests: list[Manifest]) -> dict[str, Any]:
-    spec: dict[str, Any] = pick(manifests, "Deployment")["spec"]["template"]["spec"]
-    return spec
-
-
-def of_audit(manifests: list[Manifest]) -> dict[str, Any]:
-    job = pick(manifests, "CronJob", "postgres-writer-audit")["spec"]["jobTemplate"]["spec"]
-    spec: dict[str, Any] = job["template"]["spec"]
-    return spec
-
-
-def sources(pod: dict[str, Any]) -> list[dict[str, Any]]:
-    (volume,) = [each for each in pod["volumes"] if each["name"] == "databases"]
-    found: list[dict[str, Any]] = volume["projected"]["sources"]
-    return found
-
-
-def mount(server: ApiServer, listed: list[dict[str, Any]], folder: Path) -> None:
-    """Make the folder what the kubelet makes of the sources; as there, only what is optional may be missing."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for source in listed:
-        ((kind, wanted),) = source.items()
-        command = ("-n", NAMESPACE, "get", kind.lower(), wanted["name"], "--ignore-not-found", "-o", "json")
-        found = server.kubectl(*command).stdout
-        data = json.loads(found).get("data", {}) if found else {}
-        for item in wanted["items"]:
-            assert item["key"] in data or wanted["optional"], f"the pod would wait for {item}"
-            if item["key"] in data:
-                file = folder / item["path"]
-                file.parent.mkdir(exist_ok=True)
-                text = data[item["key"]]
-                file.write_bytes(base64.b64decode(text) if kind == "secret" else text.encode())
 
 
 def set_secret(server: ApiServer, name: str, **data: str) -> None:

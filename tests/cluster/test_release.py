@@ -1,4 +1,7 @@
-"""install.yaml of a release is the default install with the image of the release, pinned by its digest."""
+"""install.yaml of a release is the default install with the image of the release, pinned by its digest.
+
+The package of the chart is tested by test_chart_released.py.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from postgres_writer import __version__
 from support.kube_tools import Tools
 
 ROOT = Path(__file__).parents[2]
+PLURALS = ("postgreswriters", "postgresrows")
 DIGEST = f"sha256:{'0123456789abcdef' * 4}"
 
 
@@ -31,6 +35,9 @@ def test_only_the_image_differs_from_the_default_install(kube_tools: Tools, imag
     )
     rendered, wanted = _documents(done.stdout), _documents(default.stdout)
     assert len(wanted) > 8
+    names = {(document["kind"], document["metadata"]["name"]) for document in rendered}
+    assert names >= {("CustomResourceDefinition", f"{plural}.demo.yash.com") for plural in PLURALS}
+    assert names >= {("CompositeController", f"postgres-writer{more}") for more in ("", "-row")}
     images = []
     for document in (*rendered, *wanted):
         if document["kind"] == "Deployment":

@@ -1,4 +1,7 @@
-"""Both kinds become Ready through controllers that Helm has installed, with the token that the chart has made."""
+"""Both kinds become Ready through what one `helm install` of the released package makes, with the token in it.
+
+No kubelet runs pods here: the Metacontroller at work has the flags of the one that the package installs.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from postgres_writer.core.row import KINDS
-from support.helm import CHART, Helm
+from support.helm import Helm
 from support.manifests import COMPOSITE, DECORATOR, K8S
+from support.metacontroller import TUNED_FLAGS
 from support.server import ServerProcess, serving
 from support.stack import Stack, Variant
 from support.waiting import wait_until
@@ -43,15 +47,16 @@ def towards(address: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def released(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
-    """Install the chart over the definitions that are there, run a hook server, and remove it afterwards."""
+    """Install the package over the definitions that are there, run a hook server, and remove it afterwards."""
     major, stack.variant = request.param
     helm = Helm(major, tmp_path, stack.api.kubeconfig)
     tokens = tmp_path / "tokens"
     server = ServerProcess(stack.hook_environment() | {"HOOK_TOKENS_FILE": str(tokens)})
     components = ["decorator"] if stack.variant.kind == "decorator" else []
-    values = helm.values(components=components, patches=towards(server.url))
+    enabled = {"enabled": True}
+    values = helm.values(components=components, patches=towards(server.url), metacontroller=enabled)
     stack.api.kubectl("apply", "--filename", str(K8S / "base" / "namespace.yaml"))
-    helm.run("install", NAME, str(CHART), WHERE, f"--values={values}", "--take-ownership")
+    helm.run("install", NAME, str(helm.package(tmp_path)), WHERE, f"--values={values}", "--take-ownership")
     secret = json.loads(stack.api.kubectl("get", "secret", f"{NAME}-hook-tokens", WHERE, "--output=json").stdout)
     tokens.write_bytes(base64.b64decode(secret["data"]["tokens"]))
     with serving(server):
@@ -65,6 +70,9 @@ def released(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> It
 @pytest.mark.parametrize("released", CASES, indirect=True)
 def test_both_kinds_become_ready_and_leave_with_their_rows(released: Stack) -> None:
     clients = [released.client.of(kind) for kind in KINDS.values()]
+    found = json.loads(released.api.kubectl("get", "statefulset", "metacontroller", WHERE, "--output=json").stdout)
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    assert set(TUNED_FLAGS) < set(container["args"])
 
     def born() -> list[list[str] | None]:
         return [client.finalizers_at_birth(client.manifest("default", "probe")) for client in clients]

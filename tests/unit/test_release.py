@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 CRONJOB = "k8s/components/audit/cronjob.yaml"
 TAGGED = ("k8s/default/kustomization.yaml", "k8s/overlays/example/kustomization.yaml")
 CHART = "k8s/chart/Chart.yaml"
-DOCUMENTS = ("README.md", "docs/install.md")
+DOCUMENTS = ("README.md", "docs/install.md", "docs/helm.md", "SECURITY.md")
+IN_THE_DOCUMENTS = re.compile(r"(?:postgres-writer:|\bVERSION=)(\d+\.\d+\.\d+)")
 
 
 def release(*arguments: str, root: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +67,9 @@ def test_a_tag_of_this_version_names_image_and_version(address: str) -> None:
     repository = address.removeprefix("https://github.com/")
     done = release("names", GITHUB_REF_NAME=f"v{__version__}", GITHUB_REPOSITORY=repository)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [f"version={__version__}", f"image=ghcr.io/{repository.lower()}"]
+    image = f"ghcr.io/{repository.lower()}"
+    charts = f"{image.rpartition('/')[0]}/charts"
+    assert done.stdout.splitlines() == [f"version={__version__}", f"image={image}", f"charts={charts}"]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,24 @@ def test_a_version_without_a_section_is_refused() -> None:
     assert (done.returncode, done.stderr) == (1, "release: CHANGELOG.md has no section for 99.0.0.\n")
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_documents_name_this_version(name: str) -> None:
+    assert set(IN_THE_DOCUMENTS.findall((ROOT / name).read_text(encoding="utf-8"))) == {__version__}
+
+
+def test_what_is_pushed_is_signed_by_the_digest_that_helm_prints(tmp_path: Path) -> None:
+    helm = tmp_path / "helm"
+    digest = f"sha256:{'0123456789abcdef' * 4}"
+    helm.write_text(f'#!/bin/sh\necho "Pushed: $3/$2"\necho "Digest: ${{DIGEST-{digest}}}" >&2\n')
+    helm.chmod(0o700)
+    done = release("push", "package.tgz", "ghcr.io/some/charts", HELM=str(helm))
+    assert (done.returncode, done.stdout) == (0, f"{digest}\n")
+    assert "Pushed: oci://ghcr.io/some/charts/package.tgz" in done.stderr
+    done = release("push", "package.tgz", "ghcr.io/some/charts", HELM=str(helm), DIGEST="")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.endswith("release: helm push printed no digest.\n")
+
+
 def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
     files = (".ci/release", "hooks/postgres_writer/__init__.py", CRONJOB, CHART, *TAGGED)
     for name in (*files, *DOCUMENTS):
@@ -103,9 +124,7 @@ def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
     assert release("version", "98.7.6", root=tmp_path).returncode == 0
     for name in DOCUMENTS:
         text = (tmp_path / name).read_text(encoding="utf-8")
-        assert "postgres-writer:98.7.6" in text
-        assert "VERSION=98.7.6" in text
-        assert f"postgres-writer:{__version__}" not in text
+        assert set(IN_THE_DOCUMENTS.findall(text)) == {"98.7.6"}
         # nothing else has changed, such as what is said of an older release
         assert text.replace("98.7.6", __version__) == (ROOT / name).read_text(encoding="utf-8")
     for name in files[1:]:

@@ -1,45 +1,38 @@
-{{- /* As much of kustomize as k8s/ uses. It changes the objects of .all ("Kind/name": object) in place. */ -}}
-{{- /* Adds what the kustomization of the folder .dir names, and applies its patches and labels. */ -}}
+{{- /* As much of kustomize as k8s/ uses: adds what the folder .dir names to .all ("Kind/name": object), with its patches and labels. */ -}}
 {{- define "pgw.kustomize" -}}
-{{- $in := . -}}
-{{- $k := fromYaml (.files.Get (printf "%s/kustomization.yaml" .dir)) -}}
+{{- $k := .files.Get (printf "%s/kustomization.yaml" .dir) | required (printf "components: there is no %s" (base .dir)) | fromYaml -}}
 {{- range concat ($k.resources | default list) ($k.components | default list) -}}
-  {{- $path := clean (printf "%s/%s" $in.dir .) -}}
-  {{- if not (hasSuffix ".yaml" .) -}}{{- include "pgw.kustomize" (dict "files" $in.files "all" $in.all "dir" $path) -}}{{- end -}}
-  {{- range regexSplit "(?m)^---$" ($in.files.Get $path) -1 -}}
-    {{- $document := fromYaml . -}}
-    {{- range $document.items | default (list $document) -}}
-      {{- if .kind -}}{{- $_ := set $in.all (printf "%s/%s" .kind .metadata.name) . -}}{{- end -}}
-    {{- end -}}
-{{- end -}}{{- end -}}
+  {{- $path := clean (printf "%s/%s" $.dir .) -}}
+  {{- if not (hasSuffix ".yaml" .) -}}{{- include "pgw.kustomize" (dict "files" $.files "all" $.all "dir" $path) -}}{{- end -}}
+  {{- range regexSplit "(?m)^---$" ($.files.Get $path) -1 -}}{{- with fromYaml . -}}
+    {{- range .items | default (list .) -}}{{- $_ := set $.all (printf "%s/%s" .kind .metadata.name) . -}}{{- end -}}
+  {{- end -}}{{- end -}}
+{{- end -}}
 {{- range $k.configMapGenerator -}}
   {{- $metadata := merge (pick . "name" "namespace") (pick (.options | default dict) "labels") -}}
   {{- $data := dict -}}
-  {{- range .files -}}
-    {{- $_ := set $data (splitList "=" . | first) ($in.files.Get (printf "%s/%s" $in.dir (splitList "=" . | last))) -}}
-  {{- end -}}
-  {{- $_ := set $in.all (printf "ConfigMap/%s" .name) (dict "apiVersion" "v1" "kind" "ConfigMap" "metadata" $metadata "data" $data) -}}
+  {{- range .files -}}{{- $_ := set $data (regexFind "^[^=]+" .) ($.files.Get (printf "%s/%s" $.dir (regexFind "[^=]+$" .))) -}}{{- end -}}
+  {{- $_ := set $.all (printf "ConfigMap/%s" .name) (dict "apiVersion" "v1" "kind" "ConfigMap" "metadata" $metadata "data" $data) -}}
 {{- end -}}
 {{- range $k.patches -}}
-  {{- include "pgw.patch" (dict "all" $in.all "target" .target "patch" (.patch | default ($in.files.Get (printf "%s/%s" $in.dir .path)))) -}}
+  {{- include "pgw.patch" (dict "all" $.all "target" .target "patch" (.patch | default ($.files.Get (printf "%s/%s" $.dir .path)))) -}}
 {{- end -}}
-{{- range $labels := $k.labels -}}{{- range $in.all -}}
+{{- range $labels := $k.labels -}}{{- range $.all -}}
   {{- $_ := set .metadata "labels" (merge (dict) $labels.pairs (.metadata.labels | default dict)) -}}
   {{- with dig "spec" "template" "metadata" dict . -}}{{- $_ := set . "labels" (merge (dict) $labels.pairs .labels) -}}{{- end -}}
 {{- end -}}{{- end -}}
 {{- end -}}
 {{- /* A JSON patch of what .target matches, or a strategic merge patch, which may name its object itself. */ -}}
 {{- define "pgw.patch" -}}
-{{- $in := . -}}
 {{- $named := fromYaml .patch -}}
 {{- $target := .target | default (dict "kind" $named.kind "name" (dig "metadata" "name" "" $named)) -}}
 {{- $pattern := printf "^(%s) (%s) (%s)$" ($target.group | default ".*") ($target.kind | default ".*") ($target.name | default ".*") -}}
 {{- $found := .target -}}
 {{- range $key, $object := .all -}}{{- if regexMatch $pattern (printf "%s %s %s" (dir .apiVersion) .kind .metadata.name) -}}
   {{- $found = $key -}}
-  {{- $from := merge (dict "metadata" (dict "name" .metadata.name)) (fromYaml $in.patch) -}}
-  {{- if $from.Error -}}{{- range fromYamlArray $in.patch -}}{{- include "pgw.operation" (dict "to" $object "op" .) -}}{{- end -}}
-  {{- else if eq (get $from "$patch") "delete" -}}{{- $_ := unset $in.all $key -}}
+  {{- $from := merge (dict "metadata" (dict "name" .metadata.name)) (fromYaml $.patch) -}}
+  {{- if $from.Error -}}{{- range fromYamlArray $.patch -}}{{- include "pgw.operation" (dict "to" $object "op" .) -}}{{- end -}}
+  {{- else if eq (get $from "$patch") "delete" -}}{{- $_ := unset $.all $key -}}
   {{- else -}}{{- include "pgw.merge" (dict "to" . "from" $from) -}}{{- end -}}
 {{- end -}}{{- end -}}
 {{- if not $found -}}{{- fail (printf "patches: there is no %s %s" $target.kind $target.name) -}}{{- end -}}
@@ -62,11 +55,10 @@
 {{- end -}}
 {{- /* Strategic merge: maps by key, lists of names by name, the new ones first; other values replace. */ -}}
 {{- define "pgw.merge" -}}
-{{- $to := .to -}}
 {{- range $key, $value := .from -}}
-  {{- $old := get $to $key -}}
+  {{- $old := get $.to $key -}}
   {{- $by := ternary "mountPath" "name" (eq $key "volumeMounts") -}}
-  {{- if kindIs "invalid" $value -}}{{- $_ := unset $to $key -}}
+  {{- if kindIs "invalid" $value -}}{{- $_ := unset $.to $key -}}
   {{- else if and (kindIs "map" $value) (kindIs "map" $old) -}}{{- include "pgw.merge" (dict "to" $old "from" $value) -}}
   {{- else if and (kindIs "slice" $value) (kindIs "slice" $old) (kindIs "map" (first $value)) (hasKey (first $value) $by) -}}
     {{- $new := list -}}{{- $rest := $old -}}
@@ -76,7 +68,6 @@
       {{- include "pgw.merge" (dict "to" $same "from" $item) -}}
       {{- $new = append $new $same -}}
     {{- end -}}
-    {{- $_ := set $to $key (concat $new $rest) -}}
-  {{- else -}}{{- $_ := set $to $key $value -}}{{- end -}}
-{{- end -}}
-{{- end -}}
+    {{- $_ := set $.to $key (concat $new $rest) -}}
+  {{- else -}}{{- $_ := set $.to $key $value -}}{{- end -}}
+{{- end -}}{{- end -}}
