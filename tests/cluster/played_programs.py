@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from support.apiserver import ApiServer
+    from support.helm import Helm
     from support.postgres import Database
 
 CANNOT_RUN = {
@@ -37,6 +38,14 @@ case "$*" in
 *"rollout status"*) echo "$*" ;;
 *) exec kubectl-real "$@" ;;
 esac
+"""
+_HELM = """#!/bin/bash
+arguments=()
+for argument; do
+    case $argument in oci://*) argument=$TEST_CHART ;; esac
+    arguments+=("$argument")
+done
+exec helm-real "${arguments[@]}"
 """
 _NOTED = '#!/bin/sh\necho "$(basename "$0") $*" >>"$TEST_CALLS"\n'
 
@@ -62,6 +71,15 @@ def played_programs(folder: Path, server: ApiServer, database: Database, cases: 
         "TEST_STATEFULSET": str(folder / "metacontroller.yaml"),
         "TEST_CALLS": str(folder / "calls"),
     }
+
+
+def played_helm(played: dict[str, str], helm: Helm, folder: Path) -> dict[str, str]:
+    """Put Helm beside the other programs, with the package of a release in place of any registry's."""
+    programs = folder / "bin"
+    (programs / "helm").write_text(_HELM)
+    (programs / "helm").chmod(stat.S_IRWXU)
+    (programs / "helm-real").symlink_to(helm.program)
+    return {**played, **helm.environment, "TEST_CHART": str(helm.package(folder))}
 
 
 def libpq_variables(database: Database) -> dict[str, str]:

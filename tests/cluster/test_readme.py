@@ -11,9 +11,10 @@ import pytest
 import yaml
 
 from cluster.installation import Installation, wipe
-from cluster.played_programs import CANNOT_RUN, check_transcript, played_programs
+from cluster.played_programs import CANNOT_RUN, check_transcript, played_helm, played_programs
 from postgres_writer import __version__
 from support.documents import GUIDES, README, ROOT, code_blocks, headings, transcript
+from support.helm import MAJORS, Helm
 from support.manifests import prepare, shell
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Newcomer:
     def run(self, commands: str) -> str:
         """Run commands in one shell, as they are pasted."""
         environ = {**self.played, **self.yours}
-        return shell(self.bare.cluster, f"cd {self.folder}\n{commands}", **environ).stdout
+        return shell(self.bare.cluster, f"cd {self.folder}\n{commands}", check=True, **environ).stdout
 
     @property
     def yours(self) -> dict[str, str]:
@@ -89,10 +90,21 @@ def newcomer(bare: Installation, checkout: Path, tmp_path: Path) -> Newcomer:
     return Newcomer(bare, played_programs(tmp_path, bare.cluster, bare.database), checkout)
 
 
-def test_the_block_installs_and_what_the_page_shows_is_seen(newcomer: Newcomer, tmp_path: Path) -> None:
+@pytest.fixture
+def helm(bare: Installation, helm_programs: list[Path], tmp_path: Path) -> Iterator[Helm]:
+    """Give Helm, and remove the release afterwards."""
+    helm = Helm(MAJORS[-1], tmp_path, bare.cluster.kubeconfig)
+    yield helm
+    helm.run("uninstall", "postgres-writer", "--namespace=postgres-writer")
+
+
+def test_the_block_installs_and_what_the_page_shows_is_seen(newcomer: Newcomer, helm: Helm, tmp_path: Path) -> None:
     release, _ = code_blocks(README, "Install", "sh")
     variables, where, everything, rows = release.split("\n\n")
-    assert "deployment.apps/postgres-writer created" in newcomer.paste(variables, where, everything)
+    newcomer.played = played_helm(newcomer.played, helm, tmp_path)
+    assert "STATUS: deployed" in newcomer.paste(variables, where, everything)
+    found = newcomer.bare.cluster.kubectl("-n", "postgres-writer", "get", "statefulset,deployment", "-o", "name").stdout
+    assert found.split() == ["statefulset.apps/metacontroller", "deployment.apps/postgres-writer"]
     check_secret(newcomer)
     check_rows(newcomer, rows, tmp_path)
 
