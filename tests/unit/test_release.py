@@ -19,7 +19,9 @@ CRONJOB = "k8s/components/audit/cronjob.yaml"
 TAGGED = ("k8s/default/kustomization.yaml", "k8s/overlays/example/kustomization.yaml")
 CHART = "k8s/chart/Chart.yaml"
 DOCUMENTS = ("README.md", "docs/install.md", "docs/helm.md", "SECURITY.md")
-IN_THE_DOCUMENTS = re.compile(r"(?:postgres-writer:|\bVERSION=)(\d+\.\d+\.\d+)")
+IN_THE_DOCUMENTS = re.compile(r"(?:postgres-writer:|\bVERSION=|--version |samples\?ref=v|download/v)(\d+\.\d+\.\d+)")
+OTHERS = re.compile(r"(metacontroller|rhysd|wg|kubernetes|prometheus)/")
+"""Owners of what the documents link to and that is not ours."""
 
 
 def release(*arguments: str, root: Path = ROOT, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -96,6 +98,16 @@ def test_the_notes_are_the_section_of_the_changelog_and_nothing_of_the_next() ->
 def test_a_version_without_a_section_is_refused() -> None:
     done = release("notes", "99.0.0")
     assert (done.returncode, done.stderr) == (1, "release: CHANGELOG.md has no section for 99.0.0.\n")
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "CONTRIBUTING.md"])
+def test_the_documents_name_the_project_s_address(address: str, name: str) -> None:
+    owner, _, repository = address.removeprefix("https://github.com/").lower().partition("/")
+    places = re.findall(
+        r"(?<!docs\.)(?:github\.com|ghcr\.io)/([\w-]+/+[\w-]+(?:/[\w-]+)?)", (ROOT / name).read_text(encoding="utf-8")
+    )
+    ours = {place.replace("//", "/") for place in places if not OTHERS.match(place)}
+    assert [place for place in ours if not f"{place}/".startswith((f"{owner}/{repository}/", f"{owner}/charts/"))] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
