@@ -54,7 +54,7 @@ def test_only_the_image_differs_from_the_default_install(kube_tools: Tools, imag
 def test_the_files_of_a_release_are_those_that_the_guide_applies(kube_tools: Tools, tmp_path: Path) -> None:
     environ = {**os.environ, "KUBECTL": str(kube_tools.kubectl)}
     (tmp_path / "postgres-writer-1.2.3.tgz").write_text("the package")
-    command = [ROOT / ".ci" / "release", "files", f"ghcr.io/some/where@{DIGEST}", tmp_path]
+    command = [str(ROOT / ".ci" / "release"), "files", f"ghcr.io/some/where@{DIGEST}", str(tmp_path)]
     subprocess.run(command, env=environ, check=True)
     check = ["sha256sum", "--check", "SHA256SUMS"]
     sums = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=True)
