@@ -33,7 +33,7 @@ TRIED_HERE = {
 }
 TRIED_ELSEWHERE = {
     "From 0.1.0": 4,
-    "Back to 0.1.0": 1,
+    "Back to 0.1.0": 2,
     "Install": 10,
     "Finalizers from the start": 1,
     "Protect from deletion": 3,
