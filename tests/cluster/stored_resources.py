@@ -12,7 +12,7 @@ import yaml
 
 from cluster.installation import Installation
 from cluster.played_metacontroller import PlayedMetacontroller
-from support.api_client import ApiClient, ApiError, Object
+from support.api_client import ApiClient, ApiError, Object, ready_of
 from support.documents import guide
 from support.manifests import shell
 from support.server import running_server
@@ -40,7 +40,65 @@ POLICY = {
 }
 """What 0.1.0 was given, with a glob for each other schema."""
 
+STUDENTS, PUPILS, STRICT = "public.students", "archive.pupils", "public.strict"
+_SYNCED = "matches the spec"
+_GRANT = "Grant them, or correct spec.table"
+_CREATE = "create it or correct spec.table"
+_ASK = "choose an allowed table or ask"
+_CHOOSE = "choose an ordinary or partitioned table in spec.table"
+EXPECTED: dict[str, tuple[str, list[str], str]] = {
+    **{
+        name: ("True/RowSynced", [STUDENTS], _SYNCED)
+        for name in ("short", "long", "spelled", "down", "edited", "expired", "new", "released", "retain", "unseen")
+    },
+    **{name: ("True/RowSynced", [PUPILS], _SYNCED) for name in ("pupil", "late", "promoted")},
+    "busy": ("True/RowSynced", ["public.locked"], _SYNCED),
+    "guarded": ("True/RowSynced", ["public.guarded"], _SYNCED),
+    "opened": ("True/RowSynced", ["public.opened"], _SYNCED),
+    "renamed": ("True/RowSynced", ["public.landing"], _SYNCED),
+    "replaced": ("True/RowSynced", ["public.graduates"], _SYNCED),
+    "seen": ("True/RowSynced", ["public.alumni"], _SYNCED),
+    "altered": ("True/RowSynced", [STUDENTS], "The row stands in table students."),
+    "held": ("True/RowSynced", [STUDENTS], "The row stands in table students."),
+    "paused": ("", [STUDENTS], ""),
+    "never": ("False/TableNotFound", ["public.nowhere"], _CREATE),
+    "astray": ("False/TableNotFound", ["nowhere.students"], _CREATE),
+    **{name: ("False/AccessDenied", [], _GRANT) for name in ("denied", "barred")},
+    "lost": ("False/AccessDenied", ["public.lost"], _GRANT),
+    "rejected": ("False/RowRejected", [STRICT], "constraint strict_age_check"),
+    "moving": ("False/RowRejected", [STUDENTS, STRICT], "constraint strict_age_check"),
+    "out": ("False/RowRejected", [PUPILS, STRICT], "constraint strict_age_check"),
+    "into": ("False/RowRejected", [STUDENTS, PUPILS], "constraint pupils_id_check"),
+    **{name: ("False/RowRejected", [f"public.{name}"], _CHOOSE) for name in ("copied", "joined", "triggered")},
+    "invalid": ("False/InvalidSpec", [STUDENTS], "spec.age must be a whole number"),
+    "unreadable": ("False/InvalidSpec", [], "spec.table must be a table or schema.table"),
+    "blank": ("False/InvalidSpec", [], "spec is required"),
+    "refused": ("False/TableNotAllowed", [], _ASK),
+    "shared": ("False/TableNotAllowed", ["public.shared"], _ASK),
+    "kept": ("False/DeleteFailed", ["public.kept"], "set spec.deletionPolicy to Retain"),
+    "deleted": ("False/RowDeleted", [], "waiting for another finalizer"),
+    "retained": ("Unknown/Unmanaged", [STUDENTS], "left in place because spec.deletionPolicy is Retain"),
+}
+"""Ready, status.tables and a part of the message after the first sync; `unreached` and `ward` are deleted by it."""
+WRITTEN = {
+    "students": {"edited", "new", "expired", "unseen"},
+    "archive.pupils": {"late", "promoted"},
+    "landing": {"renamed"},
+}
+WRITTEN |= {"locked": {"busy"}, "opened": {"opened"}}
+"""The rows that a user's edit, or 0.1.0's failure, left to be written."""
+REMOVED = {"students": {"unreached", "renamed", "promoted"}, "alumni": {"ward"}}
+REMOVED |= {"enrolments": REMOVED["students"], "marks": REMOVED["alumni"]}
+"""The rows whose resource was being deleted, or was given another table, and what refers to them."""
+
+
 Rows = dict[str, dict[str, tuple[Any, ...]]]
+Touched = dict[str, set[str]]
+
+
+def _names(ids: Touched) -> Touched:
+    """Turn ids into names and leave out the tables of which there are none."""
+    return {table: {key.split("/")[1] for key in keys} for table, keys in ids.items() if keys}
 
 
 @dataclass
@@ -50,6 +108,7 @@ class Upgrade(Installation):
     client: ApiClient
     role: str
     folder: Path
+    controller: str = "composite"
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     """What the guide's query said."""
     refused: set[str] = field(default_factory=set)
@@ -76,26 +135,44 @@ class Upgrade(Installation):
             for table in TABLES
         }
 
+    def touched(self, before: str, after: str) -> tuple[Touched, Touched]:
+        """Return the rows that are new or another version between two looks, and those that are gone, by table."""
+        pairs = {table: (self.held[before][table], self.held[after][table]) for table in TABLES}
+        written = {table: {key for key in new if old.get(key) != new[key]} for table, (old, new) in pairs.items()}
+        removed = {table: old.keys() - new.keys() for table, (old, new) in pairs.items()}
+        return _names(written), _names(removed)
+
+    def unexpected(self, item: Object) -> str:
+        """Return what is not as expected of the status of a resource after the first sync; an empty text if nothing."""
+        verdict, tables, message = EXPECTED.get(item["metadata"]["name"], ("deleted", [], ""))
+        ready, status = ready_of(item), item.get("status", {})
+        found = "/".join((ready["status"], ready["reason"])) if ready else ""
+        same = (found, status.get("tables")) == (verdict, tables) and message in ready.get("message", "")
+        return "" if same else json.dumps(status)
+
     def store(self, *names: str) -> None:
         """Bring resources to the spec, the generation, the finalizers and the deletion that they had."""
         for name in names:
             known, spec = RESOURCES[name]["metadata"], RESOURCES[name].get("spec")
             where = (known["namespace"], name)
-            metadata = {key: known[key] for key in ("namespace", "name", "annotations", "finalizers") if key in known}
+            metadata = {key: known[key] for key in ("namespace", "name", "annotations") if key in known}
+            finalizers = [finalizer.replace("composite", self.controller) for finalizer in known.get("finalizers", ())]
             deleted = "deletionTimestamp" in known
             for left in range(known["generation"] - deleted - 1, -1, -1):
                 edited = {**spec, "age": spec["age"] + left} if spec else {}
                 if self.client.get(*where) is None:
-                    manifest = {**self.client.manifest(*where), "metadata": metadata, "spec": edited or None}
+                    manifest = {**self.client.manifest(*where), "spec": edited or None}
+                    manifest["metadata"] = {**metadata, "finalizers": finalizers}
                     self.client.create(manifest)
                 else:
                     self.client.edit(*where, **edited)
             if deleted:
                 self.client.delete(*where)
 
-    def answer(self) -> None:
+    def answer(self, *names: str) -> None:
         """Store the statuses as Metacontroller does."""
-        for name, stored in RESOURCES.items():
+        for name in names:
+            stored = RESOURCES[name]
             now = self.client.get(stored["metadata"]["namespace"], name) or {}
             assert (now["metadata"]["generation"], now.get("spec")) == (
                 stored["metadata"]["generation"],
