@@ -90,7 +90,10 @@ LEFT = ("deleted", "retained")
 
 @pytest.fixture(params=["composite", "decorator"])
 def stored(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Upgrade]:
-    """Store what 0.1.0 left while Metacontroller does not look, with a database of its own, and upgrade the CRD."""
+    """Store what 0.1.0 left while Metacontroller does not run, in a database of its own, and upgrade the CRD.
+
+    Metacontroller starts afterwards: running, it could sync a resource before it sees the status.
+    """
     apply_crd(stack, RELEASED_CRD)
     (tmp_path / "policy").write_text(json.dumps(POLICY))
     with stack.database.sibling() as database:
@@ -102,15 +105,16 @@ def stored(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
         stack.wait_for_controller()
         stack.client.create_namespace("guests")
         stack.client.clear_events()
-        stack.metacontroller.pause()
+        stack.metacontroller.stop()
         upgrade.store(*STORED)
         upgrade.answer(*STORED)
         upgrade.name("pupils", PUPILS)
         upgrade.name("seen", "public.alumni")
+        upgrade.sql("ALTER ROLE postgres_writer BYPASSRLS")
         upgrade.look("stored")
         apply_crd(stack, CRD)
+        stack.metacontroller.start()
         yield upgrade
-        stack.metacontroller.resume()
         upgrade.sql("GRANT DELETE ON kept, lost TO postgres_writer; TRUNCATE bound")
         for name in ("copied", "joined", "triggered"):
             stack.client.edit("default", name, deletionPolicy="Retain")
@@ -123,9 +127,6 @@ def stored(stack: Stack, request: pytest.FixtureRequest, tmp_path: Path) -> Iter
 
 @pytest.mark.short
 def test_what_0_1_0_stored_is_taken_over(stack: Stack, stored: Upgrade) -> None:
-    stored.sql("ALTER ROLE postgres_writer BYPASSRLS")
-    stack.metacontroller.resume()
-
     def wrong() -> dict[str, str]:
         stored.look("upgraded")
         found = {name: item for name, item in stored.found["upgraded"].items() if name not in LEFT}
