@@ -115,7 +115,7 @@ class PlayedMetacontroller:
     def _put(self, resource: Object, subresource: str = "") -> Object:
         metadata, plural = resource["metadata"], KINDS[resource["kind"]].plural
         path = f"/apis/{resource['apiVersion']}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
-        changed: Object = self.api.request("PUT", path + subresource, resource)
+        changed: Object = self.api.request("PUT", f"{path}{subresource}?fieldManager=metacontroller", resource)
         return changed
 
 

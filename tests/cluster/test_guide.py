@@ -33,7 +33,7 @@ TRIED_HERE = {
 }
 TRIED_ELSEWHERE = {
     "From 0.1.0": 4,
-    "Back to 0.1.0": 1,
+    "Back to 0.1.0": 2,
     "Install": 7,
     "Install with kubectl": 4,
     "Install from a checkout": 4,

@@ -153,6 +153,17 @@ def test_a_request_that_waited_too_long(trip: RoundTrip) -> None:
         resume.join()
 
 
+def test_another_owner_of_a_status_is_refused(trip: RoundTrip, stored: Resource) -> None:
+    """Owned as a whole, a status cannot be shared: a second manager that applies to it learns of the first."""
+    status = trip.sync()
+    manifest = {**stored.manifest(spec_with()), "status": {"id": "mine"}}
+    del manifest["spec"]
+    command = ("apply", "--server-side", "--subresource=status", "--field-manager=other", "--filename=-")
+    refused = stored.kubectl(*command, input=json.dumps(manifest), check=False)
+    assert "conflict" in refused.stderr
+    assert stored.get()["status"] == status
+
+
 def test_a_table_refused_by_policy_and_then_allowed(stored: Resource, database: Database, tmp_path: Path) -> None:
     policy = tmp_path / "policy.yaml"
     policy.write_text('rules: [{namespaces: ["*"], tables: [pupils]}]')
