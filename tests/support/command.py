@@ -48,5 +48,5 @@ def make(*arguments: str, environ: Mapping[str, str] | None = None) -> Completed
 
 def without_make(environ: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without what another make passes on."""
-    passed_on = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "OVERLAY", "CONTROLLER"}
+    passed_on = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "OVERLAY", "CONTROLLER", "VERSIONS"}
     return {name: value for name, value in environ.items() if name not in passed_on}

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
-from support.documents import README, ROOT, anchor, code_blocks, guide, guide_text, headings, links
-from support.kube_tools import HELM, KUBERNETES
-from support.postgres import program
+from support.documents import README, ROOT, anchor, code_blocks, guide, headings, links
 
 DOCS = ROOT / "docs"
 INDEX = DOCS / "README.md"
@@ -100,30 +96,6 @@ def test_the_commands_that_install_are_those_of_the_guide_which_explains_them() 
     lines = [line for line in re.sub(r"(^|  )#.*$", "", block, flags=re.M).splitlines() if line]
     assert len(lines) > 25
     assert [line for line in lines if line not in explained.splitlines()] == []
-
-
-def test_the_table_of_versions_names_those_that_the_tests_use() -> None:
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in guide_text("Supported versions").splitlines()]
-    tested = {cells[0]: cells[2] for cells in rows if len(cells) == 4}
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
-    kind = (ROOT / "k8s" / "kind" / "metacontroller" / "kustomization.yaml").read_text(encoding="utf-8")
-    said = subprocess.run([program("postgres"), "--version"], capture_output=True, text=True, check=True).stdout
-    postgresql = re.search(r"(\d+)\.", said)
-    assert postgresql
-    used = {
-        "Kubernetes, kubectl": [minor(KUBERNETES)],
-        "Metacontroller": re.findall(r"ref=v([\d.]+)", kind),
-        "PostgreSQL": [postgresql.group(1)],
-        "Python, outside of the image": workflow["jobs"]["gate"]["strategy"]["matrix"]["python"],
-        "Argo CD, Flux, Helm": [minor(version) for version in HELM.values()],
-    }
-    assert all(used.values())
-    assert {name: versions for name, versions in used.items() if not all(one in tested[name] for one in versions)} == {}
-
-
-def minor(version: str) -> str:
-    """Return the first two numbers of a version."""
-    return ".".join(version.split(".")[:2])
 
 
 READ_BY_USERS = [
