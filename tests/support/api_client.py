@@ -17,7 +17,6 @@ from postgres_writer.core.row import COLUMNS, GROUP, KINDS, POSTGRES_WRITER, Kin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-RESOURCES = f"/apis/{GROUP}/{POSTGRES_WRITER.version}/{POSTGRES_WRITER.plural}"
 _HISTORY_LENGTH = 60
 
 Object = dict[str, Any]
