@@ -96,7 +96,7 @@ def main() -> int:
             entries = _race(stack, running, random.Random(seed))
         finally:
             stack.stop()
-    lines = table(entries)
+    lines = [*summary(entries), "", *table(entries)]
     for name in dict.fromkeys(one.name for one in running if one.name in (OURS, LATE)):
         lines += ["", *ratio_table(entries, name)]
     figures = ratios(entries, OURS)
@@ -181,6 +181,16 @@ def _cpu(stack: Stack, pid: int) -> dict[str, float]:
 def _requests(client: ApiClient) -> int:
     answered = client.writes(client.kind.plural)
     return sum(count for verb, count in answered.items() if not verb.startswith(_WATCHED))
+
+
+def summary(entries: Iterable[Entry]) -> list[str]:
+    """Give the lines of a Markdown table: the rates without those of the decorator, medians over the rounds."""
+    lines = [f"| | {' | '.join(f'{step}/s' for step in STEPS)} |", "| --- |" + " --: |" * len(STEPS)]
+    for entry in entries:
+        if entry.contender.controller != "decorator":
+            rates = (f"{entry.middle(step, _rate):.0f}" for step in STEPS)
+            lines.append(f"| {entry.contender.name}, {entry.kind.name} | {' | '.join(rates)} |")
+    return lines
 
 
 def table(entries: Iterable[Entry]) -> list[str]:

@@ -67,7 +67,8 @@ class TestRace:
         monkeypatch.setenv(WITHOUT, "1")
         entries = raced(RATES)
         assert race.ratio_table(entries, LATE)[2].count(" 0.50 (0.50 to 0.50) ") == 4
-        assert len(shape(race.table(entries))) == 2 + 3 * 3 * 4
+        assert shape(race.table(entries)) == [6 + len(PARTS)] * (2 + 3 * 3 * 4)
+        assert shape(race.summary(entries)) == [4] * (2 + 3 * 2)
 
 
 class TestNaiveHook:
