@@ -31,22 +31,11 @@ def tables(found: Found) -> list[str]:
 
 
 def _rows(found: Found) -> list[tuple[str, str]]:
-    rate = found["steady_calls_per_second"]
-    due = found["objects"] / PERIOD
-    cores = {part: found[f"steady_{part}_cpu_cores"] for part in PARTS}
-    each = {part: used / rate for part, used in cores.items()}
     return [
         ("all created in", f"{found['create_seconds']} s"),
         ("memory", _listed({part: _memory(found[f"{part}_mb"]) for part in PARTS})),
         ("etcd", f"{found['etcd_bytes_per_object']:,} bytes for each resource"),
-        (
-            f"resyncs only (a minute at {rate:.0f} calls/s), CPU of one call in ms",
-            f"{_listed({part: f'{1000 * ms:.2f}' for part, ms in each.items()})}; {found['steady_writes']} API writes",
-        ),
-        (
-            f"so with P = {PERIOD} ({due:.0f} calls/s), cores",
-            _listed({part: f"{due * ms:.2f}" for part, ms in each.items()}),
-        ),
+        *_steady(found, found["steady_calls_per_second"], found["objects"] / PERIOD),
         _outage(found, "without_postgresql", "PostgreSQL"),
         _outage(found, "without_hook_servers", "any hook server"),
         (
@@ -55,6 +44,21 @@ def _rows(found: Found) -> list[tuple[str, str]]:
         ),
         ("- a new resource created in that moment is Ready after", f"{found['restart_new_object_seconds']} s"),
         ("full audit of both databases", f"{found['audit_seconds']:.0f} s; {_audit(**found['audit'])}"),
+    ]
+
+
+def _steady(found: Found, rate: float, due: float) -> list[tuple[str, str]]:
+    if rate == 0:
+        return [("resyncs only", "none was due: all were created too short a time before")]
+    each = {part: found[f"steady_{part}_cpu_cores"] / rate for part in PARTS}
+    in_ms = _listed({part: f"{1000 * cpu:.2f}" for part, cpu in each.items()})
+    cores = _listed({part: f"{due * cpu:.2f}" for part, cpu in each.items()})
+    return [
+        (
+            f"resyncs only (a minute at {rate:.0f} calls/s), CPU of one call in ms",
+            f"{in_ms}; {found['steady_writes']} API writes",
+        ),
+        (f"so with P = {PERIOD} ({due:.0f} calls/s), cores", cores),
     ]
 
 

@@ -127,6 +127,7 @@ class TestScale:
         assert shape(lines[:gap]) == [2 + len(parts)] * 4
         assert set(shape(lines[gap + 1 :])) == {2}
         assert "| so with P = 300 (100 calls/s), cores | API server 0.20, etcd 0.20," in "\n".join(lines)
+        assert len(scale_tables.tables({**found, "steady_calls_per_second": 0.0})) == len(lines) - 1
         assert "API server 2.0 GB" in "\n".join(lines)
 
 
