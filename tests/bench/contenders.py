@@ -15,24 +15,29 @@ from pathlib import Path
 
 from psycopg2.extensions import make_dsn
 
+from postgres_writer.core.row import KINDS, POSTGRES_WRITER, Kind
 from support.ports import free_port
 from support.stack import Stack, Variant
 
 OPERATOR = "GO_OPERATOR"
 """The variable that names the binary of an operator which serves PostgresWriters by itself. It is started with
 KUBECONFIG and the PSQL_* variables, must set Ready with an observedGeneration, and is ended by SIGTERM."""
+WITHOUT = "WITHOUT_EARLY_FINALIZER"
+"""The variable that lets this server run a second time in each round, as on an older Kubernetes, if it is set."""
 
 
-OURS, LATE, NAIVE = "PostgresWriter", "PostgresWriter without early-finalizer", "naive Flask hook"
+OURS, LATE, NAIVE = "this server", "this server without early-finalizer", "naive Flask hook"
+CONTROLLERS = ("composite", "decorator")
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to serve PostgresWriters; ``run`` gives the process id of what serves them, for its length."""
+    """One way to serve resources of some kinds; ``run`` gives the process id of what serves them, for its length."""
 
     name: str
     controller: str
     run: Callable[[Stack, str], AbstractContextManager[int]]
+    kinds: tuple[Kind, ...] = tuple(KINDS.values())
 
 
 @contextlib.contextmanager
@@ -76,15 +81,12 @@ def operator(stack: Stack, _kind: str) -> Iterator[int]:
         yield pid
 
 
-def contenders() -> tuple[Contender, ...]:
-    """Give who runs, in the order of a round."""
-    hooks = [
-        Contender(name, kind, run)
-        for kind in ("composite", "decorator")
-        for name, run in ((OURS, shipped), (LATE, late), (NAIVE, naive))
-    ]
-    own = [Contender("Go operator", "itself", operator)] if os.environ.get(OPERATOR) else []
-    return (*hooks, *own)
+def contenders() -> list[Contender]:
+    """Give who runs."""
+    ways = [(OURS, shipped), (NAIVE, naive), *([(LATE, late)] if os.environ.get(WITHOUT) else [])]
+    hooks = [Contender(name, kind, run) for name, run in ways for kind in CONTROLLERS]
+    own = [Contender("Go operator", "itself", operator, (POSTGRES_WRITER,))] if os.environ.get(OPERATOR) else []
+    return hooks + own
 
 
 @contextlib.contextmanager

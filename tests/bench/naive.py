@@ -11,10 +11,6 @@ from flask import Flask, request
 
 app = Flask(__name__)
 _local = threading.local()
-_WRITE = (
-    "INSERT INTO students VALUES (%s, %s, %s, %s)"
-    " ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, age = EXCLUDED.age, country = EXCLUDED.country"
-)
 
 
 def _execute(statement: str, *parameters: Any) -> None:
@@ -32,12 +28,20 @@ def _parts() -> tuple[dict[str, Any], str, str]:
     return parent, f"{metadata['namespace']}/{metadata['name']}", "children" if "parent" in body else "attachments"
 
 
+def _values(spec: dict[str, Any]) -> dict[str, Any]:
+    if "columns" in spec:
+        return {column["name"]: column.get("value") for column in spec["columns"]}
+    return {name: spec[name] for name in ("name", "age", "country")}
+
+
 @app.post("/sync")
 def sync() -> dict[str, Any]:
     """Write the row."""
     parent, row, children = _parts()
-    spec, generation = parent["spec"], parent["metadata"]["generation"]
-    _execute(_WRITE, row, spec["name"], spec["age"], spec["country"])
+    values, generation = _values(parent["spec"]), parent["metadata"]["generation"]
+    marks, updates = ", %s" * len(values), ", ".join(f"{name} = EXCLUDED.{name}" for name in values)
+    statement = f"INSERT INTO students (id, {', '.join(values)}) VALUES (%s{marks}) ON CONFLICT (id) DO UPDATE SET "
+    _execute(statement + updates, row, *values.values())
     ready = {"type": "Ready", "status": "True", "reason": "RowSynced", "message": "", "observedGeneration": generation}
     ready["lastTransitionTime"] = "2026-01-01T00:00:00Z"
     return {"status": {"observedGeneration": generation, "conditions": [ready]}, children: []}

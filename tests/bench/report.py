@@ -19,6 +19,11 @@ class Target:
     bound: float
     at_least: bool = False
 
+    @property
+    def wanted(self) -> str:
+        """The target in words."""
+        return f"{'at least' if self.at_least else 'at most'} {self.bound:,g}"
+
     def met(self, figures: Mapping[str, float]) -> bool:
         """Say whether the figure of this run is within the bound."""
         value = figures[self.key]
@@ -53,6 +58,47 @@ TARGETS = (
     Target("databases_rss_mb", 16),
 )
 
+PROMISES = {
+    "no-op at 16 connections, rate to bare": ("noop_ratio",),
+    "write at 16 connections, rate to bare": ("write_ratio",),
+    "CPU of a no-op, to bare": ("noop_cpu_ratio",),
+    "PostgresRow of 3 columns to PostgresWriter, CPU of a no-op; of a write": (
+        "3_columns_noop_cpu_ratio",
+        "3_columns_write_cpu_ratio",
+    ),
+    "the same of 30 columns": ("30_columns_noop_cpu_ratio", "30_columns_write_cpu_ratio"),
+    "50 databases to one, CPU of a no-op": ("databases_noop_cpu_ratio",),
+    "the same, MB more of RSS": ("databases_rss_mb",),
+    "p99 over p50 of a no-op; of a write": ("p99_over_p50", "write_p99_over_p50"),
+    "the same while /metrics is read each second": ("scraped_p99_over_p50", "scraped_write_p99_over_p50"),
+    "WAL of 10,000 and more no-op syncs, bytes; of PostgresRows of 3 and 30 columns": (
+        "noop_wal_bytes",
+        "3_columns_noop_wal_bytes",
+        "30_columns_noop_wal_bytes",
+    ),
+    "round trips of a no-op, a write, a delete (counted in PostgreSQL's protocol)": (
+        "noop_round_trips",
+        "write_round_trips",
+        "delete_round_trips",
+    ),
+    "connections opened beyond those allowed; opened again": ("connections_beyond_limit", "connections_reopened"),
+    "RSS of a worker after 100,000 syncs, MB": ("rss_mb_per_worker",),
+    "how much of it came after 20,000 syncs, MB": ("rss_growth_mb",),
+    "start of `serve` to its first answer, s": ("start_seconds",),
+    "1,000 foreign fields, time to an ordinary no-op": ("foreign_time_ratio",),
+}
+"""The figures of each target, by what the table calls them; those of one line have the same target."""
+
+
+def promises(figures: Mapping[str, float]) -> list[str]:
+    """Give the lines of a Markdown table: what was measured, beside its target."""
+    targets = {target.key: target for target in TARGETS}
+    lines = ["| promise | measured | target |", "| --- | --: | --: |"]
+    for promise, keys in PROMISES.items():
+        measured = "; ".join(f"{round(figures[key], 2):,g}" for key in keys)
+        lines.append(f"| {promise} | {measured} | {targets[keys[0]].wanted} |")
+    return lines
+
 
 def table(cases: Iterable[Case], yardsticks: Mapping[Kind, Case]) -> list[str]:
     """Give the lines of a Markdown table; ``yardsticks``: the bare endpoint by kind of connections."""
@@ -70,8 +116,7 @@ def table(cases: Iterable[Case], yardsticks: Mapping[Kind, Case]) -> list[str]:
 def verdicts(figures: Mapping[str, float], targets: Iterable[Target] = TARGETS) -> list[str]:
     """Give a line per target that the run has a figure for."""
     return [
-        f"{'met   ' if target.met(figures) else 'MISSED'} {target.key} = {figures[target.key]:g} "
-        f"({'at least' if target.at_least else 'at most'} {target.bound:g})"
+        f"{'met   ' if target.met(figures) else 'MISSED'} {target.key} = {figures[target.key]:g} ({target.wanted})"
         for target in targets
         if target.key in figures
     ]

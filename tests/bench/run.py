@@ -12,6 +12,8 @@ from bench.servers import Bench, bench, counted
 from postgres_writer.config.settings import Config
 
 ROUNDS = 3
+_DATABASE_ROUNDS = 9
+"""Two servers only are compared, by a ratio that has little room: many short rounds."""
 _CONCURRENCIES = (1, 16, 64)
 _WAL_REQUESTS = 10_000
 _MEMORY_MARKS = (20_000, 100_000)
@@ -49,7 +51,10 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
             figures[f"raw_{measured.name.replace('-', '')}_rate"] = round(measured.rate)
         figures |= _memory(parts, say)
     figures |= growth.measure(say, max(1, seconds // ROUNDS), plot)
-    figures |= growth.databases(say, max(1, seconds // ROUNDS))
+    figures |= growth.databases(say, max(1, seconds // _DATABASE_ROUNDS), _DATABASE_ROUNDS)
+    say("")
+    for line in report.promises(figures):
+        say(line)
     say("")
     for line in report.verdicts(figures):
         say(line)

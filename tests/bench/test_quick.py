@@ -70,7 +70,7 @@ def test_the_hook_keeps_its_distance_to_a_bare_endpoint(cases: list[Case]) -> No
 
 
 def test_fifty_databases_cost_little_more_than_one() -> None:
-    figures = growth.databases(print, 1)
+    figures = growth.databases(print, 1, 3)
     assert not [line for line in report.verdicts(figures, _BOUNDS) if line.startswith("MISSED")], figures
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from postgres_writer.core.row import KINDS, Kind
 from support.api_client import ApiError
-from support.databases import write_folder
-from support.postgres import Database
 from support.stack import Stack, Variant, gone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from support.postgres import Database
 
 NAMESPACE = "databases"
 FROZEN = "spec.database can be changed only while"
@@ -25,11 +25,7 @@ def archive(
 ) -> Iterator[Database]:
     """Install with a second database, which has two names as while it is renamed: archive and history."""
     folder = tmp_path_factory.mktemp("databases")
-    with stack.postgres.maintenance.sibling() as database:
-        database.query("GRANT ALL ON students TO hook")
-        reached = Database({**database.connect, "user": "hook", "password": stack.password_file.read_text()})
-        for name in ("archive", "history"):
-            write_folder(folder, name, reached)
+    with stack.second_database(folder, "archive", "history") as database:
         stack.install(Variant(request.param), PSQL_DATABASES_DIR=str(folder))
         stack.client.create_namespace(NAMESPACE)
         stack.wait_for_controller()

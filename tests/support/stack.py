@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from psycopg2 import sql
 
-from postgres_writer.core.row import KINDS
+from postgres_writer.core.row import KINDS, Kind
 from support.api_client import ApiClient, ApiError, Recorder, ready_of
 from support.apiserver import ApiServer
 from support.balancer import Balancer
@@ -27,7 +27,7 @@ from support.waiting import wait_until
 from support.world import Row, World
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from support.kube_tools import Tools
 
@@ -123,6 +123,16 @@ class Stack:
         write_folder(parent, name, Database(connect))
         other.world = World(self.client, other.database, set(TABLES), self.recorder, name=name)
         return other
+
+    @contextmanager
+    def second_database(self, parent: Path, *names: str) -> Iterator[Database]:
+        """Make one more database of the same PostgreSQL and write a folder of it for each name, for the block."""
+        with self.postgres.maintenance.sibling() as database:
+            database.query("GRANT ALL ON students TO hook")
+            reached = Database({**database.connect, "user": "hook", "password": self.password_file.read_text()})
+            for name in names:
+                write_folder(parent, name, reached)
+            yield database
 
     def new_metacontroller(self, name: str, *flags: str) -> Metacontroller:
         """Return one more Metacontroller, not started; it ends with the stack at the latest."""
@@ -234,10 +244,10 @@ class Stack:
             self.api.kubectl("delete", "--filename", str(EARLY_FINALIZER))
             wait_until(lambda: all(names == [] for names in born()), "the policies to be gone")
 
-    def wait_for_controller(self, timeout: float = 30) -> None:
+    def wait_for_controller(self, timeout: float = 30, kinds: Iterable[Kind] = KINDS.values()) -> None:
         """Wait until a new resource of each kind is Ready, so that a case does not pay for the controller's start."""
         name = f"probe-{secrets.token_hex(3)}"
-        for client in (self.client.of(kind) for kind in KINDS.values()):
+        for client in map(self.client.of, kinds):
             client.create(client.manifest("default", name))
             probe = (f"{client.kind.plural}/{name}", "--namespace=default")
             self.api.kubectl("wait", "--for=condition=Ready", f"--timeout={timeout:.0f}s", *probe)
