@@ -17,9 +17,10 @@ import yaml
 
 from cluster.audit_setting import Setting
 from cluster.installation import Installation, install, wipe
+from cluster.programs import BUILDS, find_helms
 from cluster.verdicts import argo_health, find_kstatus, find_lua, judge
 from support.apiserver import ApiServer
-from support.kube_tools import HELM, Tools, find_helm, find_kube_state_metrics, find_tools
+from support.kube_tools import Tools, find_kube_state_metrics, find_tools
 from support.manifests import K8S, prepare
 from support.programs import ProgramMissing, found_or_skipped
 
@@ -38,13 +39,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     needed = {name for item in session.items for name in getattr(item, "fixturenames", ())}
     if session.config.option.collectonly:
         return
-    builds: dict[str, Callable[[], object]] = {
-        "kube_tools": find_tools,
-        "kstatus": find_kstatus,
-        "state_metrics_program": find_kube_state_metrics,
-        "helm_programs": _find_helms,
-    }
-    for fixture, find in builds.items():
+    for fixture, find in BUILDS.items():
         if fixture in needed:
             with suppress(ProgramMissing):  # the fixture says so, test by test
                 find()
@@ -62,14 +57,10 @@ def state_metrics_program() -> Path:
     return found_or_skipped(find_kube_state_metrics)
 
 
-def _find_helms() -> list[Path]:
-    return [find_helm(major) for major in HELM]
-
-
 @pytest.fixture(scope="session")
 def helm_programs() -> list[Path]:
     """Find or build Helm, each version that `support.helm.Helm` runs."""
-    return found_or_skipped(_find_helms)
+    return found_or_skipped(find_helms)
 
 
 @pytest.fixture(scope="session")

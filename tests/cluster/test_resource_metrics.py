@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
+pytestmark = pytest.mark.long
 NAME = "postgres-writer-resource-metrics"
 PREFIX = "postgres_writer_resource_"
 WAITING = "example.com/keeps-it"
