@@ -79,7 +79,7 @@ def databases(say: Callable[[str], None], seconds: int, rounds: int) -> dict[str
     say(
         f"| memory of the server, RSS | {memory[0]:.1f} MB | {memory[1]:.1f} MB | {memory[1] - memory[0]:.1f} MB more |"
     )
-    each = f"{min(opened[1])} to {max(opened[1])} for each database"
+    each = f"at most {max(opened[1])} to one database"
     say(f"| connections of the server | {sum(opened[0])} | {sum(opened[1])} | {each} |")
     return {
         "databases_noop_ratio": round(ratios[0], 3),

@@ -118,14 +118,21 @@ def test_the_documents_name_this_version(name: str) -> None:
 def test_what_is_pushed_is_signed_by_the_digest_that_helm_prints(tmp_path: Path) -> None:
     helm = tmp_path / "helm"
     digest = f"sha256:{'0123456789abcdef' * 4}"
-    helm.write_text(f'#!/bin/sh\necho "Pushed: $3/$2"\necho "Digest: ${{DIGEST-{digest}}}" >&2\n')
+    # what Helm 3.22 and 4.3 print, with a registry or without one
+    helm.write_text(
+        f"#!/bin/sh\n[ $3 != oci://none ] || {{ echo 'Error: no such host' >&2; exit 1; }}\n"
+        f'echo "Pushed: $3/postgres-writer:0.2.0"\n[ $2 = odd.tgz ] || echo "Digest: {digest}" >&2\n'
+    )
     helm.chmod(0o700)
     done = release("push", "package.tgz", "ghcr.io/some/charts", HELM=str(helm))
-    assert (done.returncode, done.stdout) == (0, f"{digest}\n")
-    assert "Pushed: oci://ghcr.io/some/charts/package.tgz" in done.stderr
-    done = release("push", "package.tgz", "ghcr.io/some/charts", HELM=str(helm), DIGEST="")
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("release: helm push printed no digest.\n")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{digest}\n", "")
+    for package, place, sentence in (
+        ("odd.tgz", "ghcr.io/some/charts", "helm push printed no digest: Pushed: oci://ghcr.io/some/charts/"),
+        ("package.tgz", "none", "Error: no such host"),
+    ):
+        done = release("push", package, place, HELM=str(helm))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(f"release: {sentence}")
 
 
 def test_a_new_version_is_written_everywhere(tmp_path: Path) -> None:
