@@ -104,6 +104,9 @@ def returned(named: Upgrade) -> Upgrade:
     """Run the section "Back to 0.1.0"."""
     show, respell = guide("Back to 0.1.0")
     assert shell(named.cluster, show).stdout.strip() == "No resources found"
+    named.client.create(named.client.manifest("default", "newborn", database="billing"))
+    assert shell(named.cluster, show).stdout.split()[-3:] == ["default", "newborn", "billing"]
+    named.client.delete("default", "newborn")
     named.stop()
     (path,) = guide("Back to 0.1.0", "sql")
     named.sql(path)
