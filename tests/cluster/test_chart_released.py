@@ -16,6 +16,7 @@ from postgres_writer import __version__
 from support.documents import ROOT, code_blocks, guide
 from support.helm import CHART, IMAGE, MAJORS, Helm
 from support.manifests import COMPONENTS, COMPOSITE, K8S, Manifest, by_name, pick, pod_of
+from support.metacontroller import crd_manifests
 from support.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -205,6 +206,22 @@ def test_metacontroller_comes_only_when_it_is_asked_for(release: Release) -> Non
     release.values = {"VALUES": release.helm.values()}
     assert 'no matches for kind "CompositeController"' in release.run("Install", 1, check=False)
     assert not release.get("crd", METACONTROLLERS[0])
+
+
+def test_definitions_that_another_metacontroller_has_left_are_replaced_as_the_page_says(release: Release) -> None:
+    crds = crd_manifests()
+    for crd in crds:
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = "Older."
+    release.server.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(crds))
+    release.server.kubectl("wait", "--for=condition=Established", *(f"crd/{name}" for name in METACONTROLLERS))
+    if release.helm.major == 4:
+        assert "failed to install CRD" in release.run("Install", 1, check=False)
+    release.run("Metacontroller in the release", 0)
+    release.run("Install", 1)
+    assert metacontroller(release)
+    assert "Older." not in str(release.get("crd", METACONTROLLERS[0]))
+    release.run("Uninstall", 1)
+    release.run("Uninstall", 4)
 
 
 def test_a_second_metacontroller_is_refused_as_the_page_says(release: Release) -> None:
