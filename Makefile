@@ -165,7 +165,7 @@ $(VENV)/.dev: setup.cfg pyproject.toml | $(VENV)/bin/python
 # Only what setup.cfg names is the oldest: what that needs in turn has bounds that others keep.
 .venv-oldest/bin/python: PYTHON = $(or $(shell python3.10 -c 'print("python3.10")' 2>/dev/null),python3)
 .venv-oldest/.dev: setup.cfg pyproject.toml | .venv-oldest/bin/python
-	@echo "Installing the oldest packages that setup.cfg allows into .venv-oldest ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(UV)
-	@$(BIN)/uv pip install --quiet --python .venv-oldest --resolution lowest-direct --editable '.[test]'
+	@echo "Installing the oldest packages that setup.cfg allows into $(@D) ..."
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(UV)
+	@$(@D)/bin/uv pip install --quiet --python $(@D) --resolution lowest-direct --editable '.[test]'
 	@touch $@
