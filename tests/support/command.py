@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -21,9 +22,11 @@ def run_here(*arguments: str, given: str = "", environ: Mapping[str, str] | None
     To start Python and import everything takes longer than most commands do. What is about the process itself
     (signals, memory, terminals, logs, how it ends) needs one of its own.
     """
+    level = logging.root.level
     with CliRunner().isolation(given, environ) as (printed, complained, _):
         code = main(list(arguments))
         sys.stderr.flush()
+    logging.root.setLevel(level)  # a command sets its own, which later tests would have, too
     return CompletedProcess(arguments, code, printed.getvalue().decode(), complained.getvalue().decode())
 
 
