@@ -69,6 +69,7 @@ def test_the_hook_keeps_its_distance_to_a_bare_endpoint(cases: list[Case]) -> No
     assert not missed, figures
 
 
+@pytest.mark.long
 def test_fifty_databases_cost_little_more_than_one() -> None:
     figures = growth.databases(print, 1, 3)
     assert not [line for line in report.verdicts(figures, _BOUNDS) if line.startswith("MISSED")], figures
@@ -107,6 +108,7 @@ class TestResyncSchedule:
         assert drawing.count("<rect") == 1 + 1200 // 5
 
 
+@pytest.mark.long
 def test_the_benchmark_of_the_audit_compares_everything_and_finds_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.audit"],

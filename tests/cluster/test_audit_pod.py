@@ -27,6 +27,7 @@ from support.waiting import wait_until
 if TYPE_CHECKING:
     from support.apiserver import ApiServer
 
+pytestmark = pytest.mark.long
 HOME = "postgres-writer"
 NAME = "postgres-writer-audit"
 ACCOUNT = f"system:serviceaccount:{HOME}:{NAME}"

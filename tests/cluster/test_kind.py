@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from support.apiserver import ApiServer
     from support.postgres import Database
 
+pytestmark = pytest.mark.long
 PSQL = """
 import os, sys, psycopg2
 connection = psycopg2.connect(os.environ["TEST_DSN"])

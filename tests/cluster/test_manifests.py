@@ -36,7 +36,12 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
-COMBINATIONS = [(), *((name,) for name in COMPONENTS), tuple(COMPONENTS), tuple(reversed(COMPONENTS))]
+COMBINATIONS = [
+    (),
+    *(pytest.param((name,), marks=pytest.mark.long) for name in COMPONENTS),
+    tuple(COMPONENTS),
+    tuple(reversed(COMPONENTS)),
+]
 
 
 @pytest.fixture(scope="module")

@@ -212,6 +212,7 @@ def test_no_row_is_left_where_nobody_looks(run: Callable[..., int]) -> None:
     assert run() > WALKS / 2, "most histories have a row to lose"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "broken",
     [

@@ -161,6 +161,7 @@ def test_one_row_per_resource_in_many_short_histories(attributes: dict[str, Any]
     walk_all(machine)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sabotage",
     [
@@ -182,6 +183,7 @@ def without_release(request: HookRequest, permits: Permits) -> Plan:
     return dataclasses.replace(plan, released=()) if isinstance(plan, Write) else plan
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("attributes", ALL[1::2], indirect=True)
 def test_a_column_that_is_not_released_is_caught(attributes: dict[str, Any]) -> None:
     machine: type[Protocol] = type(
@@ -212,6 +214,7 @@ def replace_statement(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
     forget()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -295,6 +298,7 @@ def test_what_commits_late_orphans_no_row_and_makes_no_ready_false(late: Late) -
     late()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sabotage", "lock"),
     [

@@ -49,6 +49,7 @@ def end_of(number: int, seconds: float, *arguments: str, environ: dict[str, str]
     return ""
 
 
+@pytest.mark.long
 def test_a_signal_at_any_moment_of_the_start_ends_it_with_zero() -> None:
     with starting(PLAIN) as server:
         began = time.monotonic()
