@@ -80,6 +80,7 @@ def test_values_make_the_columns_and_an_upgrade_and_a_rollback_change_them(
     assert chart.stored() == (first if major == 3 else {**first, "theirs": 1})
 
 
+@pytest.mark.long
 def test_helm_3_writes_a_misspelt_value_as_null(cluster: ApiServer, namespace: str, tmp_path: Path) -> None:
     chart = Chart(3, cluster, namespace, tmp_path)
     printed = chart.run("install", "tenant", str(tmp_path), given=[{"name": "plan", "valeu": "gold"}])
