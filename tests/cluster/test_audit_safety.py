@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
+pytestmark = pytest.mark.long
+
 
 def prune(setting: Setting, *arguments: str) -> subprocess.CompletedProcess[str]:
     return setting.audit("--prune", "--yes", *arguments)

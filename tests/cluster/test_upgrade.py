@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from support.apiserver import ApiServer
 
+pytestmark = pytest.mark.long
 ORIGINAL_CRD = Path(__file__).parent / "data" / "original_crd.yaml"
 ORIGINAL_FINALIZER = "finalizers.postgreswriters.demo.yash.com/cleanup-row"
 OUR_FINALIZER = "metacontroller.io/compositecontroller-postgres-writer"
