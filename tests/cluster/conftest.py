@@ -20,6 +20,7 @@ from cluster.installation import Installation, install, wipe
 from cluster.programs import BUILDS, find_helms
 from cluster.verdicts import argo_health, find_kstatus, find_lua, judge
 from support.apiserver import ApiServer
+from support.helm import MAJORS, Helm
 from support.kube_tools import Tools, find_kube_state_metrics, find_tools
 from support.manifests import K8S, prepare
 from support.programs import ProgramMissing, found_or_skipped
@@ -61,6 +62,18 @@ def state_metrics_program() -> Path:
 def helm_programs() -> list[Path]:
     """Find or build Helm, each version that `support.helm.Helm` runs."""
     return found_or_skipped(find_helms)
+
+
+@pytest.fixture(scope="session")
+def kustomize(kube_tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> ApiServer:
+    """Give kubectl; no server is started."""
+    return ApiServer(tmp_path_factory.mktemp("kubectl"), kube_tools)
+
+
+@pytest.fixture
+def helms(tmp_path: Path) -> list[Helm]:
+    """Give Helm, each version, on no cluster."""
+    return [Helm(major, tmp_path) for major in MAJORS]
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,6 @@ from support.manifests import COMPONENTS, K8S, build, by_name, overlay, pick
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.kube_tools import Tools
     from support.manifests import Manifest
 
 pytestmark = pytest.mark.usefixtures("helm_programs")
@@ -126,17 +125,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("no Deployment writer", {"patches": [{"patch": "{kind: Deployment, metadata: {name: writer}}"}]}),
     ("patches: test", {"patches": [{"target": METACONTROLLER, "patch": "[{op: test, path: /kind, value: A}]"}]}),
 ]
-
-
-@pytest.fixture(scope="module")
-def kustomize(kube_tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> ApiServer:
-    """Give kubectl; no server is started."""
-    return ApiServer(tmp_path_factory.mktemp("kubectl"), kube_tools)
-
-
-@pytest.fixture
-def helms(tmp_path: Path) -> list[Helm]:
-    return [Helm(major, tmp_path) for major in MAJORS]
 
 
 @pytest.fixture(params=MAJORS, ids="helm-{}".format)

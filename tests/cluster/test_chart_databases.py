@@ -14,13 +14,12 @@ from cluster.mounted import of_audit, of_server, sources
 from postgres_writer.config.settings import DatabaseConfig
 from postgres_writer.config.variables import settings_of
 from support.apiserver import ApiServer
-from support.helm import CHART, MAJORS, Helm
+from support.helm import CHART, Helm
 from support.manifests import K8S, Manifest, build, by_name, overlay, pick
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.kube_tools import Tools
 
 pytestmark = pytest.mark.usefixtures("helm_programs")
 EXAMPLE = (K8S / "overlays" / "example" / "databases.yaml").read_text()
@@ -45,17 +44,6 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("archive", {"archive": {**INLINE, "password_file": "/token/password"}}),
     ("sslmode", {"archive": {**INLINE, "sslmode": ["require"]}}),
 ]
-
-
-@pytest.fixture(scope="module")
-def kustomize(kube_tools: Tools, tmp_path_factory: pytest.TempPathFactory) -> ApiServer:
-    """Give kubectl; no server is started."""
-    return ApiServer(tmp_path_factory.mktemp("kubectl"), kube_tools)
-
-
-@pytest.fixture
-def helms(tmp_path: Path) -> list[Helm]:
-    return [Helm(major, tmp_path) for major in MAJORS]
 
 
 @pytest.fixture
