@@ -44,7 +44,9 @@ that one tries at a time, and short enough that its resources are synced soon af
 LOADED_LOCK_SECONDS, LEAST_LOCK_SECONDS = 0.5, 0.15
 """lock_timeout where less than half of a pool is free, and where many wait for a connection besides: longer than
 healthy transactions hold a lock, short enough that a hundred locked rows take turns within WRITE_BY_SECONDS."""
-PROBE_SECONDS = 0.75  # how long a connect may take that is to tell a stuck statement from a stopped server; see above
+PROBE_SECONDS = 0.75
+"""How long a connect may take that is to tell a stuck statement from a stopped server; see above. A request that leaves
+less time than that, or than the configured timeout, opens no connection: it is late, and the server not at fault."""
 OUTAGE_PAUSE_SECONDS = 300.0
 """After so long with neither a failure nor a success nothing is known of an earlier outage: far longer than the retries
 of a single resource take to go round dozens of replicas."""

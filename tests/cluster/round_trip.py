@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,17 +26,18 @@ class RoundTrip:
     hooks: ServerProcess
     controller: str = "composite"
 
-    def sync(self) -> dict[str, Any]:
+    def sync(self, before_the_call: Callable[[], None] = lambda: None) -> dict[str, Any]:
         """Call sync for the object as stored, write the status it answers, and return it."""
-        return self._step("sync")
+        return self._step("sync", before_the_call)
 
     def finalize(self) -> dict[str, Any]:
         """Call finalize likewise."""
         return self._step("finalize")
 
-    def _step(self, hook: str) -> dict[str, Any]:
+    def _step(self, hook: str, before_the_call: Callable[[], None] = lambda: None) -> dict[str, Any]:
         stored = self.resource.get()
         request = payload(stored, self.controller, finalizing=hook == "finalize")
+        before_the_call()
         reply = self.hooks.post(hook, request, timeout=60)
         assert reply.status_code == 200, reply.text
         status: dict[str, Any] = reply.json()["status"]

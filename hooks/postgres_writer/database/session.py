@@ -118,8 +118,8 @@ class Session:
         if self._connection is None:
             if not self._circuit.admits(now := time.monotonic()):
                 raise self._unavailable(now)
-            # a connect that has no time left says nothing about the server and must not open the circuit
-            _expect_waiting(call, start_by)
+            # a connect that has too little time left says nothing about the server and must not open the circuit
+            _expect_waiting(call, start_by - min(PROBE_SECONDS, self._config.connect_timeout))
             self._connect(start_by)
         text = self._composed(call, message)
         # by the server's clock, which may be minutes off from ours

@@ -133,7 +133,13 @@ def test_a_late_call_does_nothing(database: Database, subject: Subject, late: Ca
     assert (database.rows(), database.rows("pupils")) == ([ROW], [])
 
 
-def test_a_late_call_without_a_connection_does_not_make_others_fail(store: Store, database: Database) -> None:
-    Subject(store).sync(Call(time.monotonic() - 3600, lambda: False))
-    assert Subject(store).sync() is Operation.INSERTED
+@pytest.mark.parametrize("seconds_left", [-3600.0, 0.001, 0.003])
+def test_a_late_call_without_a_connection_does_not_make_others_fail(
+    store: Store, database: Database, seconds_left: float
+) -> None:
+    """Also one that leaves less time than a healthy server needs for a connection: it is the call that is late."""
+    late, subject = Subject(store), Subject(store)
+    late.sync(Call(time.monotonic() + seconds_left - (WRITE_BY_SECONDS - database.config().statement_timeout)))
+    assert isinstance(late.outcome.error, RequestExpired)
+    assert subject.sync() is Operation.INSERTED
     assert database.rows() == [ROW]
