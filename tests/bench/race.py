@@ -1,22 +1,25 @@
 """Creates, updates and deletes per second through a real API server, and what one object costs each process.
 
-Run by `make bench NAME=cluster` (OBJECTS=500 of each kind and ROUNDS=8 by default: a quarter of an hour);
+Run by `make bench NAME=cluster` (ROUNDS=40 with OBJECTS=100 of each kind by default: a quarter of an hour);
 METACONTROLLER names its binary. This server and the naive hook race, each with both kinds of controller and of
 resources; GO_OPERATOR names the binary of an operator to run along, and WITHOUT_EARLY_FINALIZER=1 lets this server run
 like that, too.
-Everyone runs once in every round, so that what else the machine does hits all alike, in a random order (SEED repeats
-it), so that nobody always pays for what the one before left behind. The table shows medians, and the ratios are to the
-naive hook of the same kinds in the same round. The tables are those of docs/performance.md.
+Everyone has an API server, a Metacontroller and a PostgreSQL of its own, which run at the same time, and the same step
+is run by one after the other, a second each, in a random order (SEED repeats it): a machine that is shared changes its
+speed by half from minute to minute, and what one leaves behind for a collector of garbage is charged to no other. The
+table shows medians, and the ratios are to the naive hook of the same kinds in the same round. The tables are those of
+docs/performance.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,11 +36,11 @@ from support.kube_tools import find_tools
 from support.metacontroller import SKIP_REASON, find_binary
 from support.stack import Stack
 
-OBJECTS = int(os.environ.get("OBJECTS") or 500)
-ROUNDS = int(os.environ.get("ROUNDS") or 8)
+OBJECTS = int(os.environ.get("OBJECTS") or 100)
+ROUNDS = int(os.environ.get("ROUNDS") or 40)
 CLIENTS = 16
-WARM = min(100, OBJECTS)
 LONGEST = 300.0
+NAMESPACE = "race"
 STEPS = ("creates", "updates", "deletes")
 PARTS = ("API server", "etcd", "PostgreSQL", "hook", "Metacontroller")
 _WATCHED = ("LIST", "WATCH", "DELETECOLLECTION")
@@ -87,17 +90,13 @@ def main() -> int:
         return 2
     seed = int(os.environ.get("SEED") or random.randrange(10_000))
     print(f"SEED={seed}", file=sys.stderr)
-    running = contenders()
-    with tempfile.TemporaryDirectory() as folder:
-        stack = Stack(Path(folder), find_tools(), binary)
-        try:
-            stack.start()
-            stack.recorder.stop()  # it decodes every version that is stored; this measures
-            entries = _race(stack, running, random.Random(seed))
-        finally:
-            stack.stop()
+    chance = random.Random(seed)
+    entries = [Entry(one, kind) for one in contenders() for kind in one.kinds]
+    # not all at once: an API server without work takes some of the processor, too
+    for way in dict.fromkeys(entry.contender.controller for entry in entries):
+        _heat([entry for entry in entries if entry.contender.controller == way], binary, chance)
     lines = [*summary(entries), "", *table(entries)]
-    for name in dict.fromkeys(one.name for one in running if one.name in (OURS, LATE)):
+    for name in dict.fromkeys(one.contender.name for one in entries if one.contender.name in (OURS, LATE)):
         lines += ["", *ratio_table(entries, name)]
     figures = ratios(entries, OURS)
     judged = verdicts(figures)
@@ -106,76 +105,83 @@ def main() -> int:
     return int(any(line.startswith("MISSED") for line in judged))
 
 
-def _race(stack: Stack, running: list[Contender], chance: random.Random) -> list[Entry]:
-    """Let all contenders run in all rounds, in random orders."""
-    for one in running:  # caches fill, etcd's file grows: at nobody's cost
-        _run(stack, [Entry(one, kind) for kind in one.kinds], "warm", WARM)
-    entries = [[Entry(one, kind) for kind in one.kinds] for one in running]
-    for number in range(ROUNDS):
-        for of_one in chance.sample(entries, len(entries)):
-            _run(stack, chance.sample(of_one, len(of_one)), f"round-{number}", OBJECTS)
-    return [entry for of_one in entries for entry in of_one]
+def _heat(entries: list[Entry], binary: Path, chance: random.Random) -> None:
+    """Let those who use the same kind of controller run against each other, in all rounds."""
+    with contextlib.ExitStack() as running:
+        racing = {entry.contender.name: entry.contender for entry in entries}
+        lanes = {name: running.enter_context(_lane(one, binary)) for name, one in racing.items()}
+        for number in range(-1, ROUNDS):
+            for kind in chance.sample(list(KINDS.values()), len(KINDS)):
+                rivals = [entry for entry in entries if entry.kind is kind]
+                for step in STEPS:
+                    for entry in chance.sample(rivals, len(rivals)):
+                        leg = lanes[entry.contender.name].run(step, kind)
+                        # in the first one caches fill, and files grow
+                        if number >= 0:
+                            entry.legs[step].append(leg)
+            print(f"{entries[0].contender.controller}: round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
+        for name, lane in lanes.items():
+            if rows := lane.stack.database.rows():
+                raise AssertionError(f"{name}: {len(rows)} rows are left")
 
 
-def _run(stack: Stack, entries: list[Entry], name: str, objects: int) -> None:
-    """Let one contender go through all steps with so many objects of each of its kinds, and note its legs."""
-    contender = entries[0].contender
-    namespace = f"{name}-{contender.controller}-{contender.run.__name__}"
-    with contender.run(stack, contender.controller) as pid:
-        stack.client.create_namespace(namespace)
-        stack.wait_for_controller(kinds=contender.kinds)
-        progress = Progress(stack.client)
-        progress.start()
+@contextlib.contextmanager
+def _lane(contender: Contender, binary: Path) -> Iterator[Lane]:
+    """Start all that a contender runs with."""
+    with tempfile.TemporaryDirectory() as folder:
+        stack = Stack(Path(folder), find_tools(), binary)
         try:
-            for entry in entries:
-                legs = _legs(progress, stack.client.of(entry.kind), namespace, lambda: _cpu(stack, pid), objects)
-                for step, leg in legs.items():
-                    entry.legs[step].append(leg)
-                rates = ", ".join(f"{step} {leg.rate:.0f}/s" for step, leg in legs.items())
-                who = f"{contender.name}, {contender.controller}, {entry.kind.name}"
-                print(f"{name}: {who}: {rates}", file=sys.stderr, flush=True)
+            stack.start()
+            stack.recorder.stop()  # it decodes every version that is stored; this measures
+            with contender.run(stack, contender.controller) as pid:
+                stack.client.create_namespace(NAMESPACE)
+                stack.wait_for_controller(kinds=contender.kinds)
+                progress = Progress(stack.client)
+                progress.start()
+                yield Lane(stack, pid, progress)
+                progress.stop()
         finally:
-            progress.stop()
-    rows = stack.database.rows()
-    if rows:
-        raise AssertionError(f"{len(rows)} rows are left")
+            stack.stop()
 
 
-def _legs(
-    progress: Progress, client: ApiClient, namespace: str, spent: Callable[[], dict[str, float]], objects: int
-) -> dict[str, Leg]:
-    """Create, update and delete all objects of a client's kind, each time until the last one has gone through."""
-    names = [f"object-{number}" for number in range(objects)]
-    older = client.manifest(namespace, "any", age=24)["spec"]
-    # of a list a merge patch has to give the whole
-    patch = {"spec": {name: older[name] for name in ("age", "columns") if name in older}}
-    steps: dict[str, tuple[Callable[[str], object], Callable[[], bool]]] = {
-        "creates": (lambda name: client.create(client.manifest(namespace, name)), lambda: progress.ready == objects),
-        "updates": (lambda name: client.merge(namespace, name, patch), lambda: progress.ready == objects),
-        "deletes": (lambda name: client.delete(namespace, name), lambda: progress.existing == 0),
-    }
-    legs = {}
-    for step, (act, done) in steps.items():
-        requests, cpu, versions = _requests(client), spent(), progress.versions
+@dataclass(frozen=True)
+class Lane:
+    """What one contender runs with: the processes, ``pid`` among them for what serves it, and what has come of it."""
+
+    stack: Stack
+    pid: int
+    progress: Progress
+
+    def run(self, step: str, kind: Kind) -> Leg:
+        """Create, update or delete all objects of a kind, until the last one has gone through."""
+        client, progress = self.stack.client.of(kind), self.progress
+        older = client.manifest(NAMESPACE, "any", age=24)["spec"]
+        # of a list a merge patch has to give the whole
+        patch = {"spec": {name: older[name] for name in ("age", "columns") if name in older}}
+        act: Callable[[str], object] = {
+            "creates": lambda name: client.create(client.manifest(NAMESPACE, name)),
+            "updates": lambda name: client.merge(NAMESPACE, name, patch),
+            "deletes": lambda name: client.delete(NAMESPACE, name),
+        }[step]
+        requests, cpu, versions = _requests(client), self._cpu(), progress.versions
+
+        def through() -> bool:
+            # every object is stored twice at least: by the client, and by what answers it
+            stored = progress.versions - versions >= 2 * OBJECTS
+            return stored and (progress.existing == 0 if step == "deletes" else progress.ready == OBJECTS)
+
         with ThreadPoolExecutor(CLIENTS) as pool:
-            sent = pool.map(act, names)
-
-            def through(done: Callable[[], bool] = done, versions: int = versions) -> bool:
-                # every object is stored twice at least: by the client, and by what answers it
-                return progress.versions - versions >= 2 * objects and done()
-
-            seconds = progress.wait_for(through, f"{step} in {namespace}", LONGEST)
+            sent = pool.map(act, [f"object-{number}" for number in range(OBJECTS)])
+            seconds = progress.wait_for(through, f"{step} of {kind.plural}", LONGEST)
             list(sent)
-        cpu_ms = {part: (after - cpu[part]) * 1000 / objects for part, after in spent().items()}
-        legs[step] = Leg(objects / seconds, cpu_ms, (_requests(client) - requests) / objects)
-    return legs
+        cpu_ms = {part: (after - cpu[part]) * 1000 / OBJECTS for part, after in self._cpu().items()}
+        return Leg(OBJECTS / seconds, cpu_ms, (_requests(client) - requests) / OBJECTS)
 
-
-def _cpu(stack: Stack, pid: int) -> dict[str, float]:
-    metacontroller = stack.metacontroller.process
-    assert metacontroller is not None
-    pids = (stack.api.pid("kube-apiserver"), stack.api.pid("etcd"), stack.postgres.pid, pid, metacontroller.pid)
-    return dict(zip(PARTS, map(cpu_seconds, pids), strict=True))
+    def _cpu(self) -> dict[str, float]:
+        metacontroller = self.stack.metacontroller.process
+        assert metacontroller is not None
+        servers = self.stack.api.pid("kube-apiserver"), self.stack.api.pid("etcd"), self.stack.postgres.pid
+        return dict(zip(PARTS, map(cpu_seconds, (*servers, self.pid, metacontroller.pid)), strict=True))
 
 
 def _requests(client: ApiClient) -> int:
