@@ -52,8 +52,8 @@ def controller(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def hooks(database: Database) -> Iterator[ServerProcess]:
-    """Run a hook server with one worker on a database of the test's own, with a short time for locks."""
-    with running_server(database, PSQL_STATEMENT_TIMEOUT="1") as server:
+    """Run a hook server on a database of the test's own."""
+    with running_server(database) as server:
         yield server
 
 

@@ -99,20 +99,15 @@ def test_what_callers_give_up_leaves_nothing_behind(database: Database) -> None:
         expected = {f"default/r{number}": 1000 + number for number in range(CALLERS)}
         assert {row[0]: row[2] for row in database.rows()} == expected
         # none was lost to the pool: all but the last, which is for other tables, can be lent at the same time
-        with database.connection() as connection, connection.cursor() as cursor:
-            cursor.execute("BEGIN; LOCK TABLE students")
-            with ThreadPoolExecutor(CALLERS) as pool:
-                waiting = [pool.submit(ask, server.port, body(f"w{number}")) for number in range(CALLERS)]
-                wait_until(
-                    lambda: (
-                        database.query(f"SELECT count(*) {mine} AND wait_event_type = 'Lock'")[0][0] == CONNECTIONS - 1
-                    ),
-                    "the worker's connections are in use",
-                )
-                cursor.execute("COMMIT")
-                assert {each.result().ready for each in waiting} <= {
-                    "True RowSynced",
-                    "False DatabaseBusy",
-                    "False RequestExpired",
-                }
+        database.query(
+            "CREATE FUNCTION doze() RETURNS trigger LANGUAGE plpgsql AS"
+            " $$ BEGIN PERFORM pg_sleep(2); RETURN NEW; END $$;"
+            "CREATE TRIGGER doze BEFORE INSERT ON students FOR EACH ROW EXECUTE FUNCTION doze()"
+        )
+        with ThreadPoolExecutor(CALLERS) as pool:
+            waiting = [pool.submit(ask, server.port, body(f"w{number}")) for number in range(CALLERS)]
+            in_use = f"SELECT count(*) {mine} AND wait_event = 'PgSleep'"
+            wait_until(lambda: database.query(in_use)[0][0] == CONNECTIONS - 1, "the worker's connections are in use")
+            answers = {each.result().ready for each in waiting}
+            assert answers <= {"True RowSynced", "False DatabaseBusy", "False RequestExpired"}
         assert "Traceback" not in server.logs

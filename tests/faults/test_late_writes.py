@@ -142,7 +142,7 @@ def test_a_write_that_waits_for_a_lock_ends_with_its_caller(site: Site) -> None:
     expired, busy = ended(site)
     with site.database.connection() as own, own.cursor() as cursor:
         cursor.execute("BEGIN; LOCK TABLE students")
-        assert ask(site.server.port, body("r0", 6), patience=1).status == 0
+        assert ask(site.server.port, body("r0", 6), patience=0.3).status == 0
         # its caller ended it; lock_timeout, which would have come later, makes it busy
         wait_until(lambda: sum(ended(site)) > expired + busy, "the end of the abandoned write")
         assert ended(site) == (expired + 1, busy)

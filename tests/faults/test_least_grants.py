@@ -134,7 +134,7 @@ def test_the_suite_passes_with_exactly_these_grants() -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=280,
+        timeout=580,
     )
     assert done.returncode == 0, done.stdout[-8000:]
     summary = done.stdout.splitlines()[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -14,7 +15,7 @@ from support.subject import ROW, Subject
 from support.waiting import wait_until
 
 STATEMENT_SECONDS = 0.5
-"""Short, so that a caller does not wait long for what hangs."""
+"""The time-out of what will hang, so that its caller does not wait long; all others have the usual one."""
 UNAVAILABLE = "False DatabaseUnavailable"
 BUSY = "False DatabaseBusy"
 SYNCED = "True RowSynced"
@@ -40,20 +41,20 @@ class Replicas:
     """Hooks that know nothing of each other: every call finds a store of its own."""
 
     def __init__(self, database: Database) -> None:
-        self._config = database.config(statement_timeout=STATEMENT_SECONDS)
+        self._config = database.config()
         self.subject = Subject(Store(self._config))
 
-    def sync(self, *, lost: bool = False, **changes: object) -> str:
+    def sync(self, *, lost: bool = False, hangs: bool = False, **changes: object) -> str:
         """Sync, after an edit if there are changes; gives the condition Ready."""
         if changes:
             self.subject.edit(**changes)
-        with self._another():
+        with self._another(hangs):
             self.subject.sync(lost=lost)
         return "" if lost else self.subject.ready
 
-    def finalize(self) -> bool:
+    def finalize(self, *, hangs: bool = False) -> bool:
         """Finalize; gives whether the finalizer is released."""
-        with self._another():
+        with self._another(hangs):
             return self.subject.finalize()
 
     def settle(self) -> None:
@@ -65,8 +66,9 @@ class Replicas:
         wait_until(self.finalize, "the finalizer is released")
 
     @contextlib.contextmanager
-    def _another(self) -> Iterator[None]:
-        self.subject.store = Store(self._config)
+    def _another(self, hangs: bool) -> Iterator[None]:
+        seconds = STATEMENT_SECONDS if hangs else self._config.statement_timeout
+        self.subject.store = Store(replace(self._config, statement_timeout=seconds))
         yield
         self.subject.store.close()
 
@@ -82,7 +84,7 @@ def test_an_insert_that_hangs_does_not_outlive_its_resource(
     instance: PostgresInstance, database: Database, hooks: Replicas, ending: str, lost: bool
 ) -> None:
     with stalled_commits(instance):
-        assert hooks.sync(lost=lost) in ("", UNAVAILABLE)
+        assert hooks.sync(lost=lost, hangs=True) in ("", UNAVAILABLE)
         assert hanging(database) == 1
         assert database.rows() == []
         assert not hooks.finalize(), "released, although the row is about to appear"
@@ -100,7 +102,7 @@ def test_a_move_that_hangs_and_is_taken_back(
 ) -> None:
     assert hooks.sync() == SYNCED
     with stalled_commits(instance):
-        assert hooks.sync(table="pupils") == UNAVAILABLE
+        assert hooks.sync(table="pupils", hangs=True) == UNAVAILABLE
         assert hooks.sync(table="students") == BUSY, "claimed, although the row is about to leave the table"
         assert set(hooks.subject.tables) == {"public.students", "public.pupils"}
         ENDINGS[ending](instance)
@@ -115,7 +117,7 @@ def test_an_update_that_hangs_and_is_taken_back(
 ) -> None:
     assert hooks.sync() == SYNCED
     with stalled_commits(instance):
-        assert hooks.sync(age=24) == UNAVAILABLE
+        assert hooks.sync(age=24, hangs=True) == UNAVAILABLE
         assert hooks.sync(age=23) == BUSY, "claimed, although the row is about to change"
         ENDINGS[ending](instance)
         assert database.rows() == [CHANGED]
@@ -127,7 +129,7 @@ def test_an_update_that_hangs_and_is_taken_back(
 def test_a_delete_that_hangs(instance: PostgresInstance, database: Database, hooks: Replicas, ending: str) -> None:
     assert hooks.sync() == SYNCED
     with stalled_commits(instance):
-        assert not hooks.finalize()
+        assert not hooks.finalize(hangs=True)
         assert not hooks.finalize()
         assert hooks.subject.ready == BUSY
         assert database.rows() == [ROW]
@@ -145,7 +147,7 @@ def test_a_move_that_hangs_and_goes_on(
     database.query(f"DROP TABLE IF EXISTS third; {STUDENTS.replace('students', 'third')}")
     assert hooks.sync() == SYNCED
     with stalled_commits(instance):
-        assert hooks.sync(table="pupils") == UNAVAILABLE
+        assert hooks.sync(table="pupils", hangs=True) == UNAVAILABLE
         assert hooks.sync(age=-1) == "False InvalidSpec"
         assert set(hooks.subject.tables) == {"public.students", "public.pupils"}
         assert hooks.sync(table="third", age=23) == BUSY
@@ -164,7 +166,7 @@ def test_a_steady_row_stays_ready_while_commits_hang(
     assert hooks.sync() == SYNCED
     database.query("UPDATE students SET age = 5")
     with stalled_commits(instance):
-        assert hooks.sync(lost=True) == ""
+        assert hooks.sync(lost=True, hangs=True) == ""
         assert hooks.sync(lost=True) == ""
         assert hooks.subject.outcome.error is not None
         assert hooks.subject.outcome.error.reason.value == "DatabaseBusy"

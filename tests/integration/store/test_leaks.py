@@ -14,7 +14,7 @@ from support.postgres import Database
 from support.subject import Subject
 from support.ways import both_ways, in_turn, is_prepared
 
-TIMEOUT = 1.0
+TIMEOUT = 4.0
 SETTINGS = {
     "statement_timeout": ["0", "'100ms'"],
     "lock_timeout": ["0", "'100ms'"],
@@ -143,8 +143,9 @@ def test_a_time_out_that_is_left_behind_makes_no_outage_of_a_lock(database: Data
 def test_a_transaction_timeout_of_the_role_is_no_outage(database: Database, prepared: bool) -> None:
     if not database.query("SELECT 1 FROM pg_settings WHERE name = 'transaction_timeout'"):
         pytest.skip("needs PostgreSQL 17")
-    database.query(f"ALTER DATABASE {database.name} SET transaction_timeout = '100ms'")
-    store = Store(database.config(prepared_statements=prepared, statement_timeout=TIMEOUT), 1)
+    database.query(f"ALTER DATABASE {database.name} SET transaction_timeout = '1s'")
+    # where connections are free a statement waits 3 s for a lock
+    store = Store(database.config(prepared_statements=prepared, statement_timeout=TIMEOUT))
     subject = Subject(store)
     subject.sync()
     with database.connection(options="-c transaction_timeout=0") as other:
