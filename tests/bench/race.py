@@ -1,19 +1,21 @@
 """Creates, updates and deletes per second through a real API server, and what one object costs each process.
 
-Run by `make bench NAME=cluster` (ROUNDS=40 with OBJECTS=100 of each kind by default: a quarter of an hour);
+Run by `make bench NAME=cluster` (OBJECTS=500 of each kind and ROUNDS=8 by default: a quarter of an hour);
 METACONTROLLER names its binary. This server and the naive hook race, each with both kinds of controller and of
 resources; GO_OPERATOR names the binary of an operator to run along, and WITHOUT_EARLY_FINALIZER=1 lets this server run
 like that, too.
-Everyone has an API server, a Metacontroller and a PostgreSQL of its own, which run at the same time, and the same step
-is run by one after the other, a second each, in a random order (SEED repeats it): a machine that is shared changes its
-speed by half from minute to minute, and what one leaves behind for a collector of garbage is charged to no other. The
-table shows medians, and the ratios are to the naive hook of the same kinds in the same round. The tables are those of
-docs/performance.md.
+Everyone has an API server, a Metacontroller and a PostgreSQL of its own, which run at the same time, and a round
+consists of slices of about a hundred objects, a second each, which one runs after the other in a random order (SEED
+repeats it): a shared machine changes its speed by half from minute to minute, and what one leaves behind for a
+collector of garbage is charged to no other. The slices differ in size, so that this does not happen in the same step
+each time: it takes a quarter of the API server's time, about once for a hundred objects. The tables are those of
+docs/performance.md, their figures those of all rounds together, and the ratios are to the naive hook of the same kinds.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from typing import NamedTuple
 
 from bench import report
 from bench.contenders import CONTROLLERS, LATE, NAIVE, OURS, Contender, contenders
@@ -36,8 +38,9 @@ from support.kube_tools import find_tools
 from support.metacontroller import SKIP_REASON, find_binary
 from support.stack import Stack
 
-OBJECTS = int(os.environ.get("OBJECTS") or 100)
-ROUNDS = int(os.environ.get("ROUNDS") or 40)
+OBJECTS = int(os.environ.get("OBJECTS") or 500)
+ROUNDS = int(os.environ.get("ROUNDS") or 8)
+SLICE = 100
 CLIENTS = 16
 LONGEST = 300.0
 NAMESPACE = "race"
@@ -53,16 +56,39 @@ MEASURES = {**{step: f"{step}/s" for step in STEPS}, CPU: "CPU of API server and
 
 @dataclass(frozen=True)
 class Leg:
-    """One step of one contender in one round."""
+    """One step of one contender, of one slice or of several together."""
 
-    rate: float
-    cpu_ms: dict[str, float]
-    """CPU time per object in ms, by part."""
-    requests: float
-    """Requests per object that the API server answered, the client's own included."""
+    objects: int
+    seconds: float
+    cpu_seconds: dict[str, float]
+    """By part."""
+    requests: int
+    """Which the API server answered, the client's own included."""
+
+    @property
+    def rate(self) -> float:
+        """Objects per second."""
+        return self.objects / self.seconds
+
+    def cpu_ms(self, *parts: str) -> float:
+        """Give the CPU time per object in ms that some parts took together."""
+        return sum(self.cpu_seconds[part] for part in parts) * 1000 / self.objects
+
+    def __add__(self, other: Leg) -> Leg:
+        """Give both together."""
+        spent = {part: seconds + other.cpu_seconds[part] for part, seconds in self.cpu_seconds.items()}
+        return Leg(self.objects + other.objects, self.seconds + other.seconds, spent, self.requests + other.requests)
 
 
 Figure = Callable[[Leg], float]
+
+
+class Ratio(NamedTuple):
+    """A ratio over all rounds, and the lowest and the highest of a single one."""
+
+    whole: float
+    lowest: float
+    highest: float
 
 
 @dataclass
@@ -73,13 +99,14 @@ class Entry:
     kind: Kind
     legs: dict[str, list[Leg]] = field(default_factory=lambda: {step: [] for step in STEPS})
 
-    def middle(self, step: str, figure: Figure) -> float:
-        """Give the median of a figure over the rounds."""
-        return median(map(figure, self.legs[step]))
+    def all(self, step: str) -> Leg:
+        """Give all rounds together."""
+        return functools.reduce(Leg.__add__, self.legs[step])
 
-    def over(self, other: Entry, step: str, figure: Figure) -> list[float]:
-        """Give the ratios to another's figure in the same round."""
-        return [figure(a) / figure(b) for a, b in zip(self.legs[step], other.legs[step], strict=True)]
+    def over(self, other: Entry, step: str, figure: Figure) -> Ratio:
+        """Give the ratio to another's figure."""
+        rounds = [figure(a) / figure(b) for a, b in zip(self.legs[step], other.legs[step], strict=True)]
+        return Ratio(figure(self.all(step)) / figure(other.all(step)), min(rounds), max(rounds))
 
 
 def main() -> int:
@@ -110,19 +137,31 @@ def _heat(entries: list[Entry], binary: Path, chance: random.Random) -> None:
     with contextlib.ExitStack() as running:
         racing = {entry.contender.name: entry.contender for entry in entries}
         lanes = {name: running.enter_context(_lane(one, binary)) for name, one in racing.items()}
-        for number in range(-1, ROUNDS):
-            for kind in chance.sample(list(KINDS.values()), len(KINDS)):
-                rivals = [entry for entry in entries if entry.kind is kind]
-                for step in STEPS:
-                    for entry in chance.sample(rivals, len(rivals)):
-                        leg = lanes[entry.contender.name].run(step, kind)
-                        # in the first one caches fill, and files grow
-                        if number >= 0:
-                            entry.legs[step].append(leg)
-            print(f"{entries[0].contender.controller}: round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
+        _round(entries, lanes, chance)  # caches fill, and files grow: at nobody's cost
+        for number in range(1, ROUNDS + 1):
+            for entry, legs in zip(entries, _round(entries, lanes, chance), strict=True):
+                for step, leg in legs.items():
+                    entry.legs[step].append(leg)
+            print(f"{entries[0].contender.controller}: round {number} of {ROUNDS}", file=sys.stderr, flush=True)
         for name, lane in lanes.items():
             if rows := lane.stack.database.rows():
                 raise AssertionError(f"{name}: {len(rows)} rows are left")
+
+
+def _round(entries: list[Entry], lanes: dict[str, Lane], chance: random.Random) -> list[dict[str, Leg]]:
+    """Let everyone go through all steps with OBJECTS objects, slice by slice; gives the legs of each."""
+    legs: list[dict[str, Leg]] = [{} for _ in entries]
+    for kind in KINDS.values():
+        rivals = [(entry, mine) for entry, mine in zip(entries, legs, strict=True) if entry.kind is kind]
+        left = OBJECTS
+        while left:
+            size = min(left, chance.randint(SLICE // 2, SLICE * 3 // 2))
+            left -= size
+            for step in STEPS:
+                for entry, mine in chance.sample(rivals, len(rivals)):
+                    leg = lanes[entry.contender.name].run(step, kind, size)
+                    mine[step] = mine[step] + leg if step in mine else leg
+    return legs
 
 
 @contextlib.contextmanager
@@ -152,8 +191,8 @@ class Lane:
     pid: int
     progress: Progress
 
-    def run(self, step: str, kind: Kind) -> Leg:
-        """Create, update or delete all objects of a kind, until the last one has gone through."""
+    def run(self, step: str, kind: Kind, objects: int) -> Leg:
+        """Create, update or delete so many objects of a kind, until the last one has gone through."""
         client, progress = self.stack.client.of(kind), self.progress
         older = client.manifest(NAMESPACE, "any", age=24)["spec"]
         # of a list a merge patch has to give the whole
@@ -167,15 +206,15 @@ class Lane:
 
         def through() -> bool:
             # every object is stored twice at least: by the client, and by what answers it
-            stored = progress.versions - versions >= 2 * OBJECTS
-            return stored and (progress.existing == 0 if step == "deletes" else progress.ready == OBJECTS)
+            stored = progress.versions - versions >= 2 * objects
+            return stored and (progress.existing == 0 if step == "deletes" else progress.ready == objects)
 
         with ThreadPoolExecutor(CLIENTS) as pool:
-            sent = pool.map(act, [f"object-{number}" for number in range(OBJECTS)])
+            sent = pool.map(act, [f"object-{number}" for number in range(objects)])
             seconds = progress.wait_for(through, f"{step} of {kind.plural}", LONGEST)
             list(sent)
-        cpu_ms = {part: (after - cpu[part]) * 1000 / OBJECTS for part, after in self._cpu().items()}
-        return Leg(OBJECTS / seconds, cpu_ms, (_requests(client) - requests) / OBJECTS)
+        spent = {part: after - cpu[part] for part, after in self._cpu().items()}
+        return Leg(objects, seconds, spent, _requests(client) - requests)
 
     def _cpu(self) -> dict[str, float]:
         metacontroller = self.stack.metacontroller.process
@@ -190,72 +229,66 @@ def _requests(client: ApiClient) -> int:
 
 
 def summary(entries: Iterable[Entry]) -> list[str]:
-    """Give the lines of a Markdown table: the rates without those of the decorator, medians over the rounds."""
+    """Give the lines of a Markdown table: the rates without those of the decorator."""
     lines = [f"| | {' | '.join(f'{step}/s' for step in STEPS)} |", "| --- |" + " --: |" * len(STEPS)]
     for entry in entries:
         if entry.contender.controller != "decorator":
-            rates = (f"{entry.middle(step, _rate):.0f}" for step in STEPS)
+            rates = (f"{entry.all(step).rate:.0f}" for step in STEPS)
             lines.append(f"| {entry.contender.name}, {entry.kind.name} | {' | '.join(rates)} |")
     return lines
 
 
 def table(entries: Iterable[Entry]) -> list[str]:
-    """Give the lines of a Markdown table: rates, requests and CPU time per object, medians over the rounds."""
+    """Give the lines of a Markdown table: rates, requests and CPU time per object."""
     lines = [f"| step | kind | who | controller | /s | requests | {' | '.join(f'{part} ms' for part in PARTS)} |"]
     lines.append("| --- | --- | --- | --- |" + " --: |" * (2 + len(PARTS)))
     for step in STEPS:
         for entry in sorted(
             entries, key=lambda entry: (list(KINDS).index(entry.kind.name), entry.contender.controller)
         ):
-            numbers = [f"{entry.middle(step, _rate):.0f}"]
-            numbers += [f"{entry.middle(step, lambda leg: leg.requests):.1f}"]
-            numbers += [f"{entry.middle(step, lambda leg, p=part: leg.cpu_ms[p]):.2f}" for part in PARTS]  # type: ignore[misc]
+            leg = entry.all(step)
+            numbers = [f"{leg.rate:.0f}", f"{leg.requests / leg.objects:.1f}"]
+            numbers += [f"{leg.cpu_ms(part):.2f}" for part in PARTS]
             who = (step, entry.kind.name, entry.contender.name, entry.contender.controller)
             lines.append(f"| {' | '.join((*who, *numbers))} |")
     return lines
 
 
 def ratio_table(entries: Iterable[Entry], name: str) -> list[str]:
-    """Give the lines of a Markdown table: someone's ratios to the naive hook, their medians and their spread."""
+    """Give the lines of a Markdown table: someone's ratios to the naive hook, and how much single rounds differ."""
     found = _ratios(entries, name)
-    lines = [f"| {name} to the {NAIVE}, same round | {' | '.join(f'{kind}, {way}' for kind, way in found)} |"]
+    lines = [f"| {name} to the {NAIVE} | {' | '.join(f'{kind}, {way}' for kind, way in found)} |"]
     lines.append("| --- |" + " --: |" * len(found))
     for measure, text in MEASURES.items():
-        all_rounds = [by_measure[measure] for by_measure in found.values()]
-        cells = [f"{median(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in all_rounds]
+        each = [by_measure[measure] for by_measure in found.values()]
+        cells = [f"{ratio.whole:.2f} ({ratio.lowest:.2f} to {ratio.highest:.2f})" for ratio in each]
         lines.append(f"| {text} | {' | '.join(cells)} |")
     return lines
 
 
 def ratios(entries: Iterable[Entry], name: str) -> dict[str, float]:
-    """Give the medians of someone's ratios to the naive hook, by what is compared."""
+    """Give someone's ratios to the naive hook, by what is compared."""
     return {
-        f"{kind}_{way}_{measure}_ratio": round(median(each), 3)
+        f"{kind}_{way}_{measure}_ratio": round(ratio.whole, 3)
         for (kind, way), by_measure in _ratios(entries, name).items()
-        for measure, each in by_measure.items()
+        for measure, ratio in by_measure.items()
     }
 
 
-def _ratios(entries: Iterable[Entry], name: str) -> dict[tuple[str, str], dict[str, list[float]]]:
-    """Give someone's ratios to the naive hook in each round, by kinds of resource and controller and by measure.
+def _ratios(entries: Iterable[Entry], name: str) -> dict[tuple[str, str], dict[str, Ratio]]:
+    """Give someone's ratios to the naive hook, by kinds of resource and controller and by measure.
 
-    Of the CPU of API server and hook they are those of the step in which their median is the worst.
+    That of the CPU of API server and hook is of the step in which it is the worst.
     """
     by_name = {(entry.contender.name, entry.kind.name, entry.contender.controller): entry for entry in entries}
     found = {}
     for kind in KINDS:
         for way in CONTROLLERS:
             mine, naive = by_name[name, kind, way], by_name[NAIVE, kind, way]
-            rates = {step: mine.over(naive, step, _rate) for step in STEPS}
-            costs = [
-                mine.over(naive, step, lambda leg: leg.cpu_ms["API server"] + leg.cpu_ms["hook"]) for step in STEPS
-            ]
-            found[kind, way] = {**rates, CPU: max(costs, key=median)}
+            rates = {step: mine.over(naive, step, lambda leg: leg.rate) for step in STEPS}
+            costs = [mine.over(naive, step, lambda leg: leg.cpu_ms("API server", "hook")) for step in STEPS]
+            found[kind, way] = {**rates, CPU: max(costs)}
     return found
-
-
-def _rate(leg: Leg) -> float:
-    return leg.rate
 
 
 def verdicts(figures: dict[str, float]) -> list[str]:
