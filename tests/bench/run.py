@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench import growth, probes, report
-from bench.cases import OBJECTS, ROWS, Case, keep_alive_cases, row_cases, run_rounds
+from bench.cases import OBJECTS, ROWS, Case, keep_alive_cases, noop, row_cases, run_rounds, write
 from bench.others import other_cases
 from bench.servers import Bench, bench, counted
 from postgres_writer.config.settings import Config
 
 ROUNDS = 3
-_DATABASE_ROUNDS = 9
-"""Two servers only are compared, by a ratio that has little room: many short rounds."""
+_CLOSE_ROUNDS = 9
+"""Cases that are compared by a ratio which has little room follow each other, in many short rounds."""
 _CONCURRENCIES = (1, 16, 64)
 _WAL_REQUESTS = 10_000
 _MEMORY_MARKS = (20_000, 100_000)
@@ -43,15 +43,17 @@ def whole(seconds: int, say: Say, plot: Path | None) -> tuple[Figures, bool]:
         with other_cases(parts) as others:
             cases += others
             run_rounds(cases, ROUNDS, max(1, seconds // ROUNDS), parts.postgres.pid)
-            check_operations(parts, cases)
+        close = [noop(parts.hook, 16), write(parts.hook, 16, "close"), *row_cases(parts.hook, "close")]
+        run_rounds(close, _CLOSE_ROUNDS, max(1, seconds // _CLOSE_ROUNDS), parts.postgres.pid)
+        check_operations(parts, cases + close)
         _print_table(cases, say)
-        figures |= ratios(cases) | connections(parts)
+        figures |= ratios(cases) | row_ratios(close) | connections(parts)
         for measured in probes.raw(parts.database, max(1, seconds // ROUNDS)):
             say(f"raw psycopg2, {measured.name}: {measured.rate:,.0f}/s, client {measured.client_ms:.3f} ms CPU each")
             figures[f"raw_{measured.name.replace('-', '')}_rate"] = round(measured.rate)
         figures |= _memory(parts, say)
     figures |= growth.measure(say, max(1, seconds // ROUNDS), plot)
-    figures |= growth.databases(say, max(1, seconds // _DATABASE_ROUNDS), _DATABASE_ROUNDS)
+    figures |= growth.databases(say, max(1, seconds // _CLOSE_ROUNDS), _CLOSE_ROUNDS)
     say("")
     for line in report.promises(figures):
         say(line)
@@ -99,25 +101,33 @@ def _memory(parts: Bench, say: Say) -> Figures:
 def ratios(cases: Iterable[Case]) -> Figures:
     """Give the figures that compare the hook with the bare endpoint, at 16 connections that stay open."""
     at_16 = {case.name: case for case in cases if case.connections == 16 and not case.load.close}
-    bare, noop, write = at_16["bare Flask"], at_16["no-op"], at_16["write"]
+    yardstick, unchanged, written = at_16["bare Flask"], at_16["no-op"], at_16["write"]
     figures = {
-        "noop_ratio": noop.over(bare, lambda m: m.rate),
-        "write_ratio": write.over(bare, lambda m: m.rate),
-        "noop_cpu_ratio": noop.server_ms / bare.server_ms,
-        "noop_cpu_ms": noop.server_ms,
-        "noop_rate": noop.rate,
-        "bare_rate": bare.rate,
+        "noop_ratio": unchanged.over(yardstick, lambda m: m.rate),
+        "write_ratio": written.over(yardstick, lambda m: m.rate),
+        "noop_cpu_ratio": unchanged.server_ms / yardstick.server_ms,
+        "noop_cpu_ms": unchanged.server_ms,
+        "noop_rate": unchanged.rate,
+        "bare_rate": yardstick.rate,
     }
     for name, figure in _P99.items():
         if name in at_16:
             figures[figure] = at_16[name].middle(lambda m: m.p99_ms / m.p50_ms)
     if foreign := at_16.get("no-op, 1,000 foreign fields"):
-        figures["foreign_time_ratio"] = noop.over(foreign, lambda m: m.rate)
-    for name in ROWS:
-        for operation, writer in (("no-op", noop), ("write", write)):
-            if row := at_16.get(f"{operation}, {name}"):
-                figures[f"{key(name)}_{key(operation)}_cpu_ratio"] = row.over(writer, lambda m: m.cpu_ms)
+        figures["foreign_time_ratio"] = unchanged.over(foreign, lambda m: m.rate)
     return {name: round(value, 3) for name, value in figures.items()}
+
+
+def row_ratios(cases: Iterable[Case]) -> Figures:
+    """Give the figures that compare PostgresRows with a PostgresWriter, at 16 connections that stay open."""
+    at_16 = {case.name: case for case in cases if case.connections == 16 and not case.load.close}
+    return {
+        f"{key(name)}_{key(operation)}_cpu_ratio": round(
+            at_16[f"{operation}, {name}"].over(at_16[operation], lambda m: m.cpu_ms), 3
+        )
+        for name in ROWS
+        for operation in ("no-op", "write")
+    }
 
 
 def key(name: str) -> str:

@@ -64,7 +64,7 @@ def test_every_request_did_what_its_case_says(parts: Bench, cases: list[Case]) -
 
 
 def test_the_hook_keeps_its_distance_to_a_bare_endpoint(cases: list[Case]) -> None:
-    figures = run.ratios(cases)
+    figures = run.ratios(cases) | run.row_ratios(cases)
     missed = [line for line in report.verdicts(figures, _BOUNDS) if line.startswith("MISSED")]
     assert not missed, figures
 
