@@ -1,6 +1,6 @@
 """Creates, updates and deletes per second through a real API server, and what one object costs each process.
 
-Run by `make bench NAME=cluster` (OBJECTS=500 of each kind and ROUNDS=8 by default: a quarter of an hour);
+Run by `make bench NAME=cluster` (OBJECTS=500 of each kind and ROUNDS=8 by default: less than half an hour);
 METACONTROLLER names its binary. This server and the naive hook race, each with both kinds of controller and of
 resources; GO_OPERATOR names the binary of an operator to run along, and WITHOUT_EARLY_FINALIZER=1 lets this server run
 like that, too.
@@ -137,9 +137,9 @@ def _heat(entries: list[Entry], binary: Path, chance: random.Random) -> None:
     with contextlib.ExitStack() as running:
         racing = {entry.contender.name: entry.contender for entry in entries}
         lanes = {name: running.enter_context(_lane(one, binary)) for name, one in racing.items()}
-        _round(entries, lanes, chance)  # caches fill, and files grow: at nobody's cost
+        _round(entries, lanes, chance, min(SLICE, OBJECTS))  # caches fill, files grow: at nobody's cost
         for number in range(1, ROUNDS + 1):
-            for entry, legs in zip(entries, _round(entries, lanes, chance), strict=True):
+            for entry, legs in zip(entries, _round(entries, lanes, chance, OBJECTS), strict=True):
                 for step, leg in legs.items():
                     entry.legs[step].append(leg)
             print(f"{entries[0].contender.controller}: round {number} of {ROUNDS}", file=sys.stderr, flush=True)
@@ -148,12 +148,12 @@ def _heat(entries: list[Entry], binary: Path, chance: random.Random) -> None:
                 raise AssertionError(f"{name}: {len(rows)} rows are left")
 
 
-def _round(entries: list[Entry], lanes: dict[str, Lane], chance: random.Random) -> list[dict[str, Leg]]:
-    """Let everyone go through all steps with OBJECTS objects, slice by slice; gives the legs of each."""
+def _round(entries: list[Entry], lanes: dict[str, Lane], chance: random.Random, objects: int) -> list[dict[str, Leg]]:
+    """Let everyone go through all steps with so many objects, slice by slice; gives the legs of each."""
     legs: list[dict[str, Leg]] = [{} for _ in entries]
     for kind in KINDS.values():
         rivals = [(entry, mine) for entry, mine in zip(entries, legs, strict=True) if entry.kind is kind]
-        left = OBJECTS
+        left = objects
         while left:
             size = min(left, chance.randint(SLICE // 2, SLICE * 3 // 2))
             left -= size
@@ -177,8 +177,10 @@ def _lane(contender: Contender, binary: Path) -> Iterator[Lane]:
                 stack.wait_for_controller(kinds=contender.kinds)
                 progress = Progress(stack.client)
                 progress.start()
-                yield Lane(stack, pid, progress)
-                progress.stop()
+                try:
+                    yield Lane(stack, pid, progress)
+                finally:
+                    progress.stop()
         finally:
             stack.stop()
 

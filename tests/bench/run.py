@@ -100,7 +100,7 @@ def _memory(parts: Bench, say: Say) -> Figures:
 
 def ratios(cases: Iterable[Case]) -> Figures:
     """Give the figures that compare the hook with the bare endpoint, at 16 connections that stay open."""
-    at_16 = {case.name: case for case in cases if case.connections == 16 and not case.load.close}
+    at_16 = _at_16(cases)
     yardstick, unchanged, written = at_16["bare Flask"], at_16["no-op"], at_16["write"]
     figures = {
         "noop_ratio": unchanged.over(yardstick, lambda m: m.rate),
@@ -120,7 +120,7 @@ def ratios(cases: Iterable[Case]) -> Figures:
 
 def row_ratios(cases: Iterable[Case]) -> Figures:
     """Give the figures that compare PostgresRows with a PostgresWriter, at 16 connections that stay open."""
-    at_16 = {case.name: case for case in cases if case.connections == 16 and not case.load.close}
+    at_16 = _at_16(cases)
     return {
         f"{key(name)}_{key(operation)}_cpu_ratio": round(
             at_16[f"{operation}, {name}"].over(at_16[operation], lambda m: m.cpu_ms), 3
@@ -128,6 +128,10 @@ def row_ratios(cases: Iterable[Case]) -> Figures:
         for name in ROWS
         for operation in ("no-op", "write")
     }
+
+
+def _at_16(cases: Iterable[Case]) -> dict[str, Case]:
+    return {case.name: case for case in cases if case.connections == 16 and not case.load.close}
 
 
 def key(name: str) -> str:
