@@ -66,8 +66,8 @@ class HookRequest:
 
     ``database`` is the name of the database that spec means, also where it is invalid: empty if it can be no name.
     ``table`` is spec.table as written, also when it cannot be a table name, and ``relation`` the relation that it
-    names; ``spec`` is None exactly when ``problem`` has a text (one sentence per field). ``id_column`` and ``columns``
-    are what spec names, also where it is invalid.
+    names; ``spec`` is None where ``problem`` has a text (one sentence per field), and in a request that finalizes.
+    ``id_column`` and ``columns`` are what spec names, also where it is invalid.
     """
 
     controller: Controller
@@ -126,14 +126,14 @@ def load_request(
     database = DEFAULT_DATABASE if named is None else named if is_database(named) else ""
     schema = schema_of(database)
     relation = relation_name(table, schema)
-    kind = _kind(resource)
-    spec, problem = kind.load(raw_spec, relation)
+    kind, uid = _kind(resource), metadata.get("uid")
     deleting = metadata.get("deletionTimestamp") is not None
-    uid = metadata.get("uid")
+    finalizing = finalizing or deleting or payload.get("finalizing") is True
+    spec, problem = (None, "") if finalizing else kind.load(raw_spec, relation)  # a row is deleted by its id alone
     return HookRequest(
         controller=controller,
         kind=kind,
-        finalizing=finalizing or deleting or payload.get("finalizing") is True,
+        finalizing=finalizing,
         namespace=_identity(metadata, "namespace"),
         name=_identity(metadata, "name"),
         uid=uid if isinstance(uid, str) and is_text(uid) else "",

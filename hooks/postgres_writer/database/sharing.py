@@ -78,8 +78,11 @@ class Queue:
 
     def ask(self, tables: Tables) -> Waiter | None:
         """Take a connection (None), or where there is none for these tables a place in the queue."""
-        waiter = Waiter(next(self._numbers))
         with self._lock:
+            if not self._waiting and self._may_hold_one(tables):
+                self._hold_one(tables)
+                return None
+            waiter = Waiter(next(self._numbers))
             self._waiting.setdefault(tables, deque()).append(waiter)
             self._serve()
         return None if waiter.granted else waiter
@@ -88,8 +91,10 @@ class Queue:
         """Note that a message of these tables needs its connection no more."""
         with self._lock:
             self._free += 1
-            self._held.subtract(tables)
-            self._held = +self._held
+            for table in tables:
+                self._held[table] -= 1
+                if not self._held[table]:
+                    del self._held[table]
             self._serve()
 
     def leave(self, tables: Tables, waiter: Waiter) -> bool:
@@ -122,24 +127,30 @@ class Queue:
         return any(not held or held + 1 < mine for held in others)
 
     def _serve(self) -> None:
-        while (tables := self._next()) is not None:
+        while self._waiting and (tables := self._next()) is not None:
             waiter = self._waiting[tables][0]
             self._remove(tables, waiter)
-            self._free -= 1
-            self._held.update(tables)
+            self._hold_one(tables)
             waiter.granted = True
             waiter.answered.set()
 
     def _next(self) -> Tables | None:
         """Give the tables whose oldest waiter is to be served now; all with the same tables are in one queue."""
         older: set[str] = set()
-        # of those that hold a connection none gets the last free one
-        barred = self._held if self._free == 1 and self._size > 2 else ()  # noqa: PLR2004 - see the class
         for tables in sorted(self._waiting, key=lambda each: self._waiting[each][0].number) if self._free else ():
-            if older.isdisjoint(tables) and not any(table in barred for table in tables):
+            if older.isdisjoint(tables) and self._may_hold_one(tables):
                 return tables
             older |= tables
         return None
+
+    def _may_hold_one(self, tables: Tables) -> bool:
+        # of those that hold a connection none gets the last free one
+        is_last = self._free == 1 and self._size > 2  # noqa: PLR2004 - see the class
+        return self._free > 0 and not (is_last and any(table in self._held for table in tables))
+
+    def _hold_one(self, tables: Tables) -> None:
+        self._free -= 1
+        self._held.update(tables)
 
     def _remove(self, tables: Tables, waiter: Waiter) -> None:
         self._waiting[tables].remove(waiter)

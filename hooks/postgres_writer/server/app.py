@@ -11,8 +11,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Hashable
-from functools import cache, partial
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from functools import partial
 from random import getrandbits
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ from postgres_writer.core.plan import ADOPTED, Operation, Outcome, is_adopted, i
 from postgres_writer.core.policy import ALLOW_ALL
 from postgres_writer.core.request import HookRequest, load_request
 from postgres_writer.core.response import RETRY_SECONDS, build_response, keeps_status, retry_of, verdict
-from postgres_writer.database.databases import Databases
+from postgres_writer.database.databases import Database, Databases
 from postgres_writer.deadlines import Call
 from postgres_writer.errors import DatabaseBusy, InvalidRequest, Retry
 from postgres_writer.server.caller import Bodies, call_from_socket
@@ -73,7 +74,7 @@ def create_app(config: Config, databases: Databases) -> Flask:
 
 
 class HookApp(Flask):
-    """Flask without the work per request that only virtual hosts and functions around the views need."""
+    """Flask without the work per request that only virtual hosts, coroutines and functions around the views need."""
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match by path and method; what the header Host and the scheme say makes no difference to any route."""
@@ -89,14 +90,30 @@ class HookApp(Flask):
         except Exception as exc:
             return self.make_response(self.handle_user_exception(exc))
 
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Give the function as it is: none is a coroutine."""
+        return func
 
-class HookResponse(Response):
-    """The answer to a hook request: one piece whose headers are complete when it is made."""
+    def do_teardown_request(self, exc: BaseException | None = None) -> None:
+        """Do nothing: nothing is registered for it, and for the context of the application neither."""
 
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        """Give headers and body as they are; werkzeug would copy both, and look for what only other answers need."""
-        start_response(self.status, list(self.headers))
-        return cast("list[bytes]", self.response)
+    do_teardown_appcontext = do_teardown_request
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to a hook request, as WSGI takes it: werkzeug's Response copies and checks what is complete here."""
+
+    body: bytes
+    headers: list[tuple[str, str]]
+    status: str = "200 OK"
+    content_type: str = "application/json"
+
+    def __call__(self, _environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        """Give status, headers and body."""
+        about = [("Content-Type", self.content_type), ("Content-Length", str(len(self.body)))]
+        start_response(self.status, [*about, *self.headers])
+        return [self.body]
 
 
 class RetrySlots:
@@ -138,7 +155,7 @@ class HookServer:
         self._tokens = Watched("list of tokens", load_tokens, tokens) if tokens else None
         self._audit_result = Watched("audit result", load_audit_result, result) if result else None
 
-    def answer(self, hook: str) -> Response:
+    def answer(self, hook: str) -> Answer:
         """Answer a request for the hook."""
         environ = request.environ
         call = call_from_socket(environ.get("gunicorn.socket"))
@@ -146,10 +163,14 @@ class HookServer:
         # before the body is read: a caller without a token cannot make the server read and decode megabytes
         self._authorize()
         body = self._decoded_body(environ, call)
-        find = cache(self._databases.find)  # a schema is never used with the server of a later configuration
-        finalizing = hook == "finalize"
-        hook_request = load_request(body, finalizing=finalizing, schema_of=lambda name: find(name).config.schema)
-        database = find(hook_request.database)
+        found: dict[str, Database] = {}  # a schema is never used with the server of a later configuration
+
+        def schema_of(name: str) -> str:
+            found[name] = self._databases.find(name)
+            return found[name].config.schema
+
+        hook_request = load_request(body, finalizing=hook == "finalize", schema_of=schema_of)
+        database = found[hook_request.database]
         policy = self._policy.current() if self._policy else ALLOW_ALL
         permits = partial(policy.permits, database=hook_request.database, schema=database.config.schema)
         plan = make_plan(hook_request, permits, database.missing)
@@ -162,7 +183,7 @@ class HookServer:
         headers = [("X-Request-Id", request_id)]
         if kept:
             return _retry_after(verdict(hook_request, outcome)[2], answered["resyncAfterSeconds"], headers)
-        return HookResponse(_ENCODER.encode(answered).encode(), headers=headers, content_type="application/json")
+        return Answer(_ENCODER.encode(answered).encode(), headers)
 
     def _slot(self, hook_request: HookRequest, outcome: Outcome, kept: bool) -> float | None:
         # what waits for PostgreSQL itself is in no table's queue, and where only a resync is late in one of its own
@@ -267,13 +288,14 @@ def _problem_details(title: str, status: int, detail: str | None) -> bytes:
     return _ENCODER.encode(body).encode()
 
 
-def _retry_after(why: str, seconds: float, headers: list[tuple[str, str]]) -> Response:
+def _retry_after(why: str, seconds: float, headers: list[tuple[str, str]]) -> Answer:
     """Leave the status as it is: at 429 Metacontroller writes nothing, posts no event and asks again when it is told.
 
     https://github.com/metacontroller/metacontroller/blob/v4.17.2/pkg/hooks/webhook.go
     """
     headers = [*headers, ("Retry-After", str(math.ceil(seconds)))]
-    return HookResponse(_problem_details("Too Many Requests", 429, why), 429, headers, content_type=_PROBLEM_TYPE)
+    title = "Too Many Requests"
+    return Answer(_problem_details(title, 429, why), headers, f"429 {title}", _PROBLEM_TYPE)
 
 
 def _problem(error: exceptions.HTTPException) -> Response:

@@ -104,8 +104,9 @@ def worker_connections() -> int:
     return min(CONNECTIONS, max(files - SPARE_FILES, files // 2))
 
 
-def after_fork(_arbiter: Any, _worker: Any) -> None:
-    """Spare the worker most of the garbage collector."""
+def after_fork(_arbiter: Any, worker: Any) -> None:
+    """Spare the worker most of the garbage collector, and a search for each of gunicorn's settings in each request."""
+    vars(worker.cfg).update({name: setting.get() for name, setting in worker.cfg.settings.items()})
     # what was loaded before the fork lives as long as the process, and most of a request dies without the collector
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)

@@ -258,7 +258,10 @@ class HookWorker(GeventWorker):
         lines = [*response.default_headers(), *(f"{key}: {value}\r\n" for key, value in response.headers), "\r\n"]
         head = "".join(lines).encode("latin-1")
         # together they leave with one system call, and wake the caller once
-        sock.sendall(head if req.method == "HEAD" else head + body)
+        answer = head if req.method == "HEAD" else head + body
+        sent = sock.send(answer)
+        if sent < len(answer):
+            sock.sendall(memoryview(answer)[sent:])
         return not response.should_close()
 
 
