@@ -100,14 +100,14 @@ def bare(parts: Bench, connections: int, *, close: bool = False) -> Case:
     return Case(name, parts.bare, Load(f"{parts.bare.url}/sync", template, connections, OBJECTS, close))
 
 
-def row_cases(hook: ServerProcess, prefix: str = "write", connections: int = 16) -> list[Case]:
+def row_cases(hook: ServerProcess, prefix: str = "write") -> list[Case]:
     """Give no-op and write of a PostgresRow with the columns of a PostgresWriter, and of one with 30."""
     return [
         case
         for name, shape in ROWS.items()
         for case in (
-            noop(hook, connections, f"no-op, {name}", bodies.sync("noop", synced=True, shape=shape)),
-            write(hook, connections, f"{prefix}-{shape.table}", f"write, {name}", shape),
+            noop(hook, 16, f"no-op, {name}", bodies.sync("noop", synced=True, shape=shape)),
+            write(hook, 16, f"{prefix}-{shape.table}", f"write, {name}", shape),
         )
     ]
 

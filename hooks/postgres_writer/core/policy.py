@@ -43,7 +43,7 @@ class TablePolicy:
         A glob for tables without a dot is for those of ``schema``, the one of the database's tables without a schema.
         """
         bare = relation.removeprefix(f"{schema}.")
-        return self is ALLOW_ALL or any(
+        return any(
             spaces.fullmatch(namespace)
             and databases.fullmatch(database)
             # a glob matches only what has as many dots
@@ -53,8 +53,8 @@ class TablePolicy:
         )
 
 
-ALLOW_ALL = TablePolicy(())
-"""The policy where none is configured."""
+_ALL = re.compile(".*", re.DOTALL)
+ALLOW_ALL = TablePolicy(((_ALL, _ALL, _ALL, _ALL),))
 
 
 def parse_policy(text: str) -> TablePolicy:

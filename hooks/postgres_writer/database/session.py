@@ -66,7 +66,6 @@ class Session:
         """How many seconds the next message that takes the lock of an id waits for a lock of PostgreSQL; at most."""
         self.idle_since = 0.0  # when the pool got the session back; monotonic seconds
         self._texts: dict[statements.Statement, str] = {}
-        self._composed: dict[tuple[statements.Message, float], str] = {}
         self._escapes = True
 
     def is_worth_keeping(self, now: float) -> bool:
@@ -111,7 +110,7 @@ class Session:
             return
         self._connection.close()
         self._connection = self._cursor = None
-        self._forget_texts()
+        self._texts.clear()
         self._meters.open.dec()
 
     def _attempt(self, call: Call, message: statements.Message, parameters: Parameters) -> Result:
@@ -122,8 +121,7 @@ class Session:
             # a connect that has too little time left says nothing about the server and must not open the circuit
             _expect_waiting(call, start_by - min(PROBE_SECONDS, self._config.connect_timeout))
             self._connect(start_by)
-        kind = message, self.lock_timeout
-        text = self._composed.get(kind) or self._composed.setdefault(kind, self._compose(call, message))
+        text = self._composed(call, message)
         # by the server's clock, which may be minutes off from ours
         given = {**parameters, "until": start_by + self._offset, "by": call.write_by + self._offset}
         if "doc" in parameters:
@@ -131,11 +129,8 @@ class Session:
             given["doc"] = json.dumps(parameters["doc"], ensure_ascii=self._escapes)
         _expect_waiting(call, start_by)
         try:
-            began = time.monotonic()
-            try:
+            with self._meters.seconds.time():
                 result = self._run(text, given, call.hung_up)
-            finally:
-                self._meters.seconds.observe(time.monotonic() - began)
         except Refused as exc:
             if exc.guard is not Guard.LATE:
                 raise
@@ -145,19 +140,13 @@ class Session:
         self._succeed()
         return result
 
-    def _forget_texts(self) -> None:
-        self._texts.clear()
-        self._composed.clear()
-
-    def _compose(self, call: Call, message: statements.Message) -> str:
+    def _composed(self, call: Call, message: statements.Message) -> str:
         """Compose what is sent: the settings that travel with the message, and its statements."""
-        if len(self._composed) >= _MAX_TEXTS:
-            self._composed.clear()
         if len(self._texts) + len(message.parts) > _MAX_TEXTS:
             # only before composing: DEALLOCATE ALL would drop what this message executes
             if self._config.prepared_statements:
                 self._run("DEALLOCATE ALL", None)
-            self._forget_texts()
+            self._texts.clear()
         limits = statements.limits(self._config.statement_timeout, self.lock_timeout)
         # a pooler may give every transaction another server connection
         pooled = [limits, statements.session_settings(local=True)]

@@ -91,10 +91,8 @@ class Queue:
         """Note that a message of these tables needs its connection no more."""
         with self._lock:
             self._free += 1
-            for table in tables:
-                self._held[table] -= 1
-                if not self._held[table]:
-                    del self._held[table]
+            self._held.subtract(tables)
+            self._held = +self._held
             self._serve()
 
     def leave(self, tables: Tables, waiter: Waiter) -> bool:
@@ -127,7 +125,7 @@ class Queue:
         return any(not held or held + 1 < mine for held in others)
 
     def _serve(self) -> None:
-        while self._waiting and (tables := self._next()) is not None:
+        while (tables := self._next()) is not None:
             waiter = self._waiting[tables][0]
             self._remove(tables, waiter)
             self._hold_one(tables)

@@ -50,9 +50,9 @@ class Statement:
         return f"PREPARE {called} ({types}) AS {body}", f"EXECUTE {called} ({values})"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Message:
-    """Statements that are sent together with their commit; the last one gives the result. Equal only to itself.
+    """Statements that are sent together with their commit; the last one gives the result.
 
     It names ``tables``; ``writes``: it may change rows; ``locks``: it takes the lock of the id.
     """
@@ -309,7 +309,6 @@ def matches(table: str, columns: Names, id_column: str = ID_COLUMN) -> Message:
     return Message((look,), frozenset({table}), locks=False)
 
 
-@lru_cache(maxsize=1024)
 def present(table: str, id_column: str = ID_COLUMN) -> Message:
     """Ask under the lock of the id whether the row is in ``table``. Parameters: id, key, word."""
     return Message((LOCK, SEE_ALL, Statement(_filled(_PRESENT, table, id_column))), frozenset({table}))

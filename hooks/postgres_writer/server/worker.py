@@ -259,6 +259,7 @@ class HookWorker(GeventWorker):
         head = "".join(lines).encode("latin-1")
         # together they leave with one system call, and wake the caller once
         answer = head if req.method == "HEAD" else head + body
+        # sendall() would ask for the size of the buffer first
         sent = sock.send(answer)
         if sent < len(answer):
             sock.sendall(memoryview(answer)[sent:])

@@ -105,7 +105,7 @@ class Recorder(Session):
         self.sent = [self._greeting()]
 
     def compose(self, message: Message) -> None:
-        self.sent.append(self._compose(fresh_call(), message))
+        self.sent.append(self._composed(fresh_call(), message))
 
     def _run(self, text: str, parameters: Parameters | None, hung_up: Callable[[], bool] = lambda: False) -> Result:
         assert parameters is None, "only messages have parameters"

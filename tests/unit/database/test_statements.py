@@ -80,8 +80,8 @@ def test_statements_of_the_same_text_are_the_same() -> None:
     statements.write.cache_clear()
     again = statements.write("public.students", COLUMNS)
     assert again is not made
-    assert (again.parts, hash(again.parts)) == (made.parts, hash(made.parts))
-    assert made.parts != statements.write("public.Students", COLUMNS).parts
+    assert (again, hash(again.parts)) == (made, hash(made.parts))
+    assert made != statements.write("public.Students", COLUMNS)
 
 
 def test_a_move_deletes_first_and_in_the_order_given() -> None:
