@@ -119,6 +119,11 @@ def test_the_same_state_gets_the_same_status_to_the_byte(site: Site) -> None:
     assert statuses == {json.dumps(first)}
 
 
+def test_a_path_that_names_a_hook_in_another_way_is_the_hook_s(site: Site) -> None:
+    assert ready_of(site.call("/sync", resource(name="slashes"))) == ("True", "RowSynced")
+    check_problem(site.post(hook="/sync"), 401)
+
+
 def test_sync_of_a_resource_that_is_being_deleted_does_not_write(site: Site) -> None:
     answer = site.call("sync", resource(name="going", **DELETED))
     assert answer["finalized"]
