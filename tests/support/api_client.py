@@ -197,6 +197,10 @@ class ApiClient:
                     counts[labels["verb"] + subresource] += int(sample.value)
         return counts
 
+    def collect_garbage(self) -> None:
+        """Let the API server collect its garbage now; https://pkg.go.dev/net/http/pprof."""
+        self.request("GET", "/debug/pprof/heap?gc=1")
+
     def watch(self, since: str, stop: threading.Event) -> Iterator[tuple[str, Object]]:
         """Yield (event type, resource) from a resourceVersion on until the connection ends."""
         query = f"?watch=1&resourceVersion={since}&allowWatchBookmarks=true&timeoutSeconds=300"

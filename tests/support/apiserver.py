@@ -251,7 +251,6 @@ class ApiServer:
             f"--service-account-signing-key-file={key}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--endpoint-reconciler-type=none",
-            "--profiling=false",
         ]
 
     def _controllers_command(self, program: Path) -> list[str]:
