@@ -4,13 +4,13 @@ Run by `make bench NAME=cluster` (OBJECTS=500 of each kind and ROUNDS=8 by defau
 METACONTROLLER names its binary. This server and the naive hook race, each with both kinds of controller and of
 resources; GO_OPERATOR names the binary of an operator to run along, and WITHOUT_EARLY_FINALIZER=1 lets this server run
 like that, too.
-Everyone has an API server, a Metacontroller and a PostgreSQL of its own, which run at the same time, and a round
-consists of slices of about two hundred objects, a second each, which one runs after the other in a random order (SEED
-repeats it): a shared machine changes its speed by half from minute to minute. Before each step of a slice the API
-server collects its garbage: to do so takes it a quarter of its time, about once for a hundred objects, and whom chance
-lets pay for it once more or less differs by several per cent.
-The tables are those of docs/performance.md, their figures those of all rounds together, and the ratios are to the naive
-hook of the same kinds.
+Everyone has an API server, a Metacontroller and a PostgreSQL of its own, which run at the same time, and they take
+turns in a random order (SEED repeats it), with about a hundred objects and for half a second each: a shared machine
+changes its speed by half from minute to minute. Before each turn the API server collects its garbage: to do so takes it
+a quarter of its time, about once for a hundred objects, and whom chance lets pay for it once more or less differs by
+several per cent.
+The tables are those of docs/performance.md. Rates and costs are of all rounds together; the ratios to the naive hook of
+the same kinds are medians of those in the same turns.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import quantiles
 from typing import NamedTuple
 
 from bench import report
@@ -41,7 +42,7 @@ from support.stack import Stack
 
 OBJECTS = int(os.environ.get("OBJECTS") or 500)
 ROUNDS = int(os.environ.get("ROUNDS") or 8)
-SLICE = 200
+TURN = 100
 CLIENTS = 16
 LONGEST = 300.0
 NAMESPACE = "race"
@@ -57,7 +58,7 @@ MEASURES = {**{step: f"{step}/s" for step in STEPS}, CPU: "CPU of API server and
 
 @dataclass(frozen=True)
 class Leg:
-    """One step of one contender, of one slice or of several together."""
+    """One step of one contender, in one turn or in several together."""
 
     objects: int
     seconds: float
@@ -85,29 +86,30 @@ Figure = Callable[[Leg], float]
 
 
 class Ratio(NamedTuple):
-    """A ratio over all rounds, and the lowest and the highest of a single one."""
+    """The median of the ratios in the same turns, and their quartiles."""
 
-    whole: float
-    lowest: float
-    highest: float
+    middle: float
+    lower: float
+    upper: float
 
 
 @dataclass
 class Entry:
-    """A contender with one kind of resources, and its legs by step, in the order of the rounds."""
+    """A contender with one kind of resources, and its legs by step, in the order of the turns."""
 
     contender: Contender
     kind: Kind
     legs: dict[str, list[Leg]] = field(default_factory=lambda: {step: [] for step in STEPS})
 
     def all(self, step: str) -> Leg:
-        """Give all rounds together."""
+        """Give all turns together."""
         return functools.reduce(Leg.__add__, self.legs[step])
 
     def over(self, other: Entry, step: str, figure: Figure) -> Ratio:
         """Give the ratio to another's figure."""
-        rounds = [figure(a) / figure(b) for a, b in zip(self.legs[step], other.legs[step], strict=True)]
-        return Ratio(figure(self.all(step)) / figure(other.all(step)), min(rounds), max(rounds))
+        turns = [figure(a) / figure(b) for a, b in zip(self.legs[step], other.legs[step], strict=True)]
+        lower, middle, upper = quantiles(turns, method="inclusive")
+        return Ratio(middle, lower, upper)
 
 
 def main() -> int:
@@ -138,31 +140,35 @@ def _heat(entries: list[Entry], binary: Path, chance: random.Random) -> None:
     with contextlib.ExitStack() as running:
         racing = {entry.contender.name: entry.contender for entry in entries}
         lanes = {name: running.enter_context(_lane(one, binary)) for name, one in racing.items()}
-        _round(entries, lanes, chance, min(SLICE, OBJECTS))  # caches fill, files grow: at nobody's cost
+        _round(entries, lanes, chance, min(TURN, OBJECTS))
+        for entry in entries:  # caches fill, files grow: at nobody's cost
+            for legs in entry.legs.values():
+                legs.clear()
         for number in range(1, ROUNDS + 1):
-            for entry, legs in zip(entries, _round(entries, lanes, chance, OBJECTS), strict=True):
-                for step, leg in legs.items():
-                    entry.legs[step].append(leg)
+            _round(entries, lanes, chance, OBJECTS)
             print(f"{entries[0].contender.controller}: round {number} of {ROUNDS}", file=sys.stderr, flush=True)
         for name, lane in lanes.items():
             if rows := lane.stack.database.rows():
                 raise AssertionError(f"{name}: {len(rows)} rows are left")
 
 
-def _round(entries: list[Entry], lanes: dict[str, Lane], chance: random.Random, objects: int) -> list[dict[str, Leg]]:
-    """Let everyone go through all steps with so many objects, slice by slice; gives the legs of each."""
-    legs: list[dict[str, Leg]] = [{} for _ in entries]
+def _round(entries: list[Entry], lanes: dict[str, Lane], chance: random.Random, objects: int) -> None:
+    """Let everyone go through all steps with so many objects, turn by turn."""
     for kind in KINDS.values():
-        rivals = [(entry, mine) for entry, mine in zip(entries, legs, strict=True) if entry.kind is kind]
-        left = objects
-        while left:
-            size = min(left, chance.randint(SLICE // 2, SLICE * 3 // 2))
-            left -= size
+        rivals = [entry for entry in entries if entry.kind is kind]
+        for size in _sizes(objects, chance):
             for step in STEPS:
-                for entry, mine in chance.sample(rivals, len(rivals)):
-                    leg = lanes[entry.contender.name].run(step, kind, size)
-                    mine[step] = mine[step] + leg if step in mine else leg
-    return legs
+                for entry in chance.sample(rivals, len(rivals)):
+                    entry.legs[step].append(lanes[entry.contender.name].run(step, kind, size))
+
+
+def _sizes(objects: int, chance: random.Random) -> Iterator[int]:
+    """Share out so many objects to turns of about TURN; half as many are the least."""
+    while objects:
+        size = chance.randint(TURN // 2, TURN * 3 // 2)
+        size = objects if objects < size + TURN // 2 else size
+        objects -= size
+        yield size
 
 
 @contextlib.contextmanager
@@ -260,13 +266,13 @@ def table(entries: Iterable[Entry]) -> list[str]:
 
 
 def ratio_table(entries: Iterable[Entry], name: str) -> list[str]:
-    """Give the lines of a Markdown table: someone's ratios to the naive hook, and how much single rounds differ."""
+    """Give the lines of a Markdown table: someone's ratios to the naive hook, and between what half of them are."""
     found = _ratios(entries, name)
     lines = [f"| {name} to the {NAIVE} | {' | '.join(f'{kind}, {way}' for kind, way in found)} |"]
     lines.append("| --- |" + " --: |" * len(found))
     for measure, text in MEASURES.items():
         each = [by_measure[measure] for by_measure in found.values()]
-        cells = [f"{ratio.whole:.2f} ({ratio.lowest:.2f} to {ratio.highest:.2f})" for ratio in each]
+        cells = [f"{ratio.middle:.2f} ({ratio.lower:.2f} to {ratio.upper:.2f})" for ratio in each]
         lines.append(f"| {text} | {' | '.join(cells)} |")
     return lines
 
@@ -274,7 +280,7 @@ def ratio_table(entries: Iterable[Entry], name: str) -> list[str]:
 def ratios(entries: Iterable[Entry], name: str) -> dict[str, float]:
     """Give someone's ratios to the naive hook, by what is compared."""
     return {
-        f"{kind}_{way}_{measure}_ratio": round(ratio.whole, 3)
+        f"{kind}_{way}_{measure}_ratio": round(ratio.middle, 3)
         for (kind, way), by_measure in _ratios(entries, name).items()
         for measure, ratio in by_measure.items()
     }
