@@ -8,7 +8,8 @@ Everyone has an API server, a Metacontroller and a PostgreSQL of its own, which 
 turns in a random order (SEED repeats it), with about a hundred objects and for half a second each: a shared machine
 changes its speed by half from minute to minute. Before each turn the API server collects its garbage: to do so takes it
 a quarter of its time, about once for a hundred objects, and whom chance lets pay for it once more or less differs by
-several per cent.
+several per cent. After each four rounds everyone begins anew, so that no difference between two starts of
+a process decides either.
 The tables are those of docs/performance.md. Rates and costs are of all rounds together; the ratios to the naive hook of
 the same kinds are medians of those in the same turns.
 """
@@ -42,6 +43,7 @@ from support.stack import Stack
 
 OBJECTS = int(os.environ.get("OBJECTS") or 500)
 ROUNDS = int(os.environ.get("ROUNDS") or 8)
+HEAT = 4
 TURN = 100
 CLIENTS = 16
 LONGEST = 300.0
@@ -122,9 +124,11 @@ def main() -> int:
     print(f"SEED={seed}", file=sys.stderr)
     chance = random.Random(seed)
     entries = [Entry(one, kind) for one in contenders() for kind in one.kinds]
-    # not all at once: an API server without work takes some of the processor, too
-    for way in dict.fromkeys(entry.contender.controller for entry in entries):
-        _heat([entry for entry in entries if entry.contender.controller == way], binary, chance)
+    for first in range(0, ROUNDS, HEAT):
+        # not all at once: an API server without work takes some of the processor, too
+        for way in dict.fromkeys(entry.contender.controller for entry in entries):
+            racing = [entry for entry in entries if entry.contender.controller == way]
+            _heat(racing, binary, chance, range(first, min(first + HEAT, ROUNDS)))
     lines = [*summary(entries), "", *table(entries)]
     for name in dict.fromkeys(one.contender.name for one in entries if one.contender.name in (OURS, LATE)):
         lines += ["", *ratio_table(entries, name)]
@@ -135,18 +139,16 @@ def main() -> int:
     return int(any(line.startswith("MISSED") for line in judged))
 
 
-def _heat(entries: list[Entry], binary: Path, chance: random.Random) -> None:
-    """Let those who use the same kind of controller run against each other, in all rounds."""
+def _heat(entries: list[Entry], binary: Path, chance: random.Random, rounds: range) -> None:
+    """Let those who use the same kind of controller run against each other in these rounds, with new processes."""
     with contextlib.ExitStack() as running:
         racing = {entry.contender.name: entry.contender for entry in entries}
         lanes = {name: running.enter_context(_lane(one, binary)) for name, one in racing.items()}
-        _round(entries, lanes, chance, min(TURN, OBJECTS))
-        for entry in entries:  # caches fill, files grow: at nobody's cost
-            for legs in entry.legs.values():
-                legs.clear()
-        for number in range(1, ROUNDS + 1):
+        # caches fill, files grow: at nobody's cost
+        _round([Entry(entry.contender, entry.kind) for entry in entries], lanes, chance, min(TURN, OBJECTS))
+        for number in rounds:
             _round(entries, lanes, chance, OBJECTS)
-            print(f"{entries[0].contender.controller}: round {number} of {ROUNDS}", file=sys.stderr, flush=True)
+            print(f"{entries[0].contender.controller}: round {number + 1} of {ROUNDS}", file=sys.stderr, flush=True)
         for name, lane in lanes.items():
             if rows := lane.stack.database.rows():
                 raise AssertionError(f"{name}: {len(rows)} rows are left")
