@@ -8,8 +8,8 @@ Everyone has an API server, a Metacontroller and a PostgreSQL of its own, which 
 turns in a random order (SEED repeats it), with about a hundred objects and for half a second each: a shared machine
 changes its speed by half from minute to minute. Before each turn the API server collects its garbage: to do so takes it
 a quarter of its time, about once for a hundred objects, and whom chance lets pay for it once more or less differs by
-several per cent. After each four rounds everyone begins anew, so that no difference between two starts of
-a process decides either.
+several per cent. After each four rounds everyone begins anew, so that no difference between two starts of a process
+decides either.
 The tables are those of docs/performance.md. Rates and costs are of all rounds together; the ratios to the naive hook of
 the same kinds are medians of those in the same turns.
 """
@@ -110,7 +110,8 @@ class Entry:
     def over(self, other: Entry, step: str, figure: Figure) -> Ratio:
         """Give the ratio to another's figure."""
         turns = [figure(a) / figure(b) for a, b in zip(self.legs[step], other.legs[step], strict=True)]
-        lower, middle, upper = quantiles(turns, method="inclusive")
+        # of a single one Python gives quantiles from 3.13 on
+        lower, middle, upper = quantiles(turns, method="inclusive") if len(turns) > 1 else turns * 3
         return Ratio(middle, lower, upper)
 
 

@@ -62,6 +62,10 @@ class TestRace:
             assert line.count(" 1.10 (1.00 to 1.15) ") == 4
         assert lines[5].count(" 0.91 (0.87 to 1.01) ") == 4
 
+    def test_a_single_turn_has_ratios_too(self) -> None:
+        lines = race.ratio_table(raced({name: rates[:1] for name, rates in RATES.items()}), OURS)
+        assert all(line.count(" 1.10 (1.10 to 1.10) ") == 4 for line in lines[2:5])
+
     def test_a_target_is_missed_below_the_naive_hook(self) -> None:
         entries = raced(RATES | {OURS: (99.0, 199.0, 270.0)})
         judged = race.verdicts(race.ratios(entries, OURS))
